@@ -1,0 +1,36 @@
+# `make demo` and `make test` are all the set-up there is.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(CURDIR)/$(VENV)/bin
+export PATH := $(BIN):$(PATH)
+# One machine, one user: nothing is sent anywhere.
+export DVC_NO_ANALYTICS := 1
+
+.PHONY: demo test quick check install clean
+
+demo: install  ## the whole pipeline on params.yaml, then its metrics
+	dvc repro
+	python -m sop summary
+
+test: install  ## every test, with the coverage of sop/
+	python -m pytest --cov --cov-report=term
+
+quick: install  ## the tests that take no longer than a few seconds each
+	python -m pytest -m "not slow"
+
+check: install  ## style and types
+	ruff check
+	ruff format --check
+	mypy
+
+install: $(VENV)/installed
+
+$(VENV)/installed: requirements.txt requirements-dev.txt
+	test -d $(VENV) || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade pip
+	$(BIN)/python -m pip install --quiet -r requirements-dev.txt
+	touch $@
+
+clean:  ## what the pipeline made; its cache stays
+	rm -rf data/audio data/evaluate data/frames data/index data/model data/videos

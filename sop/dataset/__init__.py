@@ -1,0 +1,1 @@
+"""Videos, clips on disk, lists and mixtures: the data side of the pipeline."""

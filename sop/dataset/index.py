@@ -1,0 +1,191 @@
+"""The index: which videos train and which validate, as CSV lists of the published form."""
+
+import csv
+import io
+import zipfile
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import soundfile
+
+from sop.dataset.catalogue import instruments_of
+from sop.errors import LeftOut, UserError
+from sop.files import write_text
+from sop.params import IndexParams
+from sop.seeding import generator
+
+TRAIN, VALIDATION, DUETS = "train.csv", "val.csv", "duets.csv"
+
+
+@dataclass(frozen=True)
+class Video:
+    """One extracted video: a row of the index."""
+
+    audio: Path
+    frames: Path
+    frame_count: int
+
+    @property
+    def category(self) -> str:
+        """The folder that it lies in: an instrument, or a pair of them."""
+        return self.audio.parent.name
+
+    @property
+    def name(self) -> str:
+        """`<category>/<id>`."""
+        return f"{self.category}/{self.audio.stem}"
+
+
+@dataclass(frozen=True)
+class Index:
+    """Extracted videos by the side that they are on; no video is on two."""
+
+    train: tuple[Video, ...]
+    validation: tuple[Video, ...]
+    duets: tuple[Video, ...]
+    left_out: dict[str, str]
+
+    def summary(self) -> dict[str, Any]:
+        """Counts and reasons, for metrics/index.json."""
+        return {
+            "train": len(self.train),
+            "validation": len(self.validation),
+            "duets": len(self.duets),
+            "frames": sum(video.frame_count for video in (*self.train, *self.validation)),
+            "category": {
+                side: dict(sorted(Counter(video.category for video in videos).items()))
+                for side, videos in (("train", self.train), ("validation", self.validation))
+            },
+            "left_out": {"count": len(self.left_out), "reasons": self.left_out},
+        }
+
+
+def build_index(
+    audio: Path, frames: Path, params: IndexParams, frame_rate: float, seed: int
+) -> Index:
+    """Split the extracted videos into training and validation.
+
+    A video's side follows from the seed and its own name, so that adding one moves no other.
+
+    Args:
+        audio: folder of `<category>/<id>.<wav, mp3, ...>`.
+        frames: folder of `<category>/<id>.zip`, or of folders of JPEGs as the published code makes.
+        params: shortest video, share for training, and whether duets take part.
+        frame_rate: frames per second.
+        seed: of the split.
+
+    Raises:
+        UserError: a side would be empty.
+    """
+    sounds = sorted(p for p in audio.glob("*/*") if p.is_file() and not p.name.startswith("."))
+    known = {path.parent.name for path in sounds}
+    train: list[Video] = []
+    validation: list[Video] = []
+    duets: list[Video] = []
+    left_out: dict[str, str] = {}
+    for sound in sounds:
+        try:
+            video = _video(sound, frames / sound.parent.name, params, frame_rate)
+        except LeftOut as reason:
+            left_out[f"{sound.parent.name}/{sound.stem}"] = str(reason)
+            continue
+        if not params.duets and len(instruments_of(video.category, known)) > 1:
+            duets.append(video)
+        elif generator(seed, "split", video.name).random() < params.train_share:
+            train.append(video)
+        else:
+            validation.append(video)
+    for side, videos in (("training", train), ("validation", validation)):
+        if not videos:
+            raise UserError(
+                f"index: no video for {side} among {len(sounds)} in {audio} "
+                f"({len(left_out)} left out, {len(duets)} duets); "
+                "see index.train_share, index.shortest_seconds, index.duets or add videos"
+            )
+    return Index(tuple(train), tuple(validation), tuple(duets), left_out)
+
+
+def write_index(index: Index, folder: Path) -> None:
+    """Write train.csv, val.csv and duets.csv: `AUDIO_PATH,FRAMES_PATH,NUMBER_FRAMES`, no header."""
+    for name, videos in (
+        (TRAIN, index.train),
+        (VALIDATION, index.validation),
+        (DUETS, index.duets),
+    ):
+        write_text(folder / name, _as_csv(videos))
+
+
+def read_index(path: Path) -> list[Video]:
+    """Read a list, ours or the published code's.
+
+    Raises:
+        UserError: the file is missing or a row is not `AUDIO_PATH,FRAMES_PATH,NUMBER_FRAMES`.
+    """
+    try:
+        with path.open(newline="", encoding="utf-8") as file:
+            rows = [row for row in csv.reader(file) if row]
+    except FileNotFoundError:
+        raise UserError(f"{path}: no such list; `dvc repro index` makes it") from None
+    videos = []
+    for number, row in enumerate(rows, start=1):
+        if len(row) != 3 or not row[2].strip().isdecimal():
+            raise UserError(
+                f"{path}, row {number}: {','.join(row)!r} is not "
+                "AUDIO_PATH,FRAMES_PATH,NUMBER_FRAMES"
+            )
+        videos.append(Video(Path(row[0]), Path(row[1]), int(row[2])))
+    return videos
+
+
+def count_frames(path: Path) -> int:
+    """Frames of a zip or a folder of JPEGs, numbered from 000001 without a gap.
+
+    Raises:
+        LeftOut: there is none, one is missing, or the zip is damaged.
+    """
+    try:
+        if path.is_dir():
+            names = {entry.name for entry in path.iterdir()}
+        else:
+            with zipfile.ZipFile(path) as archive:
+                names = set(archive.namelist())
+    except (OSError, zipfile.BadZipFile) as error:
+        raise LeftOut(f"{path}: not readable as frames ({error})") from None
+    numbers = {int(name[:-4]) for name in names if name[:-4].isdecimal() and name.endswith(".jpg")}
+    if not numbers:
+        raise LeftOut(f"{path}: holds no frames")
+    missing = set(range(1, max(numbers) + 1)) - numbers
+    if missing:
+        raise LeftOut(f"{path}: frame {min(missing):06d}.jpg is missing")
+    return len(numbers)
+
+
+def _video(sound: Path, frames: Path, params: IndexParams, frame_rate: float) -> Video:
+    """The row of one video, or `LeftOut`."""
+    # The published layout keeps the video's ending in the name of the folder of its frames.
+    places = [frames / f"{sound.stem}{ending}" for ending in (".zip", "", ".mp4")]
+    place = next((place for place in places if place.exists()), None)
+    if place is None:
+        raise LeftOut(f"{places[0]}: no frames for this sound")
+    count = count_frames(place)
+    try:
+        seconds = min(count / frame_rate, soundfile.info(sound).duration)
+    except (soundfile.LibsndfileError, OSError) as error:
+        raise LeftOut(f"{sound}: not readable as sound ({error})") from None
+    if seconds < params.shortest_seconds:
+        raise LeftOut(
+            f"{seconds:.1f} s is shorter than index.shortest_seconds, {params.shortest_seconds:g} s"
+        )
+    return Video(sound, place, count)
+
+
+def _as_csv(videos: Iterable[Video]) -> str:
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerows(
+        (video.audio.as_posix(), video.frames.as_posix(), video.frame_count) for video in videos
+    )
+    return text.getvalue()

@@ -1,0 +1,147 @@
+"""Melodies made up for an instrument: key, tempo, rhythm, phrases and rests, new in every video."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from types import MappingProxyType
+
+import numpy as np
+
+_SCALES = (
+    (0, 2, 4, 5, 7, 9, 11),
+    (0, 2, 3, 5, 7, 8, 10),
+    (0, 2, 3, 5, 7, 9, 10),
+    (0, 2, 4, 7, 9),
+    (0, 3, 5, 7, 10),
+)
+_CHORD = (0, -2, -4)
+_ARPEGGIOS = ((0, 2, 4, 7, 4, 2), (0, 4, 7, 9, 7, 4), (0, 7, 4, 9, 7, 2), (0, 2, 4, 5, 7, 9))
+
+
+@dataclass(frozen=True)
+class Note:
+    """One note of a melody."""
+
+    onset_seconds: float
+    seconds: float
+    pitch_hz: float
+    loudness: float
+
+
+@dataclass(frozen=True)
+class _Style:
+    """How an instrument is typically played."""
+
+    lowest: int
+    """MIDI number of the lowest note."""
+    highest: int
+    tempo: tuple[float, float]
+    """Beats per minute, from and to."""
+    beats: tuple[float, ...]
+    """Lengths to choose from; a repeated one is chosen more often."""
+    share: float
+    """How much of its length a note sounds; above 1 it rings into the next."""
+    leap: int
+    """Widest step of the melody, in degrees of the scale."""
+    chords: bool = False
+    arpeggios: bool = False
+
+
+_STYLES: Mapping[str, _Style] = MappingProxyType(
+    {
+        "accordion": _Style(52, 81, (88, 132), (0.5, 1, 1, 2), 0.95, 3, chords=True),
+        "acoustic_guitar": _Style(40, 76, (80, 125), (0.5, 0.5, 1), 2.2, 3, arpeggios=True),
+        "cello": _Style(38, 70, (66, 100), (1, 1, 2, 3), 0.98, 3),
+        "clarinet": _Style(50, 84, (90, 135), (0.5, 0.5, 1, 1.5), 0.92, 4),
+        "flute": _Style(60, 91, (80, 125), (0.5, 1, 1, 2), 0.95, 3),
+        "saxophone": _Style(49, 80, (92, 145), (0.5, 0.5, 1, 1.5), 0.92, 4),
+        "trumpet": _Style(53, 82, (90, 135), (0.5, 0.5, 1, 2), 0.88, 4),
+        "tuba": _Style(38, 65, (76, 115), (0.5, 1, 1, 2), 0.86, 4),
+        "violin": _Style(55, 90, (80, 125), (0.5, 1, 1, 2), 0.97, 3),
+        "xylophone": _Style(60, 91, (110, 150), (0.25, 0.5, 0.5, 1), 1.5, 5),
+    }
+)
+
+_PHRASE_NOTES = (5, 12)
+_REST_SECONDS = (0.12, 0.5)
+_SHORTEST_SECONDS = 0.1
+_REST_WITHIN_PHRASE = 0.05
+
+
+def melody(instrument: str, seconds: float, rng: np.random.Generator) -> list[Note]:
+    """Make up a melody that sounds for most of the time, with short rests between its phrases.
+
+    Args:
+        instrument: one of `INSTRUMENTS`.
+        seconds: length of the video; no note reaches over it.
+        rng: decides everything.
+
+    Returns:
+        Notes by onset; those of a chord share theirs, and ringing notes overlap.
+    """
+    style = _STYLES[instrument]
+    scale = _pitches(style, rng)
+    beat = 60 / rng.uniform(*style.tempo)
+    tuning = 2 ** (rng.uniform(-0.2, 0.2) / 12)
+    notes: list[Note] = []
+    now = rng.uniform(0.0, 0.3)
+    degree = int(rng.integers(len(scale)))
+    while now < seconds - _SHORTEST_SECONDS:
+        rhythm, degrees = _phrase(style, len(scale), degree, rng)
+        strength = rng.uniform(0.45, 0.9)
+        for position, (beats, degree) in enumerate(zip(rhythm, degrees, strict=True)):
+            sounding = min(beats * beat * style.share, seconds - now)
+            if sounding < _SHORTEST_SECONDS:
+                break
+            if position and rng.uniform() < _REST_WITHIN_PHRASE:
+                now += min(beats * beat, _REST_SECONDS[1])
+                continue
+            loudness = float(np.clip(strength * rng.uniform(0.8, 1.15), 0.3, 1.0))
+            pitch = 440 * 2 ** ((scale[degree] - 69) / 12) * tuning
+            first = Note(now, sounding, pitch, loudness)
+            notes.extend(_voices(first, degree, scale, tuning) if style.chords else [first])
+            now += beats * beat
+        now += rng.uniform(*_REST_SECONDS)
+    return notes
+
+
+def _pitches(style: _Style, rng: np.random.Generator) -> list[int]:
+    """The scale of this video, low to high, as MIDI numbers: part of the instrument's range."""
+    span = min(int(rng.integers(17, 25)), style.highest - style.lowest)
+    lowest = int(rng.integers(style.lowest, style.highest - span + 1))
+    tonic = int(rng.integers(12))
+    steps = _SCALES[int(rng.integers(len(_SCALES)))]
+    return [n for n in range(lowest, lowest + span + 1) if (n - tonic) % 12 in steps]
+
+
+def _phrase(
+    style: _Style, degrees: int, start: int, rng: np.random.Generator
+) -> tuple[list[float], list[int]]:
+    """A phrase: beats of each of its notes, and their places in the scale of `degrees` notes."""
+    motif = rng.choice(style.beats, int(rng.integers(2, 5)))
+    count = int(rng.integers(_PHRASE_NOTES[0], _PHRASE_NOTES[1] + 1))
+    rhythm = [float(motif[i % len(motif)]) for i in range(count)]
+    if style.arpeggios:
+        pattern = _ARPEGGIOS[int(rng.integers(len(_ARPEGGIOS)))]
+        root = int(rng.integers(max(degrees - max(pattern), 1)))
+        return rhythm, [min(root + pattern[i % len(pattern)], degrees - 1) for i in range(count)]
+    places, place = [], start
+    for _ in range(count):
+        step = int(rng.integers(1, style.leap + 1)) * (1 if rng.uniform() < 0.5 else -1)
+        if not 0 <= place + step < degrees:
+            step = -step
+        place = min(max(place + step, 0), degrees - 1)
+        places.append(place)
+    return rhythm, places
+
+
+def _voices(first: Note, degree: int, scale: list[int], tuning: float) -> list[Note]:
+    """A chord below and with `first`, each voice softer than one note alone would be."""
+    places = dict.fromkeys(max(degree + step, 0) for step in _CHORD)
+    return [
+        replace(
+            first,
+            pitch_hz=440 * 2 ** ((scale[place] - 69) / 12) * tuning,
+            loudness=first.loudness * (0.8 if place == degree else 0.5),
+        )
+        for place in places
+    ]

@@ -1,0 +1,1 @@
+"""Signal processing: spectrograms, masks and the way back to sound."""

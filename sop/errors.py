@@ -1,0 +1,27 @@
+"""The errors that are the user's to mend, and how a program ends on one."""
+
+import sys
+from collections.abc import Callable
+
+
+class UserError(Exception):
+    """A mistake the user can mend: one line naming the file or key, what is wrong, what to do."""
+
+
+class LeftOut(Exception):
+    """One video cannot be used; the others go on. The message is the reason, for the report."""
+
+
+def run(main: Callable[[], int | None]) -> None:
+    """Run a program to its exit status: a user's mistake ends in one line, ours in a traceback.
+
+    Exit status: 2 after a `UserError`, 130 after Ctrl-C, else what `main` returns.
+    """
+    try:
+        sys.exit(main())
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        print("interrupted; the next run goes on from here", file=sys.stderr)
+        sys.exit(130)

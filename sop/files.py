@@ -1,0 +1,44 @@
+"""Files are whole or absent: written beside their place, then renamed into it."""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+PARTIAL_PREFIX = ".part-"
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """Yield a path beside `path` to write to; on success it takes the place of `path`.
+
+    The name keeps its ending, so that tools that choose a format by it still do. When the block
+    raises, nothing of it stays behind; what a kill leaves is found by `remove_partials`.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f"{PARTIAL_PREFIX}{os.getpid()}-{path.name}")
+    try:
+        yield partial
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write `text` to `path` as UTF-8, whole or not at all."""
+    with replacing(path) as partial:
+        partial.write_text(text, encoding="utf-8", newline="\n")
+
+
+def remove_partials(folder: Path) -> None:
+    """Remove what a killed run left half-written anywhere below `folder`."""
+    for partial in folder.rglob(f"{PARTIAL_PREFIX}*"):
+        if partial.is_file():
+            partial.unlink()
+
+
+def remove_empty_folders(folder: Path) -> None:
+    """Remove the empty folders below `folder`, the deepest first; `folder` itself stays."""
+    for inner in sorted((p for p in folder.rglob("*") if p.is_dir()), reverse=True):
+        if not any(inner.iterdir()):
+            inner.rmdir()

@@ -1,0 +1,1 @@
+"""The networks: sound net, vision net, synthesizer and the whole of them."""

@@ -1,0 +1,329 @@
+"""The parameters of params.yaml, typed and validated before a stage does anything."""
+
+import os
+import re
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    model_validator,
+)
+from ruamel.yaml import YAML
+from ruamel.yaml.error import YAMLError
+
+from sop.errors import UserError
+
+PARAMS_PATH = Path("params.yaml")
+
+
+def _matching(pattern: str, allowed: str) -> AfterValidator:
+    """A string of the given form, refused in words instead of as a regular expression."""
+
+    def check(value: str) -> str:
+        if not re.fullmatch(pattern, value):
+            raise ValueError(allowed)
+        return value
+
+    return AfterValidator(check)
+
+
+Activation = Literal["none", "sigmoid", "softmax", "relu", "tanh"]
+Count = Annotated[int, Field(ge=1)]
+Share = Annotated[float, Field(gt=0, lt=1)]
+Positive = Annotated[float, Field(gt=0)]
+NotNegative = Annotated[float, Field(ge=0)]
+
+# What the U-Net halves: unet7 needs 2^7 rows and columns, and so on.
+UNET_LEVELS = {"unet5": 5, "unet6": 6, "unet7": 7}
+LOG_FREQUENCY_ROWS = 256
+
+
+class Section(BaseModel):
+    """A section of params.yaml: no other keys, no guessing at types, no change after loading."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+
+
+class SyntheticParams(Section):
+    """Videos rendered here."""
+
+    solos: Count
+    duets: Annotated[int, Field(ge=0)]
+    seconds: Annotated[float, Field(ge=2)]
+    width: Annotated[int, Field(ge=32, multiple_of=2)]
+    height: Annotated[int, Field(ge=32, multiple_of=2)]
+    frame_rate: Count
+    sample_rate: Annotated[int, Field(ge=8000, le=96000)]
+
+
+class LocalParams(Section):
+    """Videos of the user's own."""
+
+    folder: Annotated[str, Field(min_length=1)]
+
+
+class MusicParams(Section):
+    """The published lists, and how their videos are fetched."""
+
+    list_url: Annotated[str, _matching(r"https?://.*\{file\}.*", "a web address holding {file}")]
+    video_url: Annotated[str, _matching(r"https?://.*\{id\}.*", "a web address holding {id}")]
+    duets: bool
+    height: Annotated[int, Field(ge=72)]
+    timeout_seconds: Positive
+    shortest_list: Annotated[float, Field(ge=0, le=1)]
+
+
+class DatasetParams(Section):
+    """Where the videos come from."""
+
+    source: Literal["synthetic", "local", "music", "music21"]
+    synthetic: SyntheticParams
+    local: LocalParams
+    music: MusicParams
+
+
+class ExtractParams(Section):
+    """How videos become frames and sound."""
+
+    frame_rate: Positive
+    frame_height: Annotated[int, Field(ge=16, multiple_of=2)]
+    jpeg_quality: Annotated[int, Field(ge=2, le=31)]
+    sample_rate: Annotated[int, Field(ge=4000, le=192000)]
+
+
+class IndexParams(Section):
+    """Which videos are used, and on which side."""
+
+    shortest_seconds: Positive
+    train_share: Share
+    duets: bool
+
+
+class MixtureParams(Section):
+    """What a mixture is made of."""
+
+    sources: Annotated[int, Field(ge=1)]
+    same_category: bool
+    audio_samples: Annotated[int, Field(ge=1024)]
+    margin_seconds: NotNegative
+    frames: Count
+    frame_stride: Count
+    image_size: Annotated[int, Field(ge=32)]
+
+
+class SpectrogramParams(Section):
+    """The short-time Fourier transform and its frequency axis."""
+
+    stft_frame: Annotated[int, Field(ge=16, multiple_of=2)]
+    stft_hop: Count
+    log_frequency: bool
+
+
+class WeightsParams(Section):
+    """Where each net starts: `scratch`, `imagenet` (vision) or the path of a checkpoint."""
+
+    sound: Annotated[str, Field(min_length=1)]
+    vision: Annotated[str, Field(min_length=1)]
+    synthesizer: Annotated[str, Field(min_length=1)]
+
+
+class ModelParams(Section):
+    """The networks."""
+
+    sound: Literal["unet5", "unet6", "unet7"]
+    sound_width: Count
+    vision: Literal["resnet18fc", "resnet18dilated"]
+    vision_width: Count
+    synthesizer: Literal["linear", "bias"]
+    channels: Count
+    image_pooling: Literal["maxpool", "avgpool"]
+    image_activation: Activation
+    sound_activation: Activation
+    output_activation: Activation
+    mask: Literal["binary", "ratio"]
+    weights: WeightsParams
+
+
+class LearningRateParams(Section):
+    """Learning rates; the vision net's head follows the sound net's."""
+
+    sound: NotNegative
+    vision: NotNegative
+    synthesizer: NotNegative
+
+
+class TrainParams(Section):
+    """The training run."""
+
+    loss: Literal["bce", "l1", "l2"]
+    weighted_loss: bool
+    repeats: Count
+    epochs: Count
+    batch_size: Count
+    devices: Count
+    optimizer: Literal["sgd", "adamw"]
+    learning_rate: LearningRateParams
+    schedule: Literal["steps", "cosine"]
+    learning_rate_steps: list[Count]
+    warmup_share: Annotated[float, Field(ge=0, lt=1)]
+    momentum: Annotated[float, Field(ge=0, lt=1)]
+    weight_decay: NotNegative
+    evaluate_every: Count
+    evaluate_mixtures: Count
+    display_every: Count
+
+
+class EvaluateParams(Section):
+    """The evaluation of the trained model."""
+
+    mixtures: Count
+    shown: Annotated[int, Field(ge=0)]
+    mask_threshold: Share
+
+
+class Params(Section):
+    """All of params.yaml."""
+
+    seed: Annotated[int, Field(ge=0, lt=2**32)]
+    workers: Count | Literal["auto"]
+    device: Annotated[str, _matching(r"auto|cpu|cuda(:\d+)?", "auto, cpu, cuda or cuda:N")]
+    dataset: DatasetParams
+    extract: ExtractParams
+    index: IndexParams
+    mixture: MixtureParams
+    spectrogram: SpectrogramParams
+    model: ModelParams
+    train: TrainParams
+    evaluate: EvaluateParams
+
+    @model_validator(mode="after")
+    def _pairs_fit(self) -> "Params":
+        problems = list(_unfit_pairs(self))
+        if problems:
+            raise ValueError("; ".join(problems))
+        return self
+
+    @property
+    def worker_count(self) -> int:
+        """Processes that work beside each other."""
+        if self.workers == "auto":
+            return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 1
+        return self.workers
+
+
+def load_params(path: Path = PARAMS_PATH) -> Params:
+    """Read and validate params.yaml.
+
+    Raises:
+        UserError: the file is missing, is not YAML, or holds a wrong key or value; one message
+            names every one of them, its value and what is allowed.
+    """
+    try:
+        values = YAML(typ="safe", pure=True).load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise UserError(f"{path}: not found; run from the root of the repository") from None
+    except (YAMLError, UnicodeDecodeError) as error:
+        reason = " ".join(str(error).split())
+        raise UserError(f"{path}: not readable as YAML: {reason}") from None
+    return validate(values, str(path))
+
+
+def validate(values: Any, name: str) -> Params:
+    """Validate the values of a whole params.yaml.
+
+    Args:
+        values: what the YAML file holds.
+        name: the file's name, for the message.
+
+    Raises:
+        UserError: as `load_params` says.
+    """
+    if not isinstance(values, dict):
+        raise UserError(f"{name}: holds no parameters; `git checkout {name}` brings them back")
+    try:
+        return Params.model_validate(values)
+    except ValidationError as error:
+        raise UserError(f"{name}: {'; '.join(_describe(error))}") from None
+
+
+def _unfit_pairs(params: Params) -> list[str]:
+    """The pairs of values that exclude each other, each as one sentence with what is allowed."""
+    model, train, spectrogram, mixture = (
+        params.model,
+        params.train,
+        params.spectrogram,
+        params.mixture,
+    )
+    problems = []
+    if model.mask == "binary" and train.loss != "bce":
+        problems.append(
+            f"train.loss {train.loss!r} does not fit model.mask 'binary': "
+            "allowed are loss bce, or mask ratio with loss l1 or l2"
+        )
+    if model.mask == "ratio" and train.loss == "bce":
+        problems.append(
+            "train.loss 'bce' does not fit model.mask 'ratio' (its masks exceed 1): "
+            "allowed are loss l1 or l2, or mask binary"
+        )
+    if train.loss == "bce" and model.output_activation not in ("sigmoid", "softmax"):
+        problems.append(
+            f"model.output_activation {model.output_activation!r} does not fit train.loss 'bce': "
+            "allowed are sigmoid or softmax, which stay between 0 and 1"
+        )
+    if spectrogram.stft_hop > spectrogram.stft_frame // 2 + 1:
+        problems.append(
+            f"spectrogram.stft_hop {spectrogram.stft_hop} is too large, frames must overlap: at "
+            f"most stft_frame / 2 + 1, {spectrogram.stft_frame // 2 + 1}"
+        )
+    size = 2 ** UNET_LEVELS[model.sound]
+    columns = 1 + mixture.audio_samples // spectrogram.stft_hop
+    rows = LOG_FREQUENCY_ROWS if spectrogram.log_frequency else spectrogram.stft_frame // 2 + 1
+    if columns % size or rows % size:
+        problems.append(
+            f"a spectrogram of {rows} rows by {columns} columns (mixture.audio_samples "
+            f"{mixture.audio_samples}, spectrogram.stft_hop {spectrogram.stft_hop}, stft_frame "
+            f"{spectrogram.stft_frame}) does not fit model.sound {model.sound!r}: "
+            f"allowed are multiples of {size}"
+        )
+    if model.weights.vision == "imagenet" and model.vision_width != 64:
+        problems.append(
+            f"model.vision_width {model.vision_width} does not fit model.weights.vision "
+            "'imagenet': allowed is 64"
+        )
+    if params.dataset.source == "synthetic" and (
+        params.dataset.synthetic.seconds < params.index.shortest_seconds
+    ):
+        problems.append(
+            f"dataset.synthetic.seconds {params.dataset.synthetic.seconds} is below "
+            f"index.shortest_seconds {params.index.shortest_seconds}: every video would be left out"
+        )
+    return problems
+
+
+def _describe(error: ValidationError) -> list[str]:
+    """Pydantic's findings in the words of params.yaml: one sentence for each bad key."""
+    sentences: list[str] = []
+    allowed: dict[tuple[str, str], list[str]] = {}
+    for finding in error.errors():
+        message = finding["msg"].removeprefix("Value error, ").removeprefix("Input should be ")
+        # What follows the key names the tried member of a union, not a key of the user's.
+        names = [str(part) for part in finding["loc"] if part not in ("literal['auto']", "int")]
+        key = ".".join(name for name in names if not name.startswith("constrained-"))
+        if not key:
+            sentences.append(message)
+        elif finding["type"] == "extra_forbidden":
+            sentences.append(f"{key}: unknown key, remove it or mend its spelling")
+        elif finding["type"] == "missing":
+            sentences.append(f"{key}: missing")
+        else:
+            allowed.setdefault((key, repr(finding["input"])), []).append(message)
+    sentences += [
+        f"{key}: {value} is not allowed, it should be {' or '.join(choices)}"
+        for (key, value), choices in allowed.items()
+    ]
+    return sentences

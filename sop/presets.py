@@ -1,0 +1,61 @@
+"""Presets: what differs from params.yaml in a known experiment."""
+
+import io
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from ruamel.yaml import YAML
+
+from sop.errors import UserError
+from sop.files import write_text
+from sop.params import PARAMS_PATH, validate
+
+PRESETS_PATH = Path("presets")
+
+
+def preset_names(folder: Path = PRESETS_PATH) -> list[str]:
+    """The presets that there are."""
+    return sorted(path.stem for path in folder.glob("*.yaml"))
+
+
+def apply_preset(
+    name: str, params_path: Path = PARAMS_PATH, folder: Path = PRESETS_PATH
+) -> list[str]:
+    """Write a preset's values into params.yaml, its comments and order kept.
+
+    Args:
+        name: of a file in `folder`, without its ending.
+        params_path: the file to change.
+        folder: where presets are.
+
+    Returns:
+        The keys that changed, each with its old and new value.
+
+    Raises:
+        UserError: no such preset, or the outcome would not be valid; then nothing is written.
+    """
+    known = preset_names(folder)
+    if name not in known:
+        raise UserError(f"no preset {name!r}: there are {', '.join(known) or 'none'}")
+    yaml = YAML()
+    yaml.preserve_quotes = True
+    yaml.width = 4096
+    params = yaml.load(params_path.read_text(encoding="utf-8"))
+    preset = YAML(typ="safe", pure=True).load((folder / f"{name}.yaml").read_text(encoding="utf-8"))
+    changes = list(_merge(params, preset))
+    text = io.StringIO()
+    yaml.dump(params, text)
+    validate(YAML(typ="safe", pure=True).load(text.getvalue()), f"{folder / name}.yaml")
+    write_text(params_path, text.getvalue())
+    return changes
+
+
+def _merge(into: Any, values: Mapping[str, Any], path: str = "") -> Iterator[str]:
+    for key, value in values.items():
+        old = into.get(key)
+        if isinstance(value, Mapping) and isinstance(old, Mapping):
+            yield from _merge(old, value, f"{path}{key}.")
+        elif old != value:
+            into[key] = value
+            yield f"{path}{key}: {old} -> {value}"

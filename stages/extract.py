@@ -1,0 +1,24 @@
+"""Stage `extract`: turn every video into one sound file and one zip of frames."""
+
+from pathlib import Path
+
+from sop.dataset.extraction import extract
+from sop.errors import run
+from sop.metrics import write_json
+from sop.params import load_params
+
+
+def main() -> None:
+    params = load_params()
+    summary = extract(
+        params.extract,
+        Path("data/videos"),
+        Path("data/audio"),
+        Path("data/frames"),
+        params.worker_count,
+    )
+    write_json(Path("metrics/extract.json"), summary)
+
+
+if __name__ == "__main__":
+    run(main)

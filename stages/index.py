@@ -1,0 +1,25 @@
+"""Stage `index`: split the extracted videos into training and validation lists."""
+
+from pathlib import Path
+
+from sop.dataset.index import build_index, write_index
+from sop.errors import run
+from sop.metrics import write_json
+from sop.params import load_params
+
+
+def main() -> None:
+    params = load_params()
+    index = build_index(
+        Path("data/audio"),
+        Path("data/frames"),
+        params.index,
+        frame_rate=params.extract.frame_rate,
+        seed=params.seed,
+    )
+    write_index(index, Path("data/index"))
+    write_json(Path("metrics/index.json"), index.summary())
+
+
+if __name__ == "__main__":
+    run(main)

@@ -1,0 +1,144 @@
+import hashlib
+import json
+import threading
+from collections import Counter
+from collections.abc import Iterator
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import pytest
+
+from sop.dataset import catalogue
+from sop.dataset.catalogue import Entry, instruments_of, parse_list, read_lists
+from sop.errors import UserError
+
+PUBLISHED = Path(__file__).parents[3] / "shared" / "music-lists"
+needs_lists = pytest.mark.skipif(not PUBLISHED.is_dir(), reason=f"{PUBLISHED} is absent")
+
+
+class Quiet(SimpleHTTPRequestHandler):
+    asked: list[str]
+
+    def log_message(self, *args: object) -> None:
+        self.asked.append(self.path)
+
+
+@pytest.fixture
+def served(tmp_path: Path) -> Iterator[tuple[Path, str, list[str]]]:
+    """A folder, the address at which it is served, and what was asked for."""
+    folder = tmp_path / "served"
+    folder.mkdir()
+    asked: list[str] = []
+    handler = partial(type("Handler", (Quiet,), {"asked": asked}), directory=str(folder))
+    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        thread = threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True)
+        thread.start()
+        yield folder, f"http://127.0.0.1:{server.server_port}/{{file}}", asked
+        server.shutdown()
+
+
+@needs_lists
+def test_the_published_lists() -> None:
+    entries = {name: parse_list((PUBLISHED / name).read_bytes(), name) for name in catalogue.SHA256}
+    solos, duets, more = (entries[name] for name in catalogue.SHA256)
+    assert (len(solos), len(duets), len(more)) == (536, 149, 1164)
+    assert tuple(sorted({e.category for e in solos})) == catalogue.MUSIC_INSTRUMENTS
+    assert tuple(sorted({e.category for e in more})) == catalogue.MUSIC21_INSTRUMENTS
+    assert Counter(e.category for e in duets)["acoustic_guitar_violin"] == 43
+    assert Entry("flute_violin", "8DHG_hVSw1o") in duets
+    assert all(len(instruments_of(e.category, ())) == 2 for e in duets)
+    for name, digest in catalogue.SHA256.items():
+        assert hashlib.sha256((PUBLISHED / name).read_bytes()).hexdigest() == digest
+
+
+@needs_lists
+def test_a_list_is_fetched_once(tmp_path: Path, served: tuple[Path, str, list[str]]) -> None:
+    folder, url, asked = served
+    name = catalogue.MUSIC_DUETS
+    (folder / name).write_bytes((PUBLISHED / name).read_bytes())
+    first = read_lists([name], url, tmp_path / "lists", 5.0)
+    assert len(first) == 149
+    assert read_lists([name], url, tmp_path / "lists", 5.0) == first
+    assert asked == [f"/{name}"]
+    (tmp_path / "lists" / name).write_bytes(b"{}")
+    assert read_lists([name], url, tmp_path / "lists", 5.0) == first
+    assert len(asked) == 2
+
+
+def test_another_list_than_the_published_is_refused(
+    tmp_path: Path, served: tuple[Path, str, list[str]]
+) -> None:
+    folder, url, _ = served
+    name = catalogue.MUSIC_SOLOS
+    text = b'{"videos": {}}'
+    (folder / name).write_bytes(text)
+    with pytest.raises(UserError) as caught:
+        read_lists([name], url, tmp_path / "lists", 5.0)
+    message = str(caught.value)
+    assert url.replace("{file}", name) in message
+    assert hashlib.sha256(text).hexdigest() in message
+    assert catalogue.SHA256[name] in message
+    assert not (tmp_path / "lists").exists()
+
+
+@pytest.mark.parametrize("url", ["{}/missing-{{file}}", "http://127.0.0.1:9/{{file}}"])
+def test_a_list_that_cannot_be_had(
+    url: str, tmp_path: Path, served: tuple[Path, str, list[str]]
+) -> None:
+    url = url.format(served[1].removesuffix("/{file}"))
+    with pytest.raises(UserError, match=r"no list could be fetched.*dataset\.music\.list_url"):
+        read_lists([catalogue.MUSIC_SOLOS], url, tmp_path, 5.0)
+
+
+@pytest.mark.parametrize(
+    "videos",
+    [
+        {"../flute": ["aaaaaaaaaaa"]},
+        {"flute": ["../../../etc"]},
+        {"flute": ["--exec"]},
+        {"flute": ["aaaaaaaaaa/"]},
+        {"flute": ["aaaaaaaaaaa\n"]},
+        {"": ["aaaaaaaaaaa"]},
+        {"-flute": ["aaaaaaaaaaa"]},
+        {"flute": [12345678901]},
+    ],
+)
+def test_names_that_could_leave_the_folder_are_refused(videos: dict[str, list[str]]) -> None:
+    with pytest.raises(UserError, match="not allowed"):
+        parse_list(json.dumps({"videos": videos}).encode(), "list.json")
+
+
+@pytest.mark.parametrize("text", [b"", b"[]", b'{"videos": 3}', b"\xff", b'{"videos": {"a": 3}}'])
+def test_what_is_no_list_is_refused(text: bytes) -> None:
+    with pytest.raises(UserError, match=r"list\.json: not a list"):
+        parse_list(text, "list.json")
+
+
+def test_ids_may_begin_with_a_dash() -> None:
+    text = b'{"videos": {"trumpet tuba": ["--IXKwloYLE", "-_-TDDxoaAc"]}}'
+    assert parse_list(text, "x") == [
+        Entry("trumpet_tuba", "--IXKwloYLE"),
+        Entry("trumpet_tuba", "-_-TDDxoaAc"),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("category", "known", "instruments"),
+    [
+        ("acoustic_guitar", (), ("acoustic_guitar",)),
+        ("acoustic_guitar", ("acoustic", "guitar"), ("acoustic_guitar",)),
+        ("acoustic_guitar_violin", (), ("acoustic_guitar", "violin")),
+        ("acoustic_guitar_violin", ("acoustic_guitar_violin",), ("acoustic_guitar", "violin")),
+        ("saxophone_acoustic_guitar", (), ("saxophone", "acoustic_guitar")),
+        ("violin_violin", (), ("violin", "violin")),
+        ("hurdy_gurdy", (), ("hurdy_gurdy",)),
+        ("hurdy_gurdy_flute", ("hurdy_gurdy",), ("hurdy_gurdy", "flute")),
+        ("unlabelled", (), ("unlabelled",)),
+        ("", (), ("",)),
+    ],
+)
+def test_instruments_of(
+    category: str, known: tuple[str, ...], instruments: tuple[str, ...]
+) -> None:
+    assert instruments_of(category, known) == instruments
