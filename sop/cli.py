@@ -54,6 +54,8 @@ def _summary(path: Path) -> int:
         metrics = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise UserError(f"{path}: not there yet; `dvc repro` makes it") from None
+    except ValueError as error:
+        raise UserError(f"{path}: not readable as JSON ({error}); `dvc repro` mends it") from None
     print(f"{'':18}{'mean':>8}{'median':>8}  dB")
     for name in MEASURES:
         print(f"{name:18}{metrics[name]['mean']:8.2f}{metrics[name]['median']:8.2f}")

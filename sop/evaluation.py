@@ -70,7 +70,10 @@ class Separation:
             (self.estimates, "has a silent estimate"),
         ):
             for video, signal in zip(self.videos, signals, strict=True):
-                if np.abs(signal).sum() <= SILENCE:
+                if not np.isfinite(signal).all():
+                    return NotCounted(self.number, f"{video.name}: a sample is not finite")
+                # Without its mean, which is no sound either, a constant signal has no SI-SDR.
+                if np.abs(signal).sum() <= SILENCE or np.ptp(signal) == 0:
                     return NotCounted(self.number, f"{video.name} {what}")
         unseparated = np.broadcast_to(self.mixture, self.estimates.shape)
         bss = bss_eval(self.truth, np.stack([self.estimates, unseparated]))
@@ -137,7 +140,7 @@ def separate_mixtures(
     number = 0
     for group in loader:
         readable = [item for item in group if isinstance(item, Mixture)]
-        separated = iter(_separate(player, readable, params, threshold, device) if readable else ())
+        separated = iter(_separate(player, readable, params, threshold, device) if readable else [])
         for item in group:
             if isinstance(item, Mixture):
                 mixture, estimates, loss = next(separated)
@@ -190,10 +193,11 @@ def _separate(
     params: Params,
     threshold: float,
     device: torch.device,
-) -> Iterator[tuple[NDArray[np.float32], NDArray[np.float32], float]]:
+) -> list[tuple[NDArray[np.float32], NDArray[np.float32], float]]:
     """Reconstructed mixture (L,), estimates (N, L) and loss of each mixture."""
     batch = collate(mixtures)
     above = threshold if params.model.mask == "binary" else None
+    losses = []
     with torch.inference_mode():
         spectra = player.spectra(batch.audio.to(device))
         logits = player(spectra.magnitude, normalise_frames(batch.frames.to(device)))
@@ -210,4 +214,5 @@ def _separate(
                 params.model,
                 params.train,
             )
-            yield whole[position], estimates[position], float(loss)
+            losses.append(float(loss))
+    return list(zip(whole, estimates, losses, strict=True))

@@ -1,9 +1,11 @@
 """Files are whole or absent: written beside their place, then renamed into it."""
 
+import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 PARTIAL_PREFIX = ".part-"
 
@@ -28,6 +30,11 @@ def write_text(path: Path, text: str) -> None:
     """Write `text` to `path` as UTF-8, whole or not at all."""
     with replacing(path) as partial:
         partial.write_text(text, encoding="utf-8", newline="\n")
+
+
+def write_json(path: Path, values: Mapping[str, Any]) -> None:
+    """Write `values` as JSON, whole or not at all; a number that is not finite is refused."""
+    write_text(path, json.dumps(values, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
 
 
 def remove_partials(folder: Path) -> None:

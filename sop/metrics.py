@@ -1,18 +1,14 @@
-"""Measures of separation, and the JSON files they end in.
+"""Measures of separation.
 
 Shapes: N sources, L samples; every measure is in dB.
 """
 
-import json
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy import fft, linalg
-
-from sop.files import write_text
 
 Signals = NDArray[np.floating[Any]]
 Decibels = NDArray[np.float64]
@@ -87,11 +83,13 @@ def si_sdr(references: Signals, estimates: Signals) -> Decibels:
         estimates: (..., N, L).
 
     Raises:
-        ValueError: as for `bss_eval`.
+        ValueError: as for `bss_eval`, or a reference is constant.
 
     Source: Le Roux et al., SDR: half-baked or well done?, ICASSP 2019, eq. 4 (means removed).
     """
     reference, estimate = _checked(references, estimates)
+    if not np.ptp(reference, axis=-1).all():
+        raise ValueError("a reference is constant")
     reference = reference - reference.mean(axis=-1, keepdims=True)
     estimate = estimate - estimate.mean(axis=-1, keepdims=True)
     scale = np.sum(estimate * reference, axis=-1) / np.sum(reference**2, axis=-1)
@@ -108,11 +106,6 @@ def summarise(values: Mapping[str, Signals | list[float]]) -> dict[str, dict[str
         }
         for name, column in values.items()
     }
-
-
-def write_json(path: Path, values: Mapping[str, Any]) -> None:
-    """Write `values` as JSON, whole or not at all; a number that is not finite is refused."""
-    write_text(path, json.dumps(values, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
 
 
 def _checked(

@@ -14,7 +14,7 @@ from pydantic import (
     model_validator,
 )
 from ruamel.yaml import YAML
-from ruamel.yaml.error import YAMLError
+from ruamel.yaml.error import MarkedYAMLError, YAMLError
 
 from sop.errors import UserError
 
@@ -37,16 +37,20 @@ Count = Annotated[int, Field(ge=1)]
 Share = Annotated[float, Field(gt=0, lt=1)]
 Positive = Annotated[float, Field(gt=0)]
 NotNegative = Annotated[float, Field(ge=0)]
+NotImagenet = Annotated[str, _matching("(?!imagenet$).+", "scratch or the path of a checkpoint")]
 
 # What the U-Net halves: unet7 needs 2^7 rows and columns, and so on.
 UNET_LEVELS = {"unet5": 5, "unet6": 6, "unet7": 7}
 LOG_FREQUENCY_ROWS = 256
 
+# Where pydantic speaks of Python instead of YAML.
+ALLOWED = {"string_too_short": "not empty", "model_type": "a section with keys of its own"}
+
 
 class Section(BaseModel):
     """A section of params.yaml: no other keys, no guessing at types, no change after loading."""
 
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
 
 
 class SyntheticParams(Section):
@@ -127,9 +131,9 @@ class SpectrogramParams(Section):
 class WeightsParams(Section):
     """Where each net starts: `scratch`, `imagenet` (vision) or the path of a checkpoint."""
 
-    sound: Annotated[str, Field(min_length=1)]
+    sound: NotImagenet
     vision: Annotated[str, Field(min_length=1)]
-    synthesizer: Annotated[str, Field(min_length=1)]
+    synthesizer: NotImagenet
 
 
 class ModelParams(Section):
@@ -212,7 +216,9 @@ class Params(Section):
     def worker_count(self) -> int:
         """Processes that work beside each other."""
         if self.workers == "auto":
-            return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 1
+            if hasattr(os, "sched_getaffinity"):
+                return len(os.sched_getaffinity(0))
+            return os.cpu_count() or 1
         return self.workers
 
 
@@ -223,14 +229,28 @@ def load_params(path: Path = PARAMS_PATH) -> Params:
         UserError: the file is missing, is not YAML, or holds a wrong key or value; one message
             names every one of them, its value and what is allowed.
     """
+    return validate(read_yaml(path, YAML(typ="safe", pure=True)), str(path))
+
+
+def read_yaml(path: Path, yaml: YAML) -> Any:
+    """What a YAML file holds, not yet validated.
+
+    Args:
+        path: the file.
+        yaml: how it is read.
+
+    Raises:
+        UserError: the file is missing or is not YAML.
+    """
     try:
-        values = YAML(typ="safe", pure=True).load(path.read_text(encoding="utf-8"))
+        return yaml.load(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise UserError(f"{path}: not found; run from the root of the repository") from None
-    except (YAMLError, UnicodeDecodeError) as error:
+    except (YAMLError, UnicodeDecodeError, OSError) as error:
         reason = " ".join(str(error).split())
+        if isinstance(error, MarkedYAMLError) and error.problem_mark:
+            reason = f"line {error.problem_mark.line + 1}: {error.problem}"
         raise UserError(f"{path}: not readable as YAML: {reason}") from None
-    return validate(values, str(path))
 
 
 def validate(values: Any, name: str) -> Params:
@@ -311,12 +331,13 @@ def _describe(error: ValidationError) -> list[str]:
     allowed: dict[tuple[str, str], list[str]] = {}
     for finding in error.errors():
         message = finding["msg"].removeprefix("Value error, ").removeprefix("Input should be ")
-        # What follows the key names the tried member of a union, not a key of the user's.
-        names = [str(part) for part in finding["loc"] if part not in ("literal['auto']", "int")]
-        key = ".".join(name for name in names if not name.startswith("constrained-"))
+        message = ALLOWED.get(finding["type"], message)
+        # What follows this key names the tried member of a union, not a key of the user's.
+        names = finding["loc"][:1] if finding["loc"][:1] == ("workers",) else finding["loc"]
+        key = ".".join(str(name) for name in names)
         if not key:
             sentences.append(message)
-        elif finding["type"] == "extra_forbidden":
+        elif finding["type"] in ("extra_forbidden", "invalid_key"):
             sentences.append(f"{key}: unknown key, remove it or mend its spelling")
         elif finding["type"] == "missing":
             sentences.append(f"{key}: missing")

@@ -9,7 +9,7 @@ from ruamel.yaml import YAML
 
 from sop.errors import UserError
 from sop.files import write_text
-from sop.params import PARAMS_PATH, validate
+from sop.params import PARAMS_PATH, read_yaml, validate
 
 PRESETS_PATH = Path("presets")
 
@@ -41,12 +41,14 @@ def apply_preset(
     yaml = YAML()
     yaml.preserve_quotes = True
     yaml.width = 4096
-    params = yaml.load(params_path.read_text(encoding="utf-8"))
-    preset = YAML(typ="safe", pure=True).load((folder / f"{name}.yaml").read_text(encoding="utf-8"))
-    changes = list(_merge(params, preset))
+    params = read_yaml(params_path, yaml)
+    if not isinstance(params, Mapping):
+        raise UserError(f"{params_path}: holds no parameters; `git checkout` brings them back")
+    plain = YAML(typ="safe", pure=True)
+    changes = list(_merge(params, read_yaml(folder / f"{name}.yaml", plain)))
     text = io.StringIO()
     yaml.dump(params, text)
-    validate(YAML(typ="safe", pure=True).load(text.getvalue()), f"{folder / name}.yaml")
+    validate(plain.load(text.getvalue()), f"{params_path} with preset {name}")
     write_text(params_path, text.getvalue())
     return changes
 

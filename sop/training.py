@@ -16,10 +16,10 @@ from torch.optim.optimizer import Optimizer
 from torch.utils.data import DataLoader
 
 from sop.dataset.index import Video
-from sop.dataset.mixtures import Batch, MixtureReader, TrainingMixtures, collate
+from sop.dataset.mixtures import Batch, Draws, MixtureReader, TrainingMixtures, collate
 from sop.device import choose_device
 from sop.errors import UserError
-from sop.evaluation import MEASURES, scores, separate_mixtures, summary
+from sop.evaluation import MEASURES, Score, scores, separate_mixtures, summary
 from sop.model.checkpoint import load_weights, save_player
 from sop.model.pixelplayer import PixelPlayer, build, normalise_frames, separation_loss
 from sop.params import Params, TrainParams
@@ -50,6 +50,8 @@ def train(
         UserError: the lists are too short, initial weights cannot be had, or the loss diverges.
     """
     device = choose_device(params.device)
+    # Says now, not after an epoch, that the list is too short.
+    Draws(validation, params.mixture)
     player = build(params.model, params.spectrogram, torch_seed(params.seed, "model"))
     load_weights(player, params.model.weights)
     player.to(device).to(memory_format=torch.channels_last)
@@ -88,7 +90,6 @@ def train(
             say(f"step {step}/{steps}: loss {loss:.4f}, {rate:.1f} mixtures/s")
         if step % epoch_steps == 0:
             epoch = step // epoch_steps
-            live.log_metric("train/epoch", epoch)
             if epoch % params.train.evaluate_every == 0 or epoch == params.train.epochs:
                 log_evaluation(player, validation, params, device, live, epoch)
             save_player(checkpoint, player, params, step)
@@ -139,7 +140,12 @@ def training_batches(
         pin_memory=device.type == "cuda",
         prefetch_factor=4,
     )
-    return iter(loader)
+    try:
+        yield from loader
+    except UserError as error:
+        # A worker's error arrives as the last line of its traceback.
+        line = str(error).strip().splitlines()[-1]
+        raise UserError(line.removeprefix(f"{UserError.__module__}.UserError: ")) from None
 
 
 def training_step(
@@ -176,7 +182,12 @@ def log_evaluation(
     """Measure on the first validation mixtures, log and print."""
     count = params.train.evaluate_mixtures
     separations = separate_mixtures(player, validation, params, count, VALIDATION_THRESHOLD, device)
-    results = summary(scores(separations))
+    measured = list(scores(separations))
+    if not any(isinstance(result, Score) for result in measured):
+        # The masks of a model that has learned little may all be empty.
+        say(f"epoch {epoch}/{params.train.epochs}: no validation mixture could be measured")
+        return
+    results = summary(measured)
     live.log_metric("validation/loss", results["loss"])
     for name in MEASURES:
         live.log_metric(f"validation/{name}", results[name]["mean"])

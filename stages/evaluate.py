@@ -6,7 +6,7 @@ from sop.dataset.index import VALIDATION, read_index
 from sop.device import choose_device
 from sop.errors import run
 from sop.evaluation import separate_mixtures, summary
-from sop.metrics import write_json
+from sop.files import write_json
 from sop.model.checkpoint import load_player
 from sop.params import load_params
 from sop.progress import track

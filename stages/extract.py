@@ -4,7 +4,7 @@ from pathlib import Path
 
 from sop.dataset.extraction import extract
 from sop.errors import run
-from sop.metrics import write_json
+from sop.files import write_json
 from sop.params import load_params
 
 

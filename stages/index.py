@@ -4,7 +4,7 @@ from pathlib import Path
 
 from sop.dataset.index import build_index, write_index
 from sop.errors import run
-from sop.metrics import write_json
+from sop.files import write_json
 from sop.params import load_params
 
 

@@ -1,7 +1,11 @@
 """Clips on disk: sound read from the middle of a file, frames from a zip or a folder of JPEGs."""
 
 import io
+import lzma
+import re
+import struct
 import zipfile
+import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -19,6 +23,21 @@ Audio = NDArray[np.float32]
 Frames = NDArray[np.uint8]
 
 FRAME_NAME = "{:06d}.jpg"
+
+# What zipfile raises on damaged bytes, depending on which they are.
+ZIP_ERRORS = (
+    *(zipfile.BadZipFile, zlib.error, lzma.LZMAError, struct.error),
+    *(EOFError, OSError, RuntimeError, ValueError),
+)
+
+_PICTURE_ERRORS = (
+    *(UnidentifiedImageError, Image.DecompressionBombError),
+    *(OSError, SyntaxError, ValueError),
+)
+
+# libsndfile takes a WAV that was cut off for a shorter one, and only its log tells. A WAV that was
+# written to a pipe does not know its length, and says the largest there is.
+_CUT_OFF = re.compile(r"^data : (?!4294967295\b)\d+ \(should be", re.MULTILINE)
 
 
 class Crop(NamedTuple):
@@ -54,28 +73,33 @@ def read_audio(path: Path, centre_seconds: float, samples: int, sample_rate: int
     Raises:
         LeftOut: the file is missing, damaged, empty, or ends before its header says.
     """
-    try:
-        with soundfile.SoundFile(path) as file:
-            ratio = file.samplerate / sample_rate
-            length, wanted = file.frames, round(samples * ratio)
-            if length == 0:
-                raise LeftOut(f"{path}: holds no sound")
-            start = int(centre_seconds * file.samplerate) - wanted // 2
-            if length >= wanted:
-                start = min(max(start, 0), length - wanted)
-                file.seek(start)
-                audio = _read_exactly(file, wanted)
-            else:
-                whole = _read_exactly(file, length)
-                audio = whole[np.arange(start, start + wanted) % length]
-    except (soundfile.LibsndfileError, OSError) as error:
-        raise LeftOut(f"{path}: not readable as sound ({_reason(error)})") from None
+    with _opened_sound(path) as file:
+        ratio = file.samplerate / sample_rate
+        length, wanted = file.frames, round(samples * ratio)
+        start = int(centre_seconds * file.samplerate) - wanted // 2
+        if length >= wanted:
+            start = min(max(start, 0), length - wanted)
+            file.seek(start)
+            audio = _read_exactly(file, wanted)
+        else:
+            whole = _read_exactly(file, length)
+            audio = whole[np.arange(start, start + wanted) % length]
     if not np.isfinite(audio).all():
         raise LeftOut(f"{path}: holds samples that are not finite")
     if ratio == 1:
         return audio
     resampled = librosa.resample(audio, orig_sr=ratio * sample_rate, target_sr=sample_rate)
     return librosa.util.fix_length(resampled, size=samples)
+
+
+def sound_seconds(path: Path) -> float:
+    """Length of a sound file.
+
+    Raises:
+        LeftOut: as for `read_audio`, as far as the header tells.
+    """
+    with _opened_sound(path) as file:
+        return float(file.frames / file.samplerate)
 
 
 def read_frames(path: Path, numbers: Sequence[int], size: int, crop: Crop = CENTRE) -> Frames:
@@ -111,7 +135,7 @@ class _Reader:
             return (self.archive.read(name) if self.archive else place.read_bytes()), place
         except (KeyError, FileNotFoundError):
             raise LeftOut(f"{place}: no such frame") from None
-        except (zipfile.BadZipFile, OSError) as error:
+        except ZIP_ERRORS as error:
             raise LeftOut(f"{place}: not readable ({_reason(error)})") from None
 
 
@@ -122,10 +146,23 @@ def _opened(path: Path) -> Iterator[_Reader]:
         return
     try:
         archive = zipfile.ZipFile(path)
-    except (zipfile.BadZipFile, OSError) as error:
+    except ZIP_ERRORS as error:
         raise LeftOut(f"{path}: not readable as frames ({_reason(error)})") from None
     with archive:
         yield _Reader(path, archive)
+
+
+@contextmanager
+def _opened_sound(path: Path) -> Iterator[soundfile.SoundFile]:
+    try:
+        with soundfile.SoundFile(path) as file:
+            if _CUT_OFF.search(file.extra_info):
+                raise LeftOut(f"{path}: ends before the length that its header says")
+            if file.frames == 0:
+                raise LeftOut(f"{path}: holds no sound")
+            yield file
+    except (soundfile.LibsndfileError, OSError) as error:
+        raise LeftOut(f"{path}: not readable as sound ({_reason(error)})") from None
 
 
 def _read_exactly(file: soundfile.SoundFile, samples: int) -> Audio:
@@ -144,7 +181,7 @@ def _square(jpeg: bytes, place: Path, size: int, crop: Crop) -> Frames:
             top = crop.top * (image.height - side)
             box = (left, top, left + side, top + side)
             square = image.convert("RGB").resize((size, size), Image.Resampling.BICUBIC, box=box)
-    except (UnidentifiedImageError, OSError, SyntaxError, ValueError) as error:
+    except _PICTURE_ERRORS as error:
         raise LeftOut(f"{place}: not readable as a picture ({_reason(error)})") from None
     pixels = np.asarray(square)
     return pixels[:, ::-1] if crop.mirrored else pixels

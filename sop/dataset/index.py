@@ -9,9 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import soundfile
-
 from sop.dataset.catalogue import instruments_of
+from sop.dataset.clips import FRAME_NAME, ZIP_ERRORS, sound_seconds
 from sop.errors import LeftOut, UserError
 from sop.files import write_text
 from sop.params import IndexParams
@@ -129,6 +128,8 @@ def read_index(path: Path) -> list[Video]:
             rows = [row for row in csv.reader(file) if row]
     except FileNotFoundError:
         raise UserError(f"{path}: no such list; `dvc repro index` makes it") from None
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise UserError(f"{path}: not readable as CSV in UTF-8 ({error})") from None
     videos = []
     for number, row in enumerate(rows, start=1):
         if len(row) != 3 or not row[2].strip().isdecimal():
@@ -152,15 +153,16 @@ def count_frames(path: Path) -> int:
         else:
             with zipfile.ZipFile(path) as archive:
                 names = set(archive.namelist())
-    except (OSError, zipfile.BadZipFile) as error:
+    except ZIP_ERRORS as error:
         raise LeftOut(f"{path}: not readable as frames ({error})") from None
-    numbers = {int(name[:-4]) for name in names if name[:-4].isdecimal() and name.endswith(".jpg")}
+    stems = {name[:-4] for name in names if name.endswith(".jpg")}
+    numbers = {int(stem) for stem in stems if stem.isdecimal()}
     if not numbers:
         raise LeftOut(f"{path}: holds no frames")
-    missing = set(range(1, max(numbers) + 1)) - numbers
-    if missing:
-        raise LeftOut(f"{path}: frame {min(missing):06d}.jpg is missing")
-    return len(numbers)
+    for number in range(1, max(numbers) + 1):
+        if FRAME_NAME.format(number) not in names:
+            raise LeftOut(f"{path}: frame {FRAME_NAME.format(number)} is missing")
+    return max(numbers)
 
 
 def _video(sound: Path, frames: Path, params: IndexParams, frame_rate: float) -> Video:
@@ -171,10 +173,7 @@ def _video(sound: Path, frames: Path, params: IndexParams, frame_rate: float) ->
     if place is None:
         raise LeftOut(f"{places[0]}: no frames for this sound")
     count = count_frames(place)
-    try:
-        seconds = min(count / frame_rate, soundfile.info(sound).duration)
-    except (soundfile.LibsndfileError, OSError) as error:
-        raise LeftOut(f"{sound}: not readable as sound ({error})") from None
+    seconds = min(count / frame_rate, sound_seconds(sound))
     if seconds < params.shortest_seconds:
         raise LeftOut(
             f"{seconds:.1f} s is shorter than index.shortest_seconds, {params.shortest_seconds:g} s"

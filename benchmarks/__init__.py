@@ -1,0 +1,1 @@
+"""Measurements: each script measures one thing and prints one table."""

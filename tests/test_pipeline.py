@@ -1,0 +1,238 @@
+"""The DVC pipeline: what a change makes stale, and that every stage names what it really uses."""
+
+import ast
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+from conftest import ROOT
+from ruamel.yaml import YAML
+
+STAGES = ["download", "extract", "index", "train", "evaluate"]
+
+# Code that every stage uses and that decides nothing about its outputs.
+WITHOUT_INFLUENCE = {"sop/errors.py", "sop/files.py", "sop/params.py", "sop/progress.py"}
+
+TINY = {
+    "dataset.synthetic.solos": 3,
+    "dataset.synthetic.duets": 1,
+    "dataset.synthetic.seconds": 3.0,
+    "dataset.synthetic.width": 64,
+    "dataset.synthetic.height": 48,
+    "index.shortest_seconds": 2.0,
+    "index.train_share": 0.6,
+    "mixture.audio_samples": 16383,
+    "mixture.margin_seconds": 0.5,
+    "mixture.frame_stride": 2,
+    "mixture.image_size": 32,
+    "spectrogram.stft_hop": 512,
+    "model.sound_width": 2,
+    "model.vision_width": 2,
+    "model.channels": 2,
+    "train.epochs": 1,
+    "train.repeats": 1,
+    "train.batch_size": 4,
+    "train.evaluate_mixtures": 2,
+    "evaluate.mixtures": 4,
+    "evaluate.shown": 2,
+}
+
+
+class Project:
+    """A copy of this repository with a small experiment in it."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        listed = subprocess.run(
+            ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
+            cwd=ROOT,
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        for name in filter(None, listed.stdout.split("\0")):
+            if not name.startswith(("metrics/", "tests/", "docs/", "dvc.lock")):
+                place = folder / name
+                place.parent.mkdir(parents=True, exist_ok=True)
+                shutil.copy2(ROOT / name, place)
+        self.set(TINY)
+        self.git("init", "--quiet")
+        self.git("config", "user.name", "test")
+        self.git("config", "user.email", "test@localhost")
+        self.commit("the experiment")
+
+    def set(self, values: dict[str, object]) -> None:
+        yaml_file = YAML()
+        path = self.folder / "params.yaml"
+        params = yaml_file.load(path.read_text())
+        for key, value in values.items():
+            *sections, last = key.split(".")
+            section = params
+            for name in sections:
+                section = section[name]
+            section[last] = value
+        yaml_file.dump(params, path)
+
+    def git(self, *arguments: str) -> None:
+        subprocess.run(["git", *arguments], cwd=self.folder, check=True)
+
+    def commit(self, message: str) -> None:
+        self.git("add", "--all")
+        self.git("commit", "--quiet", "--message", message)
+
+    def dvc(self, *arguments: str) -> subprocess.CompletedProcess[str]:
+        environment = dict(os.environ)
+        environment["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+        return subprocess.run(
+            [sys.executable, "-m", "dvc", *arguments],
+            cwd=self.folder,
+            env=environment,
+            capture_output=True,
+            text=True,
+            timeout=300,
+        )
+
+    def repro(self, *arguments: str) -> list[str]:
+        """Run `dvc repro` and return the stages that ran."""
+        done = self.dvc("repro", *arguments)
+        assert done.returncode == 0, done.stdout + done.stderr
+        return re.findall(r"Running stage '(\w+)'", done.stdout)
+
+    def metrics(self) -> dict[str, object]:
+        return json.loads((self.folder / "metrics/evaluate.json").read_text())
+
+
+@pytest.fixture(scope="module")
+def ran(tmp_path_factory) -> Project:
+    """A project whose pipeline has run once."""
+    project = Project(tmp_path_factory.mktemp("project"))
+    assert project.repro() == STAGES
+    project.commit("its results")
+    return project
+
+
+@pytest.fixture
+def project(ran) -> Project:
+    """The project as it was when it had run, whatever the last test did to it."""
+    ran.git("checkout", "--quiet", "--force", "--", ".")
+    ran.repro()
+    return ran
+
+
+@pytest.mark.slow
+def test_second_repro_does_nothing(project):
+    assert project.repro() == []
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("values", "stages"),
+    [
+        ({"train.epochs": 2}, ["train", "evaluate"]),
+        ({"evaluate.mask_threshold": 0.4}, ["evaluate"]),
+        ({"evaluate.mixtures": 3}, ["evaluate"]),
+        ({"extract.frame_rate": 4}, ["extract", "index", "train", "evaluate"]),
+        ({"workers": 1, "device": "cpu"}, []),
+    ],
+)
+def test_change_reruns_what_depends_on_it_only(project, values, stages):
+    project.set(values)
+    assert project.repro() == stages
+
+
+@pytest.mark.slow
+def test_same_parameters_give_the_same_metrics_whatever_the_workers(project):
+    before = project.metrics()
+    project.set({"workers": 1})
+    assert project.repro("--force") == STAGES
+    assert project.metrics() == before
+
+
+@pytest.mark.slow
+def test_dvc_shows_metrics_parameters_plots_and_experiments(project):
+    project.set({"evaluate.mask_threshold": 0.3})
+    project.repro()
+    shown = json.loads(project.dvc("metrics", "show", "--json").stdout)
+    assert "sdr" in shown[""]["data"]["metrics/evaluate.json"]["data"]
+    changed = json.loads(project.dvc("params", "diff", "--json").stdout)
+    assert changed["params.yaml"]["evaluate.mask_threshold"] == {
+        "old": 0.5,
+        "new": 0.3,
+        "diff": pytest.approx(-0.2),
+    }
+    assert project.dvc("metrics", "diff", "--json").returncode == 0
+    plots = project.dvc("plots", "show", "--json")
+    assert plots.returncode == 0, plots.stderr
+    names = set(json.loads(plots.stdout)["data"])
+    assert {"Training loss", "SDR by category", "SDR against the mixture's"} <= names
+    experiment = project.dvc("exp", "run", "--name", "small", "-S", "evaluate.mixtures=2")
+    assert experiment.returncode == 0, experiment.stderr
+    table = project.dvc("exp", "show", "--csv")
+    assert "small" in table.stdout, table.stderr
+
+
+@pytest.mark.slow
+def test_wrong_parameter_stops_before_any_work(project):
+    before = (project.folder / "dvc.lock").read_text()
+    project.set({"train.loss": "l3", "model.channels": -1})
+    done = project.dvc("repro")
+    assert done.returncode != 0
+    message = next(line for line in done.stderr.splitlines() if line.startswith("error:"))
+    assert "train.loss: 'l3'" in message
+    assert "model.channels: -1" in message
+    assert "Traceback" not in done.stderr
+    assert (project.folder / "dvc.lock").read_text() == before
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_stage_depends_on_all_code_that_it_uses(stage):
+    definition = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"][stage]
+    named = {
+        path.relative_to(ROOT).as_posix()
+        for dependency in definition["deps"]
+        for path in [ROOT / dependency, *(ROOT / dependency).rglob("*.py")]
+        if path.suffix == ".py" and has_code(path)
+    }
+    used = imported(ROOT / "stages" / f"{stage}.py") - WITHOUT_INFLUENCE
+    assert used <= named, "used, but not named in dvc.yaml"
+    assert named <= used, "named in dvc.yaml, but not used"
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_stage_has_description_and_metrics(stage):
+    definition = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"][stage]
+    assert definition["desc"]
+    assert definition["metrics"]
+
+
+def imported(script: Path) -> set[str]:
+    """Files of this repository that a script imports, directly or not; empty packages apart."""
+    found: set[Path] = set()
+    waiting = [script]
+    while waiting:
+        path = waiting.pop()
+        if path in found:
+            continue
+        found.add(path)
+        for node in ast.walk(ast.parse(path.read_text())):
+            names = []
+            if isinstance(node, ast.ImportFrom) and node.module:
+                names = [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
+            elif isinstance(node, ast.Import):
+                names = [alias.name for alias in node.names]
+            for name in names:
+                module = ROOT / name.replace(".", "/")
+                places = (module.with_suffix(".py"), module / "__init__.py")
+                waiting += [place for place in places if place.is_file()]
+    return {path.relative_to(ROOT).as_posix() for path in found if has_code(path)}
+
+
+def has_code(path: Path) -> bool:
+    """Whether a file holds more than its docstring."""
+    return len(ast.parse(path.read_text()).body) > 1
