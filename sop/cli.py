@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from sop.errors import UserError
-from sop.evaluation import MEASURES
+from sop.metrics import MEASURES
 from sop.presets import apply_preset, preset_names
 
 DESCRIPTION = """\

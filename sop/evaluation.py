@@ -18,11 +18,9 @@ from sop.dataset.index import Video
 from sop.dataset.mixtures import Mixture, MixtureReader, collate, evaluation_draws
 from sop.dsp.spectrogram import istft, separate
 from sop.errors import LeftOut, UserError
-from sop.metrics import bss_eval, si_sdr, summarise
+from sop.metrics import MEASURES, bss_eval, si_sdr, summarise
 from sop.model.pixelplayer import PixelPlayer, normalise_frames, separation_loss
 from sop.params import Params
-
-MEASURES = ("sdr", "sir", "sar", "si_sdr", "sdr_mixture", "sdr_improvement")
 
 # The published code calls a sound silent whose absolute samples sum to no more than this.
 SILENCE = 1e-5

@@ -13,6 +13,7 @@ from scipy import fft, linalg
 Signals = NDArray[np.floating[Any]]
 Decibels = NDArray[np.float64]
 
+MEASURES = ("sdr", "sir", "sar", "si_sdr", "sdr_mixture", "sdr_improvement")
 FILTER_TAPS = 512  # the distortion filter that BSS Eval forgives, as in mir_eval
 
 
@@ -126,7 +127,7 @@ def _checked(
 def _explained(gram: NDArray[np.float64], cross: NDArray[np.float64]) -> NDArray[np.float64]:
     """Energy of the projection on delayed references: (taps, taps) and (K, taps) to (K,)."""
     try:
-        weights = linalg.solve(gram, cross.T, assume_a="pos")
+        weights = linalg.cho_solve(linalg.cho_factor(gram), cross.T)
     except linalg.LinAlgError:
         # Sources that are filtered copies of each other: any least-squares solution projects alike.
         weights = linalg.lstsq(gram, cross.T)[0]
@@ -137,6 +138,7 @@ def _explained(gram: NDArray[np.float64], cross: NDArray[np.float64]) -> NDArray
 def _decibels(signal: NDArray[np.float64], noise: NDArray[np.float64]) -> Decibels:
     """Ratio of energies, within the +-156 dB that double precision can tell."""
     least = np.finfo(np.float64).eps
-    ratio = np.maximum(signal, 0) / np.maximum(noise, np.finfo(np.float64).tiny)
+    with np.errstate(over="ignore"):
+        ratio = np.maximum(signal, 0) / np.maximum(noise, np.finfo(np.float64).tiny)
     decibels: Decibels = 10 * np.log10(np.clip(ratio, least, 1 / least))
     return decibels

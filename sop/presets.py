@@ -59,5 +59,9 @@ def _merge(into: Any, values: Mapping[str, Any], path: str = "") -> Iterator[str
         if isinstance(value, Mapping) and isinstance(old, Mapping):
             yield from _merge(old, value, f"{path}{key}.")
         elif old != value:
-            into[key] = value
             yield f"{path}{key}: {old} -> {value}"
+            if isinstance(value, list) and isinstance(old, list):
+                # In place, so that a list on one line stays on it.
+                old[:] = value
+            else:
+                into[key] = value

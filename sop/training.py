@@ -19,7 +19,8 @@ from sop.dataset.index import Video
 from sop.dataset.mixtures import Batch, Draws, MixtureReader, TrainingMixtures, collate
 from sop.device import choose_device
 from sop.errors import UserError
-from sop.evaluation import MEASURES, Score, scores, separate_mixtures, summary
+from sop.evaluation import Score, scores, separate_mixtures, summary
+from sop.metrics import MEASURES
 from sop.model.checkpoint import load_weights, save_player
 from sop.model.pixelplayer import PixelPlayer, build, normalise_frames, separation_loss
 from sop.params import Params, TrainParams

@@ -2,6 +2,7 @@
 
 import ast
 import json
+import math
 import os
 import re
 import shutil
@@ -188,6 +189,44 @@ def test_wrong_parameter_stops_before_any_work(project):
     assert "model.channels: -1" in message
     assert "Traceback" not in done.stderr
     assert (project.folder / "dvc.lock").read_text() == before
+
+
+@pytest.mark.slow
+def test_real_recordings_run_through_and_every_clip_is_accounted_for(tmp_path, music_clips):
+    project = Project(tmp_path)
+    folder = music_clips[0].parent.parent
+    project.set(
+        {
+            "dataset.source": "local",
+            "dataset.local.folder": str(folder),
+            "index.shortest_seconds": 5.0,
+            "index.train_share": 0.7,
+            "mixture.audio_samples": 32767,
+            "train.epochs": 2,
+            "evaluate.mixtures": 8,
+        }
+    )
+    assert project.repro() == STAGES
+    results = {
+        stage: json.loads((project.folder / f"metrics/{stage}.json").read_text())
+        for stage in ("download", "extract", "index")
+    }
+    files = [path for path in folder.rglob("*") if path.is_file()]
+    assert len(files) == results["download"]["listed"]
+    for before, after in (("download", "extract"), ("extract", "index")):
+        left_out = results[after]["left_out"]
+        assert all(left_out["reasons"].values())
+        kept = (
+            results["index"]["train"] + results["index"]["validation"]
+            if after == "index"
+            else results[after]["videos"]
+        )
+        assert results[before]["videos"] == kept + left_out["count"]
+    measured = project.metrics()
+    assert measured["mixtures"]["counted"] + measured["mixtures"]["left_out"] == 8
+    assert measured["mixtures"]["counted"] > 0
+    for name in ("sdr", "sir", "sar", "si_sdr", "sdr_mixture", "sdr_improvement"):
+        assert math.isfinite(measured[name]["mean"])
 
 
 @pytest.mark.parametrize("stage", STAGES)

@@ -30,10 +30,11 @@ ZIP_ERRORS = (
     *(EOFError, OSError, RuntimeError, ValueError),
 )
 
-_PICTURE_ERRORS = (
-    *(UnidentifiedImageError, Image.DecompressionBombError),
-    *(OSError, SyntaxError, ValueError),
-)
+_PICTURE_ERRORS = (Image.DecompressionBombError, OSError, SyntaxError, ValueError)
+
+# After a seek an MP3 stays mute until the decoder has what frames store in earlier ones: at most 511
+# bytes, and the smallest frames hold 30 of them in 1152 samples.
+_MP3_RUN_UP = 20 * 1152
 
 # libsndfile takes a WAV that was cut off for a shorter one, and only its log tells. A WAV that was
 # written to a pipe does not know its length, and says the largest there is.
@@ -79,8 +80,9 @@ def read_audio(path: Path, centre_seconds: float, samples: int, sample_rate: int
         start = int(centre_seconds * file.samplerate) - wanted // 2
         if length >= wanted:
             start = min(max(start, 0), length - wanted)
-            file.seek(start)
-            audio = _read_exactly(file, wanted)
+            run_up = min(start, _MP3_RUN_UP) if file.format == "MP3" else 0
+            file.seek(start - run_up)
+            audio = _read_exactly(file, run_up + wanted)[run_up:]
         else:
             whole = _read_exactly(file, length)
             audio = whole[np.arange(start, start + wanted) % length]
@@ -181,6 +183,8 @@ def _square(jpeg: bytes, place: Path, size: int, crop: Crop) -> Frames:
             top = crop.top * (image.height - side)
             box = (left, top, left + side, top + side)
             square = image.convert("RGB").resize((size, size), Image.Resampling.BICUBIC, box=box)
+    except UnidentifiedImageError:
+        raise LeftOut(f"{place}: not readable as a picture (no JPEG)") from None
     except _PICTURE_ERRORS as error:
         raise LeftOut(f"{place}: not readable as a picture ({_reason(error)})") from None
     pixels = np.asarray(square)

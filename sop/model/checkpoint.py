@@ -91,8 +91,8 @@ def load_weights(player: PixelPlayer, weights: WeightsParams) -> None:
             load_net(getattr(player, name), net_state(load_checkpoint(path), name), str(path))
 
 
-def net_state(content: Mapping[str, Any], name: str) -> dict[str, Tensor]:
-    """The state of one net out of what a checkpoint file holds."""
+def net_state(content: Mapping[str, Any], name: str) -> Any:
+    """The state of one net out of what a checkpoint file holds; `load_net` says if it is none."""
     whole = content.get("model", content)
     if not isinstance(whole, Mapping):
         return whole

@@ -8,8 +8,9 @@ import pandas as pd
 import soundfile
 from numpy.typing import NDArray
 
-from sop.evaluation import MEASURES, NotCounted, Score, Separation
+from sop.evaluation import NotCounted, Score, Separation
 from sop.files import replacing, write_text
+from sop.metrics import MEASURES
 from sop.model.pixelplayer import PixelPlayer
 from sop.params import Params
 from sop.report.figure import write_figure

@@ -1,0 +1,328 @@
+import io
+import json
+import os
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import soundfile
+from PIL import Image
+
+from sop.dataset.index import (
+    DUETS,
+    TRAIN,
+    VALIDATION,
+    Index,
+    Video,
+    build_index,
+    count_frames,
+    read_index,
+    write_index,
+)
+from sop.errors import LeftOut, UserError
+from sop.params import IndexParams
+
+RATE = 8000
+FRAME_RATE = 8.0
+PARAMS = IndexParams(shortest_seconds=1.0, train_share=0.5, duets=False)
+ODD_NAMES = ("two words", 'quote\'s "both"', "-dash", "comma,comma", "naïve 二胡 ё", "[x]*?")
+
+
+def jpeg() -> bytes:
+    content = io.BytesIO()
+    Image.new("RGB", (16, 16)).save(content, "JPEG")
+    return content.getvalue()
+
+
+JPEG = jpeg()
+
+
+class Extracted:
+    """A folder of sounds and one of frames."""
+
+    def __init__(self, root: Path) -> None:
+        self.audio, self.frames = root / "audio", root / "frames"
+        self.audio.mkdir(parents=True)
+
+    def add(self, name: str, seconds: float = 2.0, frames: int | None = None) -> None:
+        count = round(seconds * FRAME_RATE) if frames is None else frames
+        self.add_sound(f"{name}.wav", seconds)
+        path = self.frames / f"{name}.zip"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with zipfile.ZipFile(path, "w") as archive:
+            for number in range(1, count + 1):
+                archive.writestr(f"{number:06d}.jpg", JPEG)
+
+    def add_sound(self, name: str, seconds: float = 2.0) -> Path:
+        path = self.audio / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        samples = np.random.default_rng(0).uniform(-0.1, 0.1, round(seconds * RATE))
+        soundfile.write(path, samples, RATE)
+        return path
+
+    def add_loose(self, folder: str, count: int = 16) -> Path:
+        path = self.frames / folder
+        path.mkdir(parents=True, exist_ok=True)
+        for number in range(1, count + 1):
+            (path / f"{number:06d}.jpg").write_bytes(JPEG)
+        return path
+
+    def index(self, seed: int = 1, **changes: Any) -> Index:
+        params = PARAMS.model_copy(update=changes)
+        return build_index(self.audio, self.frames, params, FRAME_RATE, seed)
+
+
+def sides(index: Index) -> dict[str, str]:
+    return {
+        video.name: side for side in ("train", "validation", "duets") for video in vars(index)[side]
+    }
+
+
+@pytest.fixture
+def extracted(tmp_path: Path) -> Extracted:
+    """Twelve videos of three instruments, and two duets."""
+    extracted = Extracted(tmp_path / "data")
+    for instrument in ("acoustic_guitar", "flute", "violin"):
+        for number in range(4):
+            extracted.add(f"{instrument}/{number}")
+    extracted.add("acoustic_guitar_violin/0")
+    extracted.add("flute_violin/0")
+    return extracted
+
+
+def test_two_runs_give_the_same_bytes(extracted: Extracted, tmp_path: Path) -> None:
+    written = []
+    for run in ("first", "second"):
+        index = extracted.index()
+        write_index(index, tmp_path / run)
+        files = {path.name: path.read_bytes() for path in (tmp_path / run).iterdir()}
+        written.append((files, json.dumps(index.summary())))
+    assert written[0] == written[1]
+    assert sorted(written[0][0]) == sorted([TRAIN, VALIDATION, DUETS])
+
+
+def test_index_does_not_depend_on_the_order_of_the_folder(
+    extracted: Extracted, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    expected = extracted.index()
+    glob = Path.glob
+    monkeypatch.setattr(Path, "glob", lambda *arguments: reversed(list(glob(*arguments))))
+    assert extracted.index() == expected
+
+
+def test_every_video_is_on_one_side(extracted: Extracted) -> None:
+    index = extracted.index()
+    names = [video.name for video in (*index.train, *index.validation, *index.duets)]
+    assert len(names) == len(set(names)) == 14
+    assert len(index.train) > 0
+    assert len(index.validation) > 0
+
+
+def test_adding_a_video_moves_no_other(extracted: Extracted) -> None:
+    before = sides(extracted.index())
+    for number in range(4, 20):
+        extracted.add(f"flute/{number}")
+        extracted.add(f"cello/{number}")
+    after = sides(extracted.index())
+    assert len(after) == len(before) + 32
+    assert before.items() <= after.items()
+
+
+def test_removing_a_video_moves_no_other(extracted: Extracted) -> None:
+    before = sides(extracted.index())
+    (extracted.audio / "flute" / "2.wav").unlink()
+    assert sides(extracted.index()) == {k: v for k, v in before.items() if k != "flute/2"}
+
+
+def test_raising_the_share_moves_videos_to_training_only(extracted: Extracted) -> None:
+    few = {video.name for video in extracted.index(train_share=0.3).train}
+    many = {video.name for video in extracted.index(train_share=0.7).train}
+    assert few < many
+
+
+def test_the_split_follows_the_seed_and_the_share(tmp_path: Path) -> None:
+    extracted = Extracted(tmp_path / "data")
+    for number in range(150):
+        extracted.add(f"flute/{number}", seconds=0.25)
+    first, second = (
+        extracted.index(seed, shortest_seconds=0.1, train_share=0.8) for seed in (1, 2)
+    )
+    assert sides(first) != sides(second)
+    for index in (first, second):
+        assert 105 <= len(index.train) <= 135
+
+
+def test_short_and_damaged_videos_are_counted_with_their_reasons(extracted: Extracted) -> None:
+    extracted.add("flute/short", seconds=0.5)
+    extracted.add("flute/few pictures", seconds=2, frames=4)
+    extracted.add_sound("flute/no pictures.wav")
+    extracted.add("flute/garbage")
+    (extracted.audio / "flute" / "garbage.wav").write_bytes(b"garbage" * 99)
+    extracted.add("flute/cut")
+    whole = (extracted.audio / "flute" / "cut.wav").read_bytes()
+    (extracted.audio / "flute" / "cut.wav").write_bytes(whole[:-1000])
+    extracted.add("flute/bad zip")
+    (extracted.frames / "flute" / "bad zip.zip").write_bytes(b"garbage" * 99)
+    extracted.add("flute/empty zip", frames=0)
+    extracted.add("flute/gap")
+    extracted.add_loose("flute/gap.mp4")
+    (extracted.frames / "flute" / "gap.zip").unlink()
+    (extracted.frames / "flute" / "gap.mp4" / "000007.jpg").unlink()
+
+    index = extracted.index()
+
+    reasons = {
+        "flute/short": "0.5 s is shorter than index.shortest_seconds, 1 s",
+        "flute/few pictures": "0.5 s is shorter",
+        "flute/no pictures": "no frames for this sound",
+        "flute/garbage": "garbage.wav: not readable as sound",
+        "flute/cut": "cut.wav: ends before the length that its header says",
+        "flute/bad zip": "bad zip.zip: not readable as frames",
+        "flute/empty zip": "empty zip.zip: holds no frames",
+        "flute/gap": "gap.mp4: frame 000007.jpg is missing",
+    }
+    assert index.left_out.keys() == reasons.keys()
+    for name, reason in reasons.items():
+        assert reason in index.left_out[name]
+        assert "\n" not in index.left_out[name]
+    assert len(sides(index)) == 14
+    summary = index.summary()
+    assert summary["left_out"] == {"count": 8, "reasons": index.left_out}
+    assert summary["train"] + summary["validation"] == 12
+    assert summary["frames"] == 12 * 16
+    counted = summary["category"]
+    assert counted["train"]["flute"] + counted["validation"].get("flute", 0) == 4
+
+
+def test_duets_are_listed_apart_or_join(extracted: Extracted, tmp_path: Path) -> None:
+    duets = {"acoustic_guitar_violin/0", "flute_violin/0"}
+    apart = extracted.index()
+    assert {video.name for video in apart.duets} == duets
+    together = extracted.index(duets=True)
+    assert together.duets == ()
+    assert sides(together).keys() == sides(apart).keys()
+    solos = {name: side for name, side in sides(apart).items() if name not in duets}
+    assert solos.items() <= sides(together).items()
+    write_index(apart, tmp_path / "index")
+    assert read_index(tmp_path / "index" / DUETS) == list(apart.duets)
+
+
+def test_published_layout_is_indexed(tmp_path: Path) -> None:
+    extracted = Extracted(tmp_path / "data")
+    for number in range(6):
+        extracted.add_sound(f"flute/id-{number}.mp3")
+        extracted.add_loose(f"flute/id-{number}.mp4")
+    index = extracted.index()
+    videos = sorted((*index.train, *index.validation), key=lambda video: video.name)
+    assert videos[0] == Video(
+        extracted.audio / "flute" / "id-0.mp3", extracted.frames / "flute" / "id-0.mp4", 16
+    )
+    assert len(videos) == 6
+
+
+def test_folder_of_frames_may_be_named_like_the_sound(tmp_path: Path) -> None:
+    extracted = Extracted(tmp_path / "data")
+    for number in range(6):
+        extracted.add_sound(f"flute/{number}.wav")
+        extracted.add_loose(f"flute/{number}")
+    index = extracted.index()
+    assert len(index.train) + len(index.validation) == 6
+
+
+def test_hidden_files_are_no_videos(extracted: Extracted) -> None:
+    before = extracted.index()
+    (extracted.audio / "flute" / ".DS_Store").write_bytes(b"x")
+    (extracted.audio / "manifest.json").write_text("{}")
+    assert extracted.index() == before
+
+
+def test_odd_names_survive_writing_and_reading(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    extracted = Extracted(Path("data"))
+    for name in ODD_NAMES:
+        extracted.add(f"flute/{name}")
+        extracted.add(f"{name}/plain")
+    index = extracted.index()
+    write_index(index, Path("index"))
+    assert read_index(Path("index") / TRAIN) == list(index.train)
+    assert read_index(Path("index") / VALIDATION) == list(index.validation)
+    for video in read_index(Path("index") / TRAIN):
+        assert video.audio.is_file()
+        assert video.frames.is_file()
+        assert count_frames(video.frames) == video.frame_count
+
+
+def test_list_has_the_published_form(extracted: Extracted, tmp_path: Path) -> None:
+    os.chdir(tmp_path)
+    index = build_index(Path("data/audio"), Path("data/frames"), PARAMS, FRAME_RATE, seed=1)
+    write_index(index, Path("index"))
+    text = (Path("index") / TRAIN).read_bytes().decode()
+    lines = text.split("\n")
+    assert lines.pop() == ""
+    assert len(lines) == len(index.train)
+    for line, video in zip(lines, index.train, strict=True):
+        name = f"{video.category}/{video.audio.stem}"
+        assert line == f"data/audio/{name}.wav,data/frames/{name}.zip,16"
+
+
+def test_published_list_is_read(tmp_path: Path) -> None:
+    path = tmp_path / "train.csv"
+    path.write_text(
+        "./data/audio/flute/jA2r.mp3,./data/frames/flute/jA2r.mp4,1580\r\n"
+        "./data/audio/acoustic_guitar/M3.mp3,./data/frames/acoustic_guitar/M3.mp4, 1762\r\n\r\n"
+    )
+    flute, guitar = read_index(path)
+    assert flute.name == "flute/jA2r"
+    assert flute.audio == Path("data/audio/flute/jA2r.mp3")
+    assert guitar.category == "acoustic_guitar"
+    assert guitar.frame_count == 1762
+
+
+@pytest.mark.parametrize(
+    "row", ["a.wav,a.zip", "a.wav,a.zip,16,1", "a.wav,a.zip,many", "a.wav,a.zip,-3", "a.wav,a.zip,"]
+)
+def test_row_of_another_form_is_named(tmp_path: Path, row: str) -> None:
+    path = tmp_path / "train.csv"
+    path.write_text(f"b.wav,b.zip,16\n{row}\n")
+    with pytest.raises(UserError, match="row 2: ") as error:
+        read_index(path)
+    assert str(path) in str(error.value)
+    assert row in str(error.value)
+    assert "AUDIO_PATH,FRAMES_PATH,NUMBER_FRAMES" in str(error.value)
+
+
+@pytest.mark.parametrize("content", ["naïve.wav,naïve.zip,16\n".encode("latin-1"), b"\0,a,3\n\xff"])
+def test_list_that_is_no_text_is_named(tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "train.csv"
+    path.write_bytes(content)
+    with pytest.raises(UserError, match=r"train\.csv: not readable as CSV"):
+        read_index(path)
+
+
+def test_list_that_is_not_there_is_named(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"val\.csv: no such list"):
+        read_index(tmp_path / "val.csv")
+
+
+def test_side_without_videos_says_what_to_change(extracted: Extracted, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="no video for validation among 14"):
+        extracted.index(train_share=0.999)
+    with pytest.raises(UserError, match="no video for training among 14"):
+        extracted.index(train_share=0.001)
+    with pytest.raises(UserError, match=r"14 left out.*index\.shortest_seconds"):
+        extracted.index(shortest_seconds=60.0)
+    with pytest.raises(UserError, match="among 0"):
+        Extracted(tmp_path / "empty").index()
+
+
+def test_frames_with_names_that_cannot_be_read_are_refused(tmp_path: Path) -> None:
+    for name in ("1.jpg", "0001.jpg", "000002.jpg", "000001.png", "999999999.jpg"):
+        folder = tmp_path / name.replace(".", "_")
+        folder.mkdir()
+        (folder / name).write_bytes(JPEG)
+        with pytest.raises(LeftOut, match=r"000001\.jpg is missing|holds no frames"):
+            count_frames(folder)

@@ -1,0 +1,358 @@
+import io
+import json
+import os
+import pickle
+import re
+import zipfile
+from collections import OrderedDict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from conftest import Reference, with_values
+from torch import Tensor, nn
+from torchvision.models import ResNet18_Weights, resnet18
+
+from sop.errors import UserError
+from sop.model.checkpoint import (
+    load_checkpoint,
+    load_imagenet,
+    load_net,
+    load_player,
+    load_weights,
+    published_names,
+    save_checkpoint,
+    save_player,
+)
+from sop.model.pixelplayer import PixelPlayer, build
+from sop.model.sound import SoundNet
+from sop.model.synthesizer import Synthesizer
+from sop.model.vision import VisionNet
+from sop.params import Params
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+PUBLISHED_NETS = {
+    "sound.unet5": lambda: SoundNet(5),
+    "sound.unet6": lambda: SoundNet(6),
+    "sound.unet7": lambda: SoundNet(7),
+    "frame.resnet18fc": lambda: VisionNet(dilated=False),
+    "frame.resnet18dilated": lambda: VisionNet(dilated=True),
+    "synthesizer.linear": lambda: Synthesizer("linear"),
+    "synthesizer.bias": lambda: Synthesizer("bias"),
+}
+
+
+class Trap:
+    """Creates a file when it is unpickled by anyone who trusts it."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return os.mkdir, (str(self.path),)
+
+
+@pytest.fixture
+def player(tiny_params: Params) -> PixelPlayer:
+    return build(tiny_params.model, tiny_params.spectrogram, seed=1)
+
+
+@pytest.fixture
+def saved(tmp_path: Path, player: PixelPlayer, tiny_params: Params) -> Path:
+    path = tmp_path / "model" / "last.pt"
+    save_player(path, player, tiny_params, step=12)
+    return path
+
+
+def published(net: nn.Module) -> dict[str, Tensor]:
+    """The state of a net as the published code writes it."""
+    state = net.state_dict()
+    return OrderedDict((theirs, state[ours]) for theirs, ours in published_names(net).items())
+
+
+def assert_same_weights(first: nn.Module, second: nn.Module) -> None:
+    expected = second.state_dict()
+    for name, value in first.state_dict().items():
+        assert torch.equal(value, expected[name]), name
+
+
+def refusal(path: Path, params: Params) -> str:
+    """The one line with which a file is refused, as initial weights and as a whole model."""
+    seed = build(params.model, params.spectrogram, seed=2)
+    before = {name: value.clone() for name, value in seed.state_dict().items()}
+    weights = params.model.weights.model_copy(update={"sound": str(path)})
+    with pytest.raises(UserError) as start:
+        load_weights(seed, weights)
+    for name, value in seed.state_dict().items():
+        assert torch.equal(value, before[name])
+    with pytest.raises(UserError) as whole:
+        load_player(path)
+    for error in (start, whole):
+        assert str(error.value).startswith(f"{path}: ")
+        assert "\n" not in str(error.value)
+        assert len(str(error.value)) < 500
+    return str(start.value).removeprefix(f"{path}: ")
+
+
+def test_saved_player_comes_back_with_its_parameters(
+    saved: Path, player: PixelPlayer, tiny_params: Params
+) -> None:
+    loaded, params = load_player(saved)
+    assert_same_weights(loaded, player)
+    assert params == tiny_params
+    assert not loaded.training
+    assert load_checkpoint(saved)["step"] == 12
+
+
+def test_whole_checkpoint_gives_each_net_its_start(
+    saved: Path, player: PixelPlayer, tiny_params: Params
+) -> None:
+    for name in ("sound", "vision", "synthesizer"):
+        other = build(tiny_params.model, tiny_params.spectrogram, seed=2)
+        scratch = build(tiny_params.model, tiny_params.spectrogram, seed=2)
+        weights = tiny_params.model.weights.model_copy(update={name: str(saved)})
+        load_weights(other, weights)
+        for net in ("sound", "vision", "synthesizer"):
+            assert_same_weights(
+                getattr(other, net), getattr(player if net == name else scratch, net)
+            )
+
+
+@pytest.mark.parametrize("prefix", ["", "module."])
+@pytest.mark.parametrize("old_format", [False, True])
+def test_published_files_load_as_initial_weights(
+    tmp_path: Path, tiny_params: Params, player: PixelPlayer, prefix: str, old_format: bool
+) -> None:
+    values = {"model.weights": {}}
+    for name, file in (
+        ("sound", "sound_best.pth"),
+        ("vision", "frame_best.pth"),
+        ("synthesizer", "synthesizer_best.pth"),
+    ):
+        state = {prefix + key: value for key, value in published(getattr(player, name)).items()}
+        torch.save(state, tmp_path / file, _use_new_zipfile_serialization=not old_format)
+        values["model.weights"][name] = str(tmp_path / file)
+    params = with_values(tiny_params, values)
+    other = build(params.model, params.spectrogram, seed=2)
+    load_weights(other, params.model.weights)
+    assert_same_weights(other, player)
+
+
+@pytest.mark.parametrize("name", PUBLISHED_NETS)
+def test_names_and_shapes_are_the_published_ones(reference: Reference, name: str) -> None:
+    shapes = json.loads((Path(reference.recipe.__file__).parent / "shapes.json").read_text())
+    net = PUBLISHED_NETS[name]()
+    ours = {key: list(value.shape) for key, value in published(net).items()}
+    assert ours == shapes[name]
+    assert len(set(published_names(net).values())) == len(net.state_dict())
+
+
+@pytest.mark.parametrize("name", ["sound.unet5", "frame.resnet18fc", "synthesizer.linear"])
+def test_published_state_fills_every_weight(reference: Reference, name: str) -> None:
+    state = {
+        key: torch.from_numpy(value) for key, value in reference.recipe.state_dict(name).items()
+    }
+    net = PUBLISHED_NETS[name]()
+    load_net(net, state, name)
+    for theirs, value in published(net).items():
+        assert torch.equal(value, state[theirs]), theirs
+
+
+@pytest.mark.filterwarnings("ignore:Detected pickle protocol")
+def test_file_that_would_execute_code_is_refused_unexecuted(
+    tmp_path: Path, tiny_params: Params
+) -> None:
+    trap = Trap(tmp_path / "executed")
+    pickle.loads(pickle.dumps(trap))  # noqa: S301
+    assert (tmp_path / "executed").exists()
+    (tmp_path / "executed").rmdir()
+
+    torch.save({"model": trap}, tmp_path / "new.pt")
+    torch.save({"model": trap}, tmp_path / "old.pt", _use_new_zipfile_serialization=False)
+    torch.save({"w": torch.zeros(2), "x": trap}, tmp_path / "hidden.pt")
+    (tmp_path / "plain.pt").write_bytes(pickle.dumps(trap))
+    for name in ("new.pt", "old.pt", "hidden.pt", "plain.pt"):
+        message = refusal(tmp_path / name, tiny_params)
+        assert "never loaded" in message
+        assert not (tmp_path / "executed").exists()
+
+
+def test_whole_pickled_modules_are_refused(tmp_path: Path, tiny_params: Params) -> None:
+    torch.save(nn.Linear(2, 2), tmp_path / "module.pt")
+    assert "never loaded" in refusal(tmp_path / "module.pt", tiny_params)
+
+
+def test_file_that_is_no_checkpoint_is_refused(
+    tmp_path: Path, saved: Path, tiny_params: Params
+) -> None:
+    content = saved.read_bytes()
+    other_zip = io.BytesIO()
+    with zipfile.ZipFile(other_zip, "w") as archive:
+        archive.writestr("000001.jpg", b"picture")
+    files = {
+        "truncated.pt": content[: len(content) // 2],
+        "one byte short.pt": content[:-1],
+        "header alone.pt": content[:40],
+        "empty.pt": b"",
+        "text.pt": b"<!DOCTYPE html><html>404</html>",
+        "zeros.pt": bytes(4096),
+        "other zip.pt": other_zip.getvalue(),
+        "naïve 'name'.pt": b"\x80\x02garbage",
+    }
+    for name, damaged in files.items():
+        path = tmp_path / name
+        path.write_bytes(damaged)
+        assert "checkpoint" in refusal(path, tiny_params), name
+    assert refusal(tmp_path / "none.pt", tiny_params) == "no such checkpoint"
+    assert "not a readable checkpoint" in refusal(tmp_path, tiny_params)
+
+
+@pytest.mark.filterwarnings("ignore:Detected pickle protocol")
+@pytest.mark.parametrize("old_format", [False, True])
+def test_damaged_file_is_refused_whatever_byte_is_wrong(tmp_path: Path, old_format: bool) -> None:
+    path = tmp_path / "damaged.pt"
+    state = {"model": {"bias": torch.zeros(3)}, "params": {"a": [1, 2.5, "x"]}, "step": 1}
+    torch.save(state, path, _use_new_zipfile_serialization=not old_format)
+    good = path.read_bytes()
+    rng = np.random.default_rng(0)
+    refused = 0
+    for _ in range(300):
+        damaged = bytearray(good)
+        for place in rng.integers(0, len(good), 12):
+            damaged[place] = rng.integers(256)
+        path.write_bytes(damaged)
+        try:
+            load_checkpoint(path)
+        except UserError as error:
+            refused += 1
+            assert str(error).startswith(f"{path}: ")
+            assert "\n" not in str(error)
+    assert refused > 100
+
+
+def test_foreign_content_is_refused(
+    tmp_path: Path, player: PixelPlayer, tiny_params: Params
+) -> None:
+    sound = player.sound.state_dict()
+    foreign: dict[str, Any] = {
+        "list.pt": [sound],
+        "tensor.pt": torch.zeros(3),
+        "nothing.pt": {},
+        "list inside.pt": {"model": [sound], "params": {}},
+        "number inside.pt": {"model": 3, "params": []},
+        "values.pt": {name: "text" for name in sound},
+        "none.pt": dict.fromkeys(sound, None),
+        "numbers.pt": {3: torch.zeros(2), None: torch.zeros(2)},
+        "optimizer.pt": {"state": {0: {"momentum": torch.zeros(2)}}, "param_groups": [{"lr": 1}]},
+    }
+    for name, content in foreign.items():
+        torch.save(content, tmp_path / name)
+        assert "not a" in refusal(tmp_path / name, tiny_params), name
+
+
+def test_other_architecture_is_named_by_its_first_differences(
+    tmp_path: Path, tiny_params: Params
+) -> None:
+    wider = with_values(tiny_params, {"model.sound_width": 8})
+    deeper = with_values(tiny_params, {"model.sound": "unet6", "mixture.audio_samples": 32767})
+    path = tmp_path / "other.pt"
+    for params, said in (
+        (wider, r"down\.0\.weight is \(8, 1, 4, 4\), not \(4, 1, 4, 4\).* and \d+ more"),
+        (deeper, r" is missing, .* and \d+ more"),
+    ):
+        other = build(params.model, params.spectrogram, seed=1)
+        torch.save(published(other.sound), path)
+        message = refusal(path, tiny_params)
+        assert re.search(said, message), message
+        assert "this SoundNet" in message
+        assert "model.*" in message
+
+
+def test_missing_and_unknown_weights_are_named(
+    tmp_path: Path, player: PixelPlayer, tiny_params: Params
+) -> None:
+    path = tmp_path / "sound.pt"
+    state = player.sound.state_dict()
+    value = state.pop("norm.bias")
+    state["extra"] = value
+    torch.save(state, path)
+    message = refusal(path, tiny_params)
+    assert "norm.bias is missing" in message
+    assert "extra is unknown" in message
+
+
+def test_checkpoint_of_other_parameters_names_what_is_wrong_with_them(
+    tmp_path: Path, player: PixelPlayer, tiny_params: Params
+) -> None:
+    path = tmp_path / "last.pt"
+    tree = tiny_params.model_dump()
+    tree["train"]["loss"] = "l3"
+    save_checkpoint(path, {"model": player.state_dict(), "params": tree, "step": 1})
+    with pytest.raises(UserError, match=r"last\.pt: train\.loss: 'l3'"):
+        load_player(path)
+    wider = with_values(tiny_params, {"model.channels": 16}).model_dump()
+    save_checkpoint(path, {"model": player.state_dict(), "params": wider, "step": 1})
+    with pytest.raises(UserError, match=r"last\.pt: not a checkpoint of this PixelPlayer"):
+        load_player(path)
+
+
+@pytest.mark.parametrize("error", [OSError("disk full"), KeyboardInterrupt()])
+def test_failed_save_leaves_the_previous_file(
+    saved: Path,
+    player: PixelPlayer,
+    tiny_params: Params,
+    monkeypatch: pytest.MonkeyPatch,
+    error: BaseException,
+) -> None:
+    before = saved.read_bytes()
+
+    def half(content: Any, path: Path) -> None:
+        Path(path).write_bytes(b"half")
+        raise error
+
+    monkeypatch.setattr(torch, "save", half)
+    with pytest.raises(type(error)):
+        save_player(saved, player, tiny_params, step=13)
+    assert saved.read_bytes() == before
+    assert [path.name for path in saved.parent.iterdir()] == [saved.name]
+
+
+def test_imagenet_weights_fill_the_trunk(
+    monkeypatch: pytest.MonkeyPatch, tiny_params: Params
+) -> None:
+    torch.manual_seed(0)
+    theirs = resnet18(weights=None)
+    monkeypatch.setattr(
+        ResNet18_Weights, "get_state_dict", lambda *_, **__: theirs.state_dict(), raising=False
+    )
+    params = with_values(
+        tiny_params, {"model.vision_width": 64, "model.weights.vision": "imagenet"}
+    )
+    player = build(params.model, params.spectrogram, seed=0)
+    head = player.vision.head.weight.clone()
+    load_weights(player, params.model.weights)
+    layers = nn.Sequential(*list(theirs.children())[:-2])
+    assert_same_weights(player.vision.trunk, layers)
+    assert torch.equal(player.vision.head.weight, head)
+
+
+def test_imagenet_weights_that_cannot_be_had_say_what_to_do(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def offline(*_: object, **__: object) -> None:
+        raise OSError("Name or service not known")
+
+    monkeypatch.setattr(ResNet18_Weights, "get_state_dict", offline, raising=False)
+    with pytest.raises(UserError) as error:
+        load_imagenet(VisionNet())
+    for part in (
+        "model.weights.vision",
+        "service not known",
+        "resnet18-",
+        "checkpoints",
+        "scratch",
+    ):
+        assert part in str(error.value)

@@ -1,0 +1,340 @@
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from conftest import with_values
+from torch import Tensor, nn
+from torchvision.models import resnet18
+
+from sop.localization import pixel_energy
+from sop.model.pixelplayer import (
+    PixelPlayer,
+    activate,
+    build,
+    normalise_frames,
+    separation_loss,
+)
+from sop.model.sound import SoundNet
+from sop.model.synthesizer import Synthesizer
+from sop.model.vision import VisionNet, pool_pixels
+from sop.params import Params
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+SAMPLES = 16383
+
+
+def tiny_player(params: Params, seed: int = 0, **changes: Any) -> PixelPlayer:
+    values = {key.replace("__", "."): value for key, value in changes.items()}
+    params = with_values(params, values)
+    return build(params.model, params.spectrogram, seed)
+
+
+def noise(*shape: int, seed: int = 0) -> Tensor:
+    rng = np.random.default_rng(seed)
+    return torch.from_numpy(rng.standard_normal(shape).astype(np.float32))
+
+
+def positive(*shape: int, seed: int = 0) -> Tensor:
+    return noise(*shape, seed=seed).abs() + 0.1
+
+
+def shaken(player: PixelPlayer) -> PixelPlayer:
+    """With weights large enough that every input shows in the output."""
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for parameter in player.sound.parameters():
+            parameter += 0.2 * torch.randn(parameter.shape, generator=generator)
+    return player
+
+
+@pytest.mark.parametrize(("levels", "rows"), [(5, 32), (6, 64), (7, 128)])
+def test_sound_net_keeps_height_and_width(levels: int, rows: int) -> None:
+    net = SoundNet(levels, channels=3, width=2)
+    for height, width in ((rows, rows), (2 * rows, rows)):
+        assert net(noise(2, 1, height, width)).shape == (2, 3, height, width)
+
+
+def test_sound_net_doubles_its_channels_up_to_eightfold() -> None:
+    net = SoundNet(levels=7, channels=32, width=64)
+    assert [layer.out_channels for layer in net.down] == [64, 128, 256, 512, 512, 512, 512]
+    assert net.up[0].out_channels == 32
+
+
+@pytest.mark.parametrize(("dilated", "side"), [(True, 4), (False, 2)])
+def test_vision_net_has_a_stride_of_16_if_dilated_else_32(dilated: bool, side: int) -> None:
+    net = VisionNet(channels=5, dilated=dilated, width=2).eval()
+    assert net(noise(2, 3, 3, 64, 64)).shape == (2, 3, 5, side, side)
+    assert net(noise(1, 1, 3, 64, 96)).shape == (1, 1, 5, side, side * 3 // 2)
+
+
+def test_vision_trunk_is_torchvisions_resnet() -> None:
+    net = VisionNet(dilated=False, width=64).eval()
+    published = resnet18(weights=None).eval()
+    layers = [*published.children()][:-2]
+    published = nn.Sequential(*layers)
+    assert net.trunk.state_dict().keys() == published.state_dict().keys()
+    net.trunk.load_state_dict(published.state_dict())
+    frames = noise(1, 2, 3, 64, 64)
+    with torch.inference_mode():
+        expected = net.head(published(frames[0]))
+        torch.testing.assert_close(net(frames)[0], expected)
+
+
+def test_every_other_pixel_of_the_dilated_net_is_one_of_the_plain_net() -> None:
+    dilated, plain = VisionNet(4, True, 2).eval(), VisionNet(4, False, 2).eval()
+    dilated.load_state_dict(plain.state_dict())
+    with torch.inference_mode():
+        full, coarse = (net.trunk(noise(1, 3, 64, 64)) for net in (dilated, plain))
+    torch.testing.assert_close(full[..., ::2, ::2], coarse)
+
+
+@pytest.mark.parametrize(("pooling", "reduce"), [("maxpool", torch.amax), ("avgpool", torch.mean)])
+def test_pooling_runs_over_frames_and_pixels(pooling: Any, reduce: Any) -> None:
+    features = noise(2, 3, 4, 5, 6)
+    torch.testing.assert_close(pool_pixels(features, pooling), reduce(features, dim=(1, 3, 4)))
+
+
+@pytest.mark.parametrize("kind", ["linear", "bias"])
+def test_synthesizer_weighs_components_by_image_features(kind: Any) -> None:
+    net = Synthesizer(kind, channels=3)
+    with torch.no_grad():
+        net.bias.fill_(0.25)
+        if net.scale is not None:
+            net.scale.copy_(torch.tensor([1.0, 2.0, -1.0]))
+    scale = [1.0, 2.0, -1.0] if kind == "linear" else [1.0, 1.0, 1.0]
+    image, sound = noise(2, 4, 3), noise(2, 3, 6, 7, seed=1)
+    logits = net(image, sound).detach()
+    assert logits.shape == (2, 4, 6, 7)
+    for mixture, source, row, column in ((0, 0, 0, 0), (1, 3, 5, 6), (0, 2, 3, 1)):
+        expected = 0.25 + sum(
+            scale[c] * float(image[mixture, source, c]) * float(sound[mixture, c, row, column])
+            for c in range(3)
+        )
+        assert float(logits[mixture, source, row, column]) == pytest.approx(expected, abs=1e-5)
+
+
+def test_synthesizer_gives_a_pixel_the_mask_of_its_features() -> None:
+    net = Synthesizer("linear", channels=3)
+    nn.init.normal_(net.scale)
+    image, sound = noise(2, 3, 4, 5), noise(2, 3, 6, 7, seed=1)
+    masks = net.pixelwise(image, sound)
+    assert masks.shape == (2, 4, 5, 6, 7)
+    for y, x in ((0, 0), (3, 4), (2, 1)):
+        torch.testing.assert_close(masks[:, y, x], net(image[:, None, :, y, x], sound)[:, 0])
+
+
+@pytest.mark.parametrize("sound", ["unet5", "unet6", "unet7"])
+@pytest.mark.parametrize("vision", ["resnet18fc", "resnet18dilated"])
+@pytest.mark.parametrize(("synthesizer", "log"), [("linear", True), ("bias", False)])
+def test_masks_have_the_spectrograms_shape_for_all_nets(
+    tiny_params: Params, sound: str, vision: str, synthesizer: str, log: bool
+) -> None:
+    player = tiny_player(
+        tiny_params,
+        model__sound=sound,
+        model__sound_width=1,
+        model__vision=vision,
+        model__vision_width=1,
+        model__synthesizer=synthesizer,
+        spectrogram__log_frequency=log,
+        mixture__audio_samples=65535,
+    ).eval()
+    spectra = player.spectra(0.1 * noise(1, 3, 65535))
+    rows = 256 if log else 512
+    assert spectra.mixture.shape == (1, 512, 128)
+    assert spectra.magnitude.shape == (1, rows, 128)
+    assert spectra.sources.shape == (1, 3, rows, 128)
+    with torch.inference_mode():
+        logits = player(spectra.magnitude, noise(1, 3, 2, 3, 32, 32))
+    assert logits.shape == player.true_masks(spectra).shape == (1, 3, rows, 128)
+    assert torch.isfinite(logits).all()
+
+
+def test_silence_stays_finite(tiny_params: Params) -> None:
+    player = tiny_player(tiny_params).eval()
+    spectra = player.spectra(torch.zeros(1, 2, SAMPLES))
+    with torch.inference_mode():
+        assert torch.isfinite(player(spectra.magnitude, noise(1, 2, 1, 3, 32, 32))).all()
+    assert player.true_masks(spectra).sum() == 0
+
+
+def test_mixture_is_the_sum_of_the_sources(tiny_params: Params) -> None:
+    player = tiny_player(tiny_params)
+    audio = 0.1 * noise(2, 3, SAMPLES)
+    spectra, alone = player.spectra(audio), player.spectra(audio.sum(1, keepdim=True))
+    torch.testing.assert_close(spectra.mixture, alone.mixture)
+    torch.testing.assert_close(spectra.magnitude, alone.sources[:, 0], atol=1e-5, rtol=1e-5)
+
+
+def test_seed_decides_the_weights_and_the_global_generator_is_left_alone(
+    tiny_params: Params,
+) -> None:
+    torch.manual_seed(1)
+    before = torch.random.get_rng_state()
+    first = tiny_player(tiny_params, seed=3).state_dict()
+    assert torch.equal(torch.random.get_rng_state(), before)
+    torch.manual_seed(99)
+    again, other = (tiny_player(tiny_params, seed=seed).state_dict() for seed in (3, 4))
+    for name, value in first.items():
+        assert torch.equal(again[name], value), name
+    assert not torch.equal(other["sound.down.0.weight"], first["sound.down.0.weight"])
+    assert not torch.equal(other["vision.trunk.0.weight"], first["vision.trunk.0.weight"])
+    assert not torch.equal(other["vision.head.weight"], first["vision.head.weight"])
+
+
+def test_initial_weights_have_the_published_spread(tiny_params: Params) -> None:
+    player = tiny_player(tiny_params, model__sound_width=16, model__vision_width=16)
+    convolution = player.sound.down[3].weight.detach()
+    assert float(convolution.mean()) == pytest.approx(0, abs=1e-4)
+    assert float(convolution.std()) == pytest.approx(1e-3, rel=0.05)
+    norm = player.sound.up_norm[3].weight.detach()
+    assert float(norm.mean()) == pytest.approx(1, abs=0.01)
+    assert float(norm.std()) == pytest.approx(0.02, rel=0.3)
+    trunk = player.vision.trunk[7][1].conv2.weight.detach()
+    assert float(trunk.std()) == pytest.approx((2 / (9 * 128)) ** 0.5, rel=0.05)
+    assert player.synthesizer.scale.tolist() == [1.0] * 8
+    assert player.synthesizer.bias.tolist() == [0.0]
+
+
+def test_evaluation_in_one_pass_equals_source_by_source(tiny_params: Params) -> None:
+    player = shaken(tiny_player(tiny_params)).double().eval()
+    magnitude, frames = positive(2, 256, 32).double(), noise(2, 3, 2, 3, 32, 32).double()
+    with torch.inference_mode():
+        together = player(magnitude, frames)
+        for mixture in range(2):
+            for source in range(3):
+                alone = player(
+                    magnitude[mixture : mixture + 1], frames[mixture, source][None, None]
+                )
+                torch.testing.assert_close(together[mixture, source], alone[0, 0])
+    assert (together[:, 0] - together[:, 1]).abs().max() > 1e-4
+
+
+def test_training_normalises_each_source_by_its_own_statistics(tiny_params: Params) -> None:
+    frames = noise(4, 2, 2, 3, 32, 32)
+    frames[:, 1] = 5 * frames[:, 1] + 3
+    player = tiny_player(tiny_params).train()
+    features = player.image_features(frames)
+    for source in range(2):
+        alone = tiny_player(tiny_params).train().image_features(frames[:, source : source + 1])
+        torch.testing.assert_close(features[:, source : source + 1], alone)
+
+
+def test_pooled_pixels_are_the_image_features(tiny_params: Params) -> None:
+    player = tiny_player(tiny_params, model__image_activation="sigmoid").eval()
+    frames = noise(2, 1, 3, 3, 32, 32)
+    with torch.inference_mode():
+        pixels = player.pixel_features(frames[:, 0])
+        pooled = player.image_features(frames)[:, 0]
+    assert pixels.shape == (2, 3, 8, 2, 2)
+    # A sigmoid keeps the order, so the largest stays the largest.
+    torch.testing.assert_close(pixels.amax(dim=(1, 3, 4)), pooled)
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("none", [[-1.0, 2.0], [0.0, 1.0]]),
+        ("relu", [[0.0, 2.0], [0.0, 1.0]]),
+        ("sigmoid", [[0.268941, 0.880797], [0.5, 0.731059]]),
+        ("tanh", [[-0.761594, 0.964028], [0.0, 0.761594]]),
+        ("softmax", [[0.047426, 0.952574], [0.268941, 0.731059]]),
+    ],
+)
+def test_activations(name: Any, expected: list[list[float]]) -> None:
+    x = torch.tensor([[-1.0, 2.0], [0.0, 1.0]])
+    torch.testing.assert_close(activate(x, name, 1), torch.tensor(expected), atol=1e-5, rtol=0)
+
+
+def test_softmax_runs_over_channels_of_features_and_sources_of_masks(tiny_params: Params) -> None:
+    player = tiny_player(
+        tiny_params,
+        model__image_activation="softmax",
+        model__sound_activation="softmax",
+        model__output_activation="softmax",
+    ).eval()
+    with torch.inference_mode():
+        image = player.image_features(noise(2, 3, 1, 3, 32, 32))
+        sound = player.sound_features(positive(2, 256, 32))
+        pixels = player.pixel_features(noise(2, 1, 3, 32, 32))
+    torch.testing.assert_close(image.sum(-1), torch.ones(2, 3))
+    torch.testing.assert_close(sound.sum(1), torch.ones(2, 256, 32))
+    torch.testing.assert_close(pixels.sum(2), torch.ones(2, 1, 2, 2))
+    torch.testing.assert_close(player.masks(noise(2, 3, 4, 5)).sum(1), torch.ones(2, 4, 5))
+
+
+def test_frames_are_normalised_as_imagenet_is() -> None:
+    frames = torch.zeros(1, 2, 4, 6, 3, dtype=torch.uint8)
+    frames[0, 1, 2, 3] = torch.tensor([255, 0, 51], dtype=torch.uint8)
+    normalised = normalise_frames(frames)
+    assert normalised.shape == (1, 2, 3, 4, 6)
+    assert normalised.dtype == torch.float32
+    expected = [(1 - 0.485) / 0.229, (0 - 0.456) / 0.224, (0.2 - 0.406) / 0.225]
+    np.testing.assert_allclose(normalised[0, 1, :, 2, 3], expected, rtol=1e-5)
+
+
+def test_loss_is_the_weighted_mean_over_bins_sources_and_mixtures(tiny_params: Params) -> None:
+    logits, magnitude = noise(2, 2, 8, 4), 30 * positive(2, 8, 4, seed=1)
+    magnitude[0, 0, 0], magnitude[0, 0, 1] = 1e-9, 1e9
+    truth = (noise(2, 2, 8, 4, seed=2) > 0).float()
+    weight = np.clip(np.log(1 + magnitude.numpy()), 0.001, 10)[:, None]
+    for activation, binary in (("sigmoid", True), ("softmax", True), ("none", False)):
+        masks = activate(logits, activation, 1).numpy()  # type: ignore[arg-type]
+        distances = {"l1": np.abs(masks - truth.numpy()), "l2": (masks - truth.numpy()) ** 2}
+        if binary:
+            distances = {"bce": -np.log(np.where(truth.numpy() == 1, masks, 1 - masks))}
+        for loss, distance in distances.items():
+            for weighted in (True, False):
+                values = {
+                    "model.mask": "binary" if binary else "ratio",
+                    "model.output_activation": activation,
+                    "train.loss": loss,
+                    "train.weighted_loss": weighted,
+                }
+                params = with_values(tiny_params, values)
+                player = build(params.model, params.spectrogram, 0)
+                spectra = player.spectra(torch.zeros(1, 2, SAMPLES))._replace(magnitude=magnitude)
+                got = separation_loss(logits, spectra, truth, params.model, params.train)
+                expected = float((distance * weight if weighted else distance).mean())
+                assert float(got) == pytest.approx(expected, rel=1e-4)
+
+
+def test_pixel_energy_is_the_energy_that_each_pixels_mask_lets_through(
+    tiny_params: Params,
+) -> None:
+    player = shaken(tiny_player(tiny_params, spectrogram__log_frequency=False)).eval()
+    with torch.inference_mode():
+        spectra = player.spectra(0.1 * noise(2, 2, SAMPLES))
+        frames = noise(2, 3, 3, 32, 48)
+        energy = pixel_energy(player, spectra, frames)
+        assert energy.shape == (2, 3, 2, 3)
+        sound = player.sound_features(spectra.magnitude)
+        pixel = player.pixel_features(frames)[:, 2, :, 1, 0]
+        mask = player.masks(player.synthesizer(pixel[:, None], sound))[:, 0]
+        expected = ((mask * spectra.mixture.abs()) ** 2).sum(dim=(1, 2))
+    torch.testing.assert_close(energy[:, 2, 1, 0], expected, rtol=1e-4, atol=0)
+
+
+def test_pixels_with_full_masks_let_the_whole_sound_through(tiny_params: Params) -> None:
+    player = tiny_player(tiny_params).eval()
+    with torch.inference_mode():
+        spectra = player.spectra(0.1 * noise(1, 2, SAMPLES))
+        player.synthesizer.bias.fill_(60.0)
+        energy = pixel_energy(player, spectra, noise(1, 1, 3, 32, 32))
+        whole = spectra.mixture.abs().square().sum()
+        torch.testing.assert_close(energy, whole.expand(1, 1, 2, 2), rtol=1e-3, atol=0)
+        player.synthesizer.bias.fill_(-60.0)
+        assert pixel_energy(player, spectra, noise(1, 1, 3, 32, 32)).max() < 1e-6 * whole
+
+
+def test_every_weight_learns(tiny_params: Params) -> None:
+    player = shaken(tiny_player(tiny_params)).train()
+    spectra = player.spectra(0.1 * noise(2, 2, SAMPLES))
+    logits = player(spectra.magnitude, noise(2, 2, 2, 3, 32, 32))
+    F.binary_cross_entropy_with_logits(logits, player.true_masks(spectra)).backward()
+    for name, parameter in player.named_parameters():
+        assert parameter.grad is not None, name
+        assert parameter.grad.abs().sum() > 0, name

@@ -1,0 +1,260 @@
+import os
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import ROOT
+from ruamel.yaml import YAML
+
+from sop.errors import UserError
+from sop.params import load_params
+
+TEXT = (ROOT / "params.yaml").read_text(encoding="utf-8")
+REMOVED = object()
+
+# As far apart as the schema lets them be, so that no test of one value meets another's limits.
+FITTING = {
+    "dataset.synthetic.seconds": 30.0,
+    "index.shortest_seconds": 10.0,
+    "mixture.audio_samples": 65535,
+    "spectrogram.stft_frame": 1022,
+    "spectrogram.stft_hop": 256,
+    "spectrogram.log_frequency": True,
+    "model.sound": "unet7",
+    "model.vision_width": 64,
+    "model.output_activation": "sigmoid",
+    "model.mask": "binary",
+    "train.loss": "bce",
+}
+
+
+def complaint(folder: Path, values: dict[str, Any]) -> str:
+    """What is said about a params.yaml with these values in it; empty if it is valid."""
+    yaml = YAML()
+    tree = yaml.load(TEXT)
+    for key, value in (FITTING | values).items():
+        *sections, last = key.split(".")
+        section = tree
+        for name in sections:
+            section = section[name]
+        if value is REMOVED:
+            del section[last]
+        else:
+            section[last] = value
+    path = folder / "params.yaml"
+    with path.open("w", encoding="utf-8") as file:
+        yaml.dump(tree, file)
+    return read_complaint(path)
+
+
+def read_complaint(path: Path) -> str:
+    try:
+        load_params(path)
+    except UserError as error:
+        assert "\n" not in str(error)
+        assert str(error).startswith(f"{path}: ")
+        return str(error).removeprefix(f"{path}: ")
+    return ""
+
+
+def test_params_in_git_are_valid() -> None:
+    assert load_params(ROOT / "params.yaml").dataset.source == "synthetic"
+
+
+def test_fitting_values_are_valid(tmp_path: Path) -> None:
+    assert complaint(tmp_path, {}) == ""
+
+
+def test_every_value_has_a_comment() -> None:
+    explained = {0: False}
+    missing = []
+    for number, line in enumerate(TEXT.splitlines(), start=1):
+        indent = len(line) - len(line.lstrip())
+        if not line.strip() or line.lstrip().startswith("#"):
+            continue
+        value, _, comment = line.partition(" #")
+        explained[indent + 2] = bool(comment)
+        # What a section's own comment says holds for each of its values.
+        if not value.rstrip().endswith(":") and not comment and not explained[indent]:
+            missing.append(f"line {number}: {line.strip()}")
+    assert not missing
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "said"),
+    [
+        ("train.epoch", 3, ["train.epoch: unknown key"]),
+        ("train.int", 3, ["train.int: unknown key"]),
+        ("extra", {}, ["extra: unknown key"]),
+        ("train.7", 7, ["train.7: unknown key"]),
+        ("train.epochs", REMOVED, ["train.epochs: missing"]),
+        ("evaluate", REMOVED, ["evaluate: missing"]),
+        ("evaluate", 5, ["evaluate: 5 ", "section"]),
+        ("train.epochs", "ten", ["train.epochs: 'ten'", "integer"]),
+        ("train.epochs", "10", ["train.epochs: '10'", "integer"]),
+        ("train.epochs", 1.5, ["train.epochs: 1.5", "integer"]),
+        ("train.epochs", True, ["train.epochs: True", "integer"]),
+        ("train.epochs", None, ["train.epochs: None", "integer"]),
+        ("train.epochs", 0, ["train.epochs: 0", "1"]),
+        ("train.weighted_loss", 1, ["train.weighted_loss: 1", "boolean"]),
+        ("train.loss", "BCE", ["train.loss: 'BCE'", "'bce'", "'l1'", "'l2'"]),
+        ("train.momentum", 1.0, ["train.momentum: 1.0", "less than 1"]),
+        ("train.weight_decay", -1e-4, ["train.weight_decay: -0.0001", "0"]),
+        ("train.weight_decay", float("inf"), ["train.weight_decay: inf", "finite"]),
+        ("train.weight_decay", float("nan"), ["train.weight_decay: nan", "finite"]),
+        ("train.learning_rate_steps", [40, 0], ["train.learning_rate_steps.1: 0", "1"]),
+        ("train.learning_rate_steps", 40, ["train.learning_rate_steps: 40", "list"]),
+        ("index.train_share", 1, ["index.train_share: 1", "less than 1"]),
+        ("seed", -1, ["seed: -1", "0"]),
+        ("seed", 2**32, [f"seed: {2**32}", f"{2**32}"]),
+        ("workers", 0, ["workers: 0", "1", "'auto'"]),
+        ("workers", "many", ["workers: 'many'", "integer", "'auto'"]),
+        ("device", "gpu", ["device: 'gpu'", "auto", "cpu", "cuda"]),
+        ("dataset.source", "youtube", ["dataset.source: 'youtube'", "'synthetic'", "'music21'"]),
+        ("dataset.synthetic.width", 97, ["dataset.synthetic.width: 97", "multiple of 2"]),
+        ("dataset.local.folder", "", ["dataset.local.folder: ''", "not empty"]),
+        ("dataset.music.video_url", "http://host/", ["'http://host/'", "{id}"]),
+        ("dataset.music.list_url", "{file}", ["dataset.music.list_url: '{file}'", "{file}"]),
+        ("model.weights.sound", "imagenet", ["model.weights.sound: 'imagenet'", "scratch"]),
+        ("model.weights.synthesizer", "", ["model.weights.synthesizer: ''", "scratch"]),
+    ],
+)
+def test_wrong_key_or_value_is_named_with_what_is_allowed(
+    tmp_path: Path, key: str, value: object, said: list[str]
+) -> None:
+    message = complaint(tmp_path, {key: value})
+    for part in said:
+        assert part in message
+    assert ";" not in message
+
+
+@pytest.mark.parametrize(
+    ("values", "said"),
+    [
+        (
+            {"model.mask": "binary", "train.loss": "l1"},
+            ["train.loss 'l1'", "model.mask 'binary'", "loss bce", "mask ratio"],
+        ),
+        (
+            {"model.mask": "ratio", "train.loss": "bce"},
+            ["train.loss 'bce'", "model.mask 'ratio'", "l1 or l2", "mask binary"],
+        ),
+        (
+            {"model.output_activation": "relu"},
+            ["model.output_activation 'relu'", "'bce'", "sigmoid or softmax"],
+        ),
+        (
+            {"spectrogram.stft_hop": 513},
+            ["spectrogram.stft_hop 513", "at most", "512"],
+        ),
+        (
+            {"mixture.audio_samples": 60000},
+            ["256 rows by 235 columns", "60000", "'unet7'", "multiples of 128"],
+        ),
+        (
+            {"spectrogram.log_frequency": False, "spectrogram.stft_frame": 1024},
+            ["513 rows by 256 columns", "1024", "'unet7'", "multiples of 128"],
+        ),
+        (
+            {"model.weights.vision": "imagenet", "model.vision_width": 16},
+            ["model.vision_width 16", "'imagenet'", "64"],
+        ),
+        (
+            {"dataset.synthetic.seconds": 8.0},
+            ["dataset.synthetic.seconds 8.0", "index.shortest_seconds 10.0"],
+        ),
+    ],
+)
+def test_values_that_exclude_each_other_are_named_with_what_is_allowed(
+    tmp_path: Path, values: dict[str, Any], said: list[str]
+) -> None:
+    message = complaint(tmp_path, values)
+    for part in said:
+        assert part in message
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"spectrogram.stft_hop": 512},
+        {"model.sound": "unet5", "mixture.audio_samples": 24575},
+        {"model.mask": "ratio", "train.loss": "l2", "model.output_activation": "relu"},
+        {"model.output_activation": "softmax"},
+        {"spectrogram.log_frequency": False},
+        {"model.weights.vision": "imagenet"},
+        {"dataset.synthetic.seconds": 8.0, "dataset.source": "local"},
+        {"workers": 3, "device": "cuda:1", "train.learning_rate_steps": []},
+    ],
+)
+def test_values_that_fit_each_other_are_valid(tmp_path: Path, values: dict[str, Any]) -> None:
+    assert complaint(tmp_path, values) == ""
+
+
+def test_all_mistakes_are_named_at_once(tmp_path: Path) -> None:
+    values = {"train.epoch": 3, "seed": "x", "mixture": REMOVED, "evaluate.shown": -1}
+    message = complaint(tmp_path, values)
+    for part in ("train.epoch", "seed: 'x'", "mixture: missing", "evaluate.shown: -1"):
+        assert part in message
+
+
+def test_all_pairs_that_do_not_fit_are_named_at_once(tmp_path: Path) -> None:
+    values = {"train.loss": "l2", "spectrogram.stft_hop": 600, "dataset.synthetic.seconds": 8.0}
+    message = complaint(tmp_path, values)
+    for part in ("train.loss 'l2'", "spectrogram.stft_hop 600", "dataset.synthetic.seconds 8.0"):
+        assert part in message
+
+
+@pytest.mark.parametrize("written", ["1e-3", "1.0e-3", "0.001", "1E-3"])
+def test_numbers_are_read_however_they_are_written(tmp_path: Path, written: str) -> None:
+    path = tmp_path / "params.yaml"
+    text, count = re.subn(r"(?m)^(  weight_decay:) \S+", rf"\1 {written}", TEXT)
+    assert count == 1
+    path.write_text(text, encoding="utf-8")
+    assert load_params(path).train.weight_decay == 0.001
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        (TEXT + "seed: 3\n", [f"line {len(TEXT.splitlines()) + 1}", '"seed"', "1234"]),
+        (TEXT.replace("  epochs:", "\tepochs:"), ["line", "\\t"]),
+        ("seed: [1, 2\n", ["YAML", "line"]),
+        ("seed: !!python/object/apply:os.getcwd []\n", ["YAML", "os.getcwd"]),
+        ("", ["holds no parameters"]),
+        ("# nothing but a comment\n", ["holds no parameters"]),
+        ("- a\n- list\n", ["holds no parameters"]),
+    ],
+    ids=["duplicate key", "tab", "open bracket", "python tag", "empty", "comment", "list"],
+)
+def test_file_that_holds_no_parameters_says_why(tmp_path: Path, text: str, said: list[str]) -> None:
+    path = tmp_path / "params.yaml"
+    path.write_text(text, encoding="utf-8")
+    message = read_complaint(path)
+    for part in said:
+        assert part in message
+
+
+def test_file_that_is_no_text_says_so(tmp_path: Path) -> None:
+    path = tmp_path / "params.yaml"
+    path.write_bytes(b"seed: \xff\xfe\n")
+    assert "not readable" in read_complaint(path)
+    assert "not readable" in read_complaint(tmp_path)
+
+
+def test_missing_file_says_where_to_run(tmp_path: Path) -> None:
+    assert "not found; run from the root" in read_complaint(tmp_path / "params.yaml")
+
+
+def test_workers_are_the_cores_that_may_be_used(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert complaint(tmp_path, {"workers": "auto"}) == ""
+    params = load_params(tmp_path / "params.yaml")
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {4, 5, 7}, raising=False)
+    assert params.worker_count == 3
+    monkeypatch.delattr(os, "sched_getaffinity")
+    monkeypatch.setattr(os, "cpu_count", lambda: 6)
+    assert params.worker_count == 6
+    assert complaint(tmp_path, {"workers": 2}) == ""
+    assert load_params(tmp_path / "params.yaml").worker_count == 2

@@ -1,0 +1,193 @@
+import difflib
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import ROOT
+from ruamel.yaml import YAML
+
+from sop.errors import UserError
+from sop.params import load_params
+from sop.presets import apply_preset, preset_names
+
+PRESETS = ROOT / "presets"
+TEXT = (ROOT / "params.yaml").read_text(encoding="utf-8")
+
+# The published experiment, as issue 2 lists it.
+PUBLISHED = {
+    "seed": 1234,
+    "extract.frame_rate": 8,
+    "extract.sample_rate": 11025,
+    "index.shortest_seconds": 20,
+    "index.train_share": 0.8,
+    "mixture.sources": 2,
+    "mixture.same_category": True,
+    "mixture.audio_samples": 65535,
+    "mixture.frames": 3,
+    "mixture.frame_stride": 24,
+    "mixture.image_size": 224,
+    "spectrogram.stft_frame": 1022,
+    "spectrogram.stft_hop": 256,
+    "spectrogram.log_frequency": True,
+    "model.sound": "unet7",
+    "model.sound_width": 64,
+    "model.vision": "resnet18dilated",
+    "model.vision_width": 64,
+    "model.synthesizer": "linear",
+    "model.channels": 32,
+    "model.image_pooling": "maxpool",
+    "model.image_activation": "sigmoid",
+    "model.sound_activation": "none",
+    "model.output_activation": "sigmoid",
+    "model.mask": "binary",
+    "model.weights.sound": "scratch",
+    "model.weights.vision": "imagenet",
+    "model.weights.synthesizer": "scratch",
+    "train.loss": "bce",
+    "train.weighted_loss": True,
+    "train.repeats": 100,
+    "train.epochs": 100,
+    "train.batch_size": 20,
+    "train.devices": 4,
+    "train.optimizer": "sgd",
+    "train.learning_rate.sound": 1e-3,
+    "train.learning_rate.vision": 1e-4,
+    "train.learning_rate.synthesizer": 1e-3,
+    "train.schedule": "steps",
+    "train.learning_rate_steps": [40, 80],
+    "train.momentum": 0.9,
+    "train.weight_decay": 1e-4,
+    "evaluate.mixtures": 256,
+    "evaluate.shown": 40,
+    "evaluate.mask_threshold": 0.5,
+}
+
+
+@pytest.fixture
+def params_path(tmp_path: Path) -> Path:
+    path = tmp_path / "params.yaml"
+    path.write_text(TEXT, encoding="utf-8")
+    return path
+
+
+def at(tree: Any, key: str) -> Any:
+    for name in key.split("."):
+        tree = tree[name]
+    return tree
+
+
+def foreign(value: Any) -> Any:
+    """A value of the same kind that is not the published one."""
+    match value:
+        case bool():
+            return not value
+        case int() | float():
+            return value * 3
+        case list():
+            return [7, *value]
+    return f"other {value}"
+
+
+def test_there_are_the_published_experiments() -> None:
+    assert preset_names(PRESETS) == ["music", "music21"]
+
+
+@pytest.mark.parametrize("name", ["music", "music21"])
+def test_preset_writes_every_published_value(params_path: Path, name: str) -> None:
+    yaml = YAML()
+    tree = yaml.load(TEXT)
+    for key, value in PUBLISHED.items():
+        section, _, last = key.rpartition(".")
+        (at(tree, section) if section else tree)[last] = foreign(value)
+    with params_path.open("w", encoding="utf-8") as file:
+        yaml.dump(tree, file)
+
+    changes = apply_preset(name, params_path, PRESETS)
+
+    params = load_params(params_path).model_dump()
+    assert {key: at(params, key) for key in PUBLISHED} == PUBLISHED
+    assert params["dataset"]["source"] == name
+    assert {change.partition(":")[0] for change in changes} >= PUBLISHED.keys()
+
+
+def test_music_has_the_list_of_duets_and_music21_has_none(params_path: Path) -> None:
+    apply_preset("music21", params_path, PRESETS)
+    assert not load_params(params_path).dataset.music.duets
+    apply_preset("music", params_path, PRESETS)
+    assert load_params(params_path).dataset.music.duets
+
+
+@pytest.mark.parametrize("name", ["music", "music21"])
+def test_only_the_values_of_changed_keys_differ(params_path: Path, name: str) -> None:
+    text = TEXT.replace("learning_rate_steps: [40, 80]", "learning_rate_steps: [4]")
+    assert text != TEXT
+    params_path.write_text(text, encoding="utf-8")
+
+    changes = apply_preset(name, params_path, PRESETS)
+
+    removed, added = [], []
+    for line in difflib.ndiff(text.splitlines(), params_path.read_text("utf-8").splitlines()):
+        if line.startswith("- "):
+            removed.append(line[2:])
+        elif line.startswith("+ "):
+            added.append(line[2:])
+    assert len(removed) == len(added) == len(changes)
+    for before, after, change in zip(removed, added, changes, strict=True):
+        key, _, values = change.partition(": ")
+        old, _, new = values.partition(" -> ")
+        assert before.partition(":")[0] == after.partition(":")[0]
+        assert before.partition(":")[0].strip() == key.split(".")[-1]
+        assert before.partition("#")[1:] == after.partition("#")[1:]
+        assert YAML(typ="safe").load(before.partition(":")[2]) == YAML(typ="safe").load(old)
+        assert YAML(typ="safe").load(after.partition(":")[2]) == YAML(typ="safe").load(new)
+    assert any("learning_rate_steps: [40, 80]" in line for line in added)
+
+
+@pytest.mark.parametrize("name", ["music", "music21"])
+def test_applying_twice_changes_nothing(params_path: Path, name: str) -> None:
+    assert apply_preset(name, params_path, PRESETS)
+    once = params_path.read_bytes()
+    assert apply_preset(name, params_path, PRESETS) == []
+    assert params_path.read_bytes() == once
+
+
+def test_unknown_preset_names_those_that_there_are(params_path: Path) -> None:
+    with pytest.raises(UserError, match="'musik'.*music, music21"):
+        apply_preset("musik", params_path, PRESETS)
+    with pytest.raises(UserError, match="none"):
+        apply_preset("music", params_path, params_path.parent / "elsewhere")
+    assert params_path.read_text("utf-8") == TEXT
+
+
+@pytest.mark.parametrize(
+    ("preset", "said"),
+    [
+        ("train: {epochs: 0}", r"train\.epochs: 0"),
+        ("train: {epoch: 3}", r"train\.epoch: unknown"),
+        ("train: 3", "train: 3"),
+        ("train: {loss: l1}\nmodel: {mask: binary}", "'l1'"),
+    ],
+)
+def test_preset_that_would_leave_invalid_params_writes_nothing(
+    params_path: Path, preset: str, said: str
+) -> None:
+    folder = params_path.parent / "presets"
+    folder.mkdir()
+    (folder / "bad.yaml").write_text(preset)
+    with pytest.raises(UserError, match=f"params.yaml with preset bad: .*{said}"):
+        apply_preset("bad", params_path, folder)
+    assert params_path.read_text("utf-8") == TEXT
+    assert sorted(path.name for path in params_path.parent.iterdir()) == ["params.yaml", "presets"]
+
+
+@pytest.mark.parametrize(
+    "text", ["", "seed: [", "seed: 1\nseed: 2\n", "train: 3\n", TEXT + "extra: 1\n", None]
+)
+def test_params_that_are_wrong_already_stay_as_they_are(
+    params_path: Path, text: str | None
+) -> None:
+    params_path.unlink() if text is None else params_path.write_text(text)
+    with pytest.raises(UserError, match=r"params\.yaml") as error:
+        apply_preset("music", params_path, PRESETS)
+    assert "\n" not in str(error.value)
+    assert (params_path.read_text() if params_path.exists() else None) == text
