@@ -17,7 +17,7 @@ from torch.utils.data import DataLoader
 
 from sop.dataset.index import Video
 from sop.dataset.mixtures import Batch, Draws, MixtureReader, TrainingMixtures, collate
-from sop.device import choose_device
+from sop.device import choose_device, keep_freed_memory
 from sop.errors import UserError
 from sop.evaluation import Score, scores, separate_mixtures, summary
 from sop.metrics import MEASURES
@@ -51,6 +51,7 @@ def train(
         UserError: the lists are too short, initial weights cannot be had, or the loss diverges.
     """
     device = choose_device(params.device)
+    keep_freed_memory()
     # Says now, not after an epoch, that the list is too short.
     Draws(validation, params.mixture)
     player = build(params.model, params.spectrogram, torch_seed(params.seed, "model"))

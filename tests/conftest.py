@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pytest
 import torch
+from threadpoolctl import threadpool_limits
 
 from sop.dataset.extraction import extract
 from sop.dataset.index import Video, count_frames
@@ -117,10 +118,11 @@ def with_values(params: Params, values: dict[str, Any]) -> Params:
 
 @pytest.fixture(scope="module")
 def one_thread() -> Iterator[None]:
-    """Small tensors wait longer for a second, busy core than they take on the first."""
+    """Small arrays wait longer for a second, busy core than they take on the first."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
-    yield
+    with threadpool_limits(1):
+        yield
     torch.set_num_threads(threads)
 
 

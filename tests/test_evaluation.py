@@ -14,7 +14,6 @@ from sop.dataset.mixtures import MixtureReader, evaluation_draws
 from sop.dsp.spectrogram import separate
 from sop.errors import UserError
 from sop.evaluation import (
-    MEASURES,
     NotCounted,
     Score,
     Separation,
@@ -22,7 +21,7 @@ from sop.evaluation import (
     separate_mixtures,
     summary,
 )
-from sop.metrics import bss_eval
+from sop.metrics import MEASURES, bss_eval
 from sop.model.pixelplayer import PixelPlayer, build, normalise_frames, separation_loss
 from sop.params import Params
 
@@ -234,7 +233,7 @@ def test_score_has_every_measure_of_every_source() -> None:
     np.testing.assert_allclose(measured.measures["sdr_improvement"], sdr - mixture, atol=1e-6)
     # A leak at 0.3 of the level is 10.5 dB below.
     np.testing.assert_allclose(measured.measures["si_sdr"], 10.5, atol=0.7)
-    np.testing.assert_allclose(measured.measures["sdr_mixture"], 0, atol=1.0)
+    np.testing.assert_allclose(measured.measures["sdr_mixture"], 0, atol=1.5)
 
 
 def test_what_cannot_be_measured_is_not_counted_and_says_why() -> None:

@@ -9,10 +9,12 @@ from numpy.typing import NDArray
 from sop.dataset.ffmpeg import binary
 from sop.metrics import bss_eval, si_sdr, summarise
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 Sounds = NDArray[np.float64]
 
 DECIBELS = 0.01
-SAMPLES = 8192
+SAMPLES = 6000
 
 
 def mir_eval_scores(references: Sounds, estimates: Sounds) -> list[Sounds]:
@@ -91,7 +93,7 @@ def test_bss_eval_equals_mir_eval_for_any_number_of_sources(sources: int) -> Non
 def test_bss_eval_equals_mir_eval_on_near_perfect_estimates() -> None:
     rng = np.random.default_rng(0)
     references = coloured(2, rng)
-    for error in (1e-2, 1e-3, 1e-4):
+    for error in (1e-2, 1e-4):
         estimates = references + error * rng.standard_normal(references.shape)
         assert_scores_equal_mir_eval(references, estimates)
         assert bss_eval(references, estimates).sdr.min() > -20 * np.log10(error)

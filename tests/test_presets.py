@@ -152,7 +152,7 @@ def test_applying_twice_changes_nothing(params_path: Path, name: str) -> None:
 
 
 def test_unknown_preset_names_those_that_there_are(params_path: Path) -> None:
-    with pytest.raises(UserError, match="'musik'.*music, music21"):
+    with pytest.raises(UserError, match=r"'musik'.*music, music21"):
         apply_preset("musik", params_path, PRESETS)
     with pytest.raises(UserError, match="none"):
         apply_preset("music", params_path, params_path.parent / "elsewhere")

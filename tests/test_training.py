@@ -63,6 +63,15 @@ def batch_of(videos: list[Video], params: Params, count: int) -> Batch:
     return collate([mixtures[item] for item in range(count)])
 
 
+def biased_synthesizer(folder: Path, params: Params, bias: float) -> Path:
+    """A checkpoint of a synthesizer that adds so much to every mask's logits."""
+    synthesizer = player_of(params).synthesizer
+    torch.nn.init.constant_(synthesizer.bias, bias)
+    path = folder / "synthesizer.pt"
+    save_checkpoint(path, synthesizer.state_dict())
+    return path
+
+
 @pytest.fixture(scope="module")
 def trained(
     tmp_path_factory: pytest.TempPathFactory,
@@ -71,8 +80,14 @@ def trained(
     one_thread: None,
 ) -> Run:
     """Three epochs of four steps."""
-    values = {"train.epochs": 3, "train.evaluate_every": 2, "train.evaluate_mixtures": 3}
     folder = tmp_path_factory.mktemp("trained")
+    values = {
+        "train.epochs": 3,
+        "train.evaluate_every": 2,
+        "train.evaluate_mixtures": 3,
+        # Masks that let something through, so that there is something to measure.
+        "model.weights.synthesizer": str(biased_synthesizer(folder, tiny_params, 1.0)),
+    }
     return Run(folder, with_values(tiny_params, values), tiny_videos).train()
 
 
@@ -118,7 +133,7 @@ def test_runs_are_identical_whatever_the_workers_and_global_generators(
     states, losses = [], []
     for run, workers in enumerate((1, 1, 2)):
         torch.manual_seed(run)
-        np.random.seed(run)  # noqa: NPY002
+        np.random.seed(run)
         params = with_values(tiny_params, {"workers": workers})
         done = Run(tmp_path / str(run), params, tiny_videos).train()
         states.append(done.state())
@@ -324,10 +339,9 @@ def test_diverged_loss_is_a_users_mistake_that_names_the_rate(
 ) -> None:
     rates = {"sound": 1e30, "vision": 1e30, "synthesizer": 1e30}
     run = Run(tmp_path, with_values(tiny_params, {"train.learning_rate": rates}), tiny_videos)
-    with pytest.raises(UserError) as error:
+    said = r"^train: the loss is (nan|inf) at step 2; lower train\.learning_rate, which is 1e\+30"
+    with pytest.raises(UserError, match=said):
         run.train()
-    assert str(error.value).startswith("train: the loss is ")
-    assert "at step 2; lower train.learning_rate, which is 1e+30" in str(error.value)
     assert not run.checkpoint.exists()
 
 
@@ -347,10 +361,7 @@ def test_validation_that_can_measure_nothing_does_not_end_the_training(
     tiny_videos: list[Video],
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    player = player_of(tiny_params)
-    torch.nn.init.constant_(player.synthesizer.bias, -50.0)
-    start = tmp_path / "synthesizer.pt"
-    save_checkpoint(start, player.synthesizer.state_dict())
+    start = biased_synthesizer(tmp_path, tiny_params, -50.0)
     params = with_values(
         tiny_params, STILL | {"model.weights.synthesizer": str(start), "train.epochs": 2}
     )

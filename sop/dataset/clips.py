@@ -32,8 +32,8 @@ ZIP_ERRORS = (
 
 _PICTURE_ERRORS = (Image.DecompressionBombError, OSError, SyntaxError, ValueError)
 
-# After a seek an MP3 stays mute until the decoder has what frames store in earlier ones: at most 511
-# bytes, and the smallest frames hold 30 of them in 1152 samples.
+# After a seek an MP3 stays mute until the decoder has what frames store in earlier ones: at most
+# 511 bytes, and the smallest frames hold 30 of them in 1152 samples.
 _MP3_RUN_UP = 20 * 1152
 
 # libsndfile takes a WAV that was cut off for a shorter one, and only its log tells. A WAV that was

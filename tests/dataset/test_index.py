@@ -1,6 +1,5 @@
 import io
 import json
-import os
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -256,8 +255,10 @@ def test_odd_names_survive_writing_and_reading(
         assert count_frames(video.frames) == video.frame_count
 
 
-def test_list_has_the_published_form(extracted: Extracted, tmp_path: Path) -> None:
-    os.chdir(tmp_path)
+def test_list_has_the_published_form(
+    extracted: Extracted, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
     index = build_index(Path("data/audio"), Path("data/frames"), PARAMS, FRAME_RATE, seed=1)
     write_index(index, Path("index"))
     text = (Path("index") / TRAIN).read_bytes().decode()

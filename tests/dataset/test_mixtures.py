@@ -200,7 +200,7 @@ def test_too_few_videos_or_instruments_are_a_users_mistake(tiny_params: Params) 
         Draws([], tiny_params.mixture)
     # Three instruments, of which any two videos share one.
     crossed = Draws(paper("flute_violin/a", "tuba_violin/a", "flute_tuba/a"), tiny_params.mixture)
-    with pytest.raises(UserError, match="no other instrument.*flute_violin/a"):
+    with pytest.raises(UserError, match=r"no other instrument.*flute_violin/a"):
         crossed.videos_with(0, generator(SEED, "test"))
 
 
@@ -365,7 +365,7 @@ def test_unreadable_clip_is_named_and_another_takes_its_place(
 
 
 def test_training_gives_up_when_nothing_is_readable(tiny_params: Params) -> None:
-    with pytest.raises(UserError, match="20 clips in a row are unreadable: frames/.*zip"):
+    with pytest.raises(UserError, match=r"20 clips in a row are unreadable: frames/.*zip"):
         mixtures_of(paper("a/v", "b/v"), tiny_params)[0]
 
 
