@@ -106,6 +106,16 @@ def test_epochs_and_seeds_differ(tiny_videos: list[Video], tiny_params: Params) 
         assert first != second
 
 
+def test_same_videos_are_mixed_otherwise_in_another_epoch(
+    tiny_videos: list[Video], tiny_params: Params
+) -> None:
+    mixtures = mixtures_of(tiny_videos[:2], tiny_params)
+    epochs = [mixtures[epoch * len(mixtures)] for epoch in range(6)]
+    assert len({mixture.videos for mixture in epochs}) <= 2
+    assert len({mixture.audio.tobytes() for mixture in epochs}) == 6
+    assert len({mixture.frames.tobytes() for mixture in epochs}) == 6
+
+
 def test_an_epoch_is_whole_steps_and_at_least_one(
     tiny_videos: list[Video], tiny_params: Params
 ) -> None:
