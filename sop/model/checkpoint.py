@@ -1,6 +1,7 @@
 """Checkpoints: written whole or not at all, read without executing anything that they contain."""
 
 import pickle
+import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -34,6 +35,7 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
         UserError: the file is missing, damaged, or no checkpoint of plain tensors.
     """
     try:
+        _check_sums(path)
         content = torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError:
         raise UserError(f"{path}: no such checkpoint") from None
@@ -165,6 +167,14 @@ def load_imagenet(vision: VisionNet) -> None:
         if child and name.startswith(f"{child}.")
     }
     vision.trunk.load_state_dict(renamed)
+
+
+def _check_sums(path: Path) -> None:
+    """Raise ValueError for a file whose bytes have changed; torch does not look."""
+    if zipfile.is_zipfile(path):
+        with zipfile.ZipFile(path) as archive:
+            if damaged := archive.testzip():
+                raise ValueError(f"{damaged} is damaged")
 
 
 def _published_name(net: nn.Module, name: str) -> str:

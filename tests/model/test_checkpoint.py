@@ -233,6 +233,16 @@ def test_damaged_file_is_refused_whatever_byte_is_wrong(tmp_path: Path, old_form
     assert refused > 100
 
 
+def test_weight_that_changed_on_the_disk_is_noticed(
+    saved: Path, player: PixelPlayer, tiny_params: Params
+) -> None:
+    content = saved.read_bytes()
+    weight = player.sound.down[3].weight.detach().numpy().tobytes()
+    place = content.index(weight) + len(weight) // 2
+    saved.write_bytes(content[:place] + bytes([content[place] ^ 64]) + content[place + 1 :])
+    assert "is damaged" in refusal(saved, tiny_params)
+
+
 def test_foreign_content_is_refused(
     tmp_path: Path, player: PixelPlayer, tiny_params: Params
 ) -> None:
