@@ -70,7 +70,7 @@ def _summary(path: Path) -> int:
         """
 Where to look next
   data/evaluate/                 mixtures and separated sounds to listen to
-  metrics/evaluate/example.png   a mixture, where it is heard, its spectrograms
+  metrics/evaluate/example.png   a mixture, the sound of each pixel, spectrograms
   dvc plots show                 training curves, SDR by category
   dvc metrics diff               against the last commit
   params.yaml                    edit, then `dvc repro` again"""

@@ -43,7 +43,7 @@ def write_figure(
         name = video.category.replace("_", " ")
         pictures = [frame, _overlay(frame, heats[row])]
         for axes, picture, title in zip(
-            grid[row, :2], pictures, (name, f"where it is heard: {name}"), strict=True
+            grid[row, :2], pictures, (name, "sound heard at each pixel"), strict=True
         ):
             axes.imshow(picture)
             axes.set_title(title, fontsize=10)
