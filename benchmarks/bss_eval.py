@@ -6,6 +6,7 @@ Run: python -m benchmarks.bss_eval
 import time
 import warnings
 from collections.abc import Callable
+from typing import Any
 
 import mir_eval
 import numpy as np
@@ -15,6 +16,7 @@ from sop.metrics import bss_eval
 
 SAMPLES = 65280  # a clip of the published settings, 5.9 s at 11025 Hz
 REPEATS = 10
+CEILING_DB = 100.0
 
 
 def main() -> None:
@@ -36,7 +38,10 @@ def main() -> None:
             ]
         )
         theirs.append(seconds)
-        differences.append(np.abs(np.stack(scores, axis=1) - np.array(expected)).max())
+        # Nothing but rounding is left of the artifacts in a mixture: infinite SAR, in either way.
+        ours_db = np.stack(scores, axis=1).clip(-CEILING_DB, CEILING_DB)
+        theirs_db = np.array(expected).clip(-CEILING_DB, CEILING_DB)
+        differences.append(np.abs(ours_db - theirs_db).max())
     print("| | ms per mixture (median) |")
     print("| --- | --- |")
     print(f"| mir_eval | {1000 * np.median(theirs):.0f} |")
@@ -45,7 +50,7 @@ def main() -> None:
     print(f"| largest difference | {max(differences):.1e} dB |")
 
 
-def timed(work: Callable[[], object]) -> tuple[float, object]:
+def timed(work: Callable[[], Any]) -> tuple[float, Any]:
     """Seconds that `work` takes, and what it returns."""
     began = time.perf_counter()
     result = work()
