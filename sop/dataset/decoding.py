@@ -106,6 +106,8 @@ def decode(
         yield from _parts(run.stdout)
     _check_whole(run)
     if run.code:
+        # Decoders of sound and pictures complain beside each other; sorted, runs say the same.
+        run.messages.sort()
         raise LeftOut(f"damaged: {reason(run)}")
     if any(text.startswith("Reconfiguring filter graph") for _, text in run.messages):
         raise LeftOut("its sound changes rate or channels on the way; transcode it")
