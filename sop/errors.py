@@ -12,6 +12,14 @@ class LeftOut(Exception):
     """One video cannot be used; the others go on. The message is the reason, for the report."""
 
 
+class LeftOutForNow(LeftOut):
+    """It could not be used this time; another run may do better, and tries."""
+
+
+class NoNetwork(LeftOutForNow):
+    """It was not reached at all, as if there were no network."""
+
+
 def run(main: Callable[[], int | None]) -> None:
     """Run a program to its exit status: a user's mistake ends in one line, ours in a traceback.
 

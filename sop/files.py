@@ -1,13 +1,23 @@
 """Files are whole or absent: written beside their place, then renamed into it."""
 
+import hashlib
 import json
 import os
-from collections.abc import Iterator, Mapping
+import socket
+import time
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 PARTIAL_PREFIX = ".part-"
+
+# On a shared file system two machines may have processes of the same number.
+_MACHINE = hashlib.sha256(socket.gethostname().encode()).hexdigest()[:8]
+
+# Saving again and again a list that grows must not become the work.
+SAVE_INTERVAL_SECONDS = 5.0
+SAVE_SHARE = 0.05
 
 
 @contextmanager
@@ -18,7 +28,7 @@ def replacing(path: Path) -> Iterator[Path]:
     raises, nothing of it stays behind; what a kill leaves is found by `remove_partials`.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f"{PARTIAL_PREFIX}{os.getpid()}-{path.name}")
+    partial = path.with_name(f"{PARTIAL_PREFIX}{_MACHINE}-{os.getpid()}-{path.name}")
     try:
         yield partial
         partial.replace(path)
@@ -35,6 +45,26 @@ def write_text(path: Path, text: str) -> None:
 def write_json(path: Path, values: Mapping[str, Any]) -> None:
     """Write `values` as JSON, whole or not at all; a number that is not finite is refused."""
     write_text(path, json.dumps(values, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+class Saver:
+    """Saves what a long run has done so far, now and then: a kill costs what came after the last.
+
+    Args:
+        save: writes everything.
+    """
+
+    def __init__(self, save: Callable[[], None]) -> None:
+        self._save = save
+        self._due = time.monotonic() + SAVE_INTERVAL_SECONDS
+
+    def save_sometimes(self) -> None:
+        """Save, unless that was done a moment ago or would take too much of the time."""
+        began = time.monotonic()
+        if began >= self._due:
+            self._save()
+            ended = time.monotonic()
+            self._due = ended + max(SAVE_INTERVAL_SECONDS, (ended - began) / SAVE_SHARE)
 
 
 def remove_partials(folder: Path) -> None:

@@ -71,24 +71,52 @@ class LocalParams(Section):
     folder: Annotated[str, Field(min_length=1)]
 
 
-class MusicParams(Section):
-    """The published lists, and how their videos are fetched."""
+class ListsParams(Section):
+    """Lists of videos that lie elsewhere, and what is taken of them."""
 
-    list_url: Annotated[str, _matching(r"https?://.*\{file\}.*", "a web address holding {file}")]
-    video_url: Annotated[str, _matching(r"https?://.*\{id\}.*", "a web address holding {id}")]
+    published: Annotated[str, _matching(r"https?://.*\{file\}.*", "a web address holding {file}")]
+    own: Annotated[str, Field(min_length=1)]
     duets: bool
+    categories: list[Annotated[str, Field(min_length=1)]]
+    most_per_category: Count | None
+
+
+class FetchParams(Section):
+    """How yt-dlp fetches the videos of a list."""
+
+    video_url: Annotated[str, _matching(r"https?://.*\{id\}.*", "a web address holding {id}")]
     height: Annotated[int, Field(ge=72)]
-    timeout_seconds: Positive
-    shortest_list: Annotated[float, Field(ge=0, le=1)]
+    format: Annotated[str, Field(min_length=1)] | None
+    clip_seconds: Annotated[list[NotNegative], Field(min_length=2, max_length=2)] | None
+    at_once: Count
+    silence_seconds: Positive
+    limit_seconds: Positive
+    retries: Annotated[int, Field(ge=0)]
+    back_off_seconds: NotNegative
+    rate_limit: Count | None
+    cookies: Annotated[str, Field(min_length=1)] | None
+    proxy: Annotated[str, Field(min_length=1)] | None
+    ask_again: bool
+    least_share: Annotated[float, Field(ge=0, le=1)]
+    yt_dlp: dict[str, Any]
 
 
 class DatasetParams(Section):
     """Where the videos come from."""
 
-    source: Literal["synthetic", "local", "music", "music21"]
+    source: Literal["synthetic", "local", "music", "music21", "list"]
     synthetic: SyntheticParams
     local: LocalParams
-    music: MusicParams
+    lists: ListsParams
+    fetch: FetchParams
+
+
+class ClusterParams(Section):
+    """Other machines that download and extract."""
+
+    scheduler: (
+        Annotated[str, _matching(r"(tcp|tls)://[^\s/]+:\d+", "null or tcp://host:port")] | None
+    )
 
 
 class ExtractParams(Section):
@@ -98,6 +126,8 @@ class ExtractParams(Section):
     frame_height: Annotated[int, Field(ge=16, multiple_of=2)]
     jpeg_quality: Annotated[int, Field(ge=2, le=31)]
     sample_rate: Annotated[int, Field(ge=4000, le=192000)]
+    limit_seconds: Positive
+    limit_mib: Annotated[int, Field(ge=128)]
 
 
 class IndexParams(Section):
@@ -195,6 +225,7 @@ class Params(Section):
 
     seed: Annotated[int, Field(ge=0, lt=2**32)]
     workers: Count | Literal["auto"]
+    cluster: ClusterParams
     device: Annotated[str, _matching(r"auto|cpu|cuda(:\d+)?", "auto, cpu, cuda or cuda:N")]
     dataset: DatasetParams
     extract: ExtractParams
@@ -314,6 +345,11 @@ def _unfit_pairs(params: Params) -> list[str]:
         problems.append(
             f"model.vision_width {model.vision_width} does not fit model.weights.vision "
             "'imagenet': allowed is 64"
+        )
+    clip = params.dataset.fetch.clip_seconds
+    if clip is not None and clip[0] >= clip[1]:
+        problems.append(
+            f"dataset.fetch.clip_seconds {clip} is empty: allowed is [begin, end], end after begin"
         )
     if params.dataset.source == "synthetic" and (
         params.dataset.synthetic.seconds < params.index.shortest_seconds

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from sop.dataset.download import download
+from sop.dataset.sources import Places
 from sop.errors import run
 from sop.files import write_json
 from sop.params import load_params
@@ -10,7 +11,12 @@ from sop.params import load_params
 
 def main() -> None:
     params = load_params()
-    summary = download(params, Path("data/videos"))
+    places = Places(
+        lists=Path("data/lists"),
+        unfinished=Path("data/unfinished"),
+        hashes=Path("data/hashes.sqlite"),
+    )
+    summary = download(params, Path("data/videos"), places)
     write_json(Path("metrics/download.json"), summary)
 
 

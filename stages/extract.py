@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from sop.dataset.extraction import extract
+from sop.dataset.parallel import Workers
 from sop.errors import run
 from sop.files import write_json
 from sop.params import load_params
@@ -15,7 +16,8 @@ def main() -> None:
         Path("data/videos"),
         Path("data/audio"),
         Path("data/frames"),
-        params.worker_count,
+        Workers(params.worker_count, params.cluster.scheduler),
+        Path("data/hashes.sqlite"),
     )
     write_json(Path("metrics/extract.json"), summary)
 

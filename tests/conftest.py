@@ -14,6 +14,7 @@ from threadpoolctl import threadpool_limits
 
 from sop.dataset.extraction import extract
 from sop.dataset.index import Video, count_frames
+from sop.dataset.parallel import Workers
 from sop.dataset.synthetic import plan, render
 from sop.params import Params, load_params, validate
 
@@ -140,7 +141,9 @@ def tiny_videos(tmp_path_factory: pytest.TempPathFactory, tiny_params: Params) -
     for video in planned:
         render(video, tiny_params.dataset.synthetic, 7, folder / "videos")
     audio, frames = folder / "audio", folder / "frames"
-    extract(tiny_params.extract, folder / "videos", audio, frames, workers=2)
+    extract(
+        tiny_params.extract, folder / "videos", audio, frames, Workers(2), folder / "hashes.sqlite"
+    )
     return [
         Video(
             audio / video.category / f"{video.name}.wav",

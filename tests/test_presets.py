@@ -112,9 +112,9 @@ def test_preset_writes_every_published_value(params_path: Path, name: str) -> No
 
 def test_music_has_the_list_of_duets_and_music21_has_none(params_path: Path) -> None:
     apply_preset("music21", params_path, PRESETS)
-    assert not load_params(params_path).dataset.music.duets
+    assert not load_params(params_path).dataset.lists.duets
     apply_preset("music", params_path, PRESETS)
-    assert load_params(params_path).dataset.music.duets
+    assert load_params(params_path).dataset.lists.duets
 
 
 @pytest.mark.parametrize("name", ["music", "music21"])

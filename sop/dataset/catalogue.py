@@ -37,7 +37,7 @@ MUSIC21_INSTRUMENTS = (
 # The longest of the three is 33 kB; no other answer of a server needs to be read to its end.
 LIST_BYTES = 1 << 20
 
-_ID = re.compile(r"[A-Za-z0-9_-]{11}")
+YOUTUBE_ID = re.compile(r"[A-Za-z0-9_-]{11}")
 _CATEGORY = re.compile(r"[a-z0-9]+(_[a-z0-9]+)*( [a-z0-9]+(_[a-z0-9]+)*)?")
 
 
@@ -48,7 +48,11 @@ class Entry:
     category: str
     """As its folder is called: of a duet, both instruments joined by an underscore."""
     id: str
-    """On YouTube: eleven letters, digits, `-` and `_`; it may begin with `-`."""
+    """As its file is called. On YouTube eleven letters, digits, `-` and `_`, `-` first too."""
+    url: str | None = None
+    """Where it is; None where the id says that."""
+    clip: tuple[float, float] | None = None
+    """Second of its begin and of its end; None for all of it, or what the parameters say."""
 
 
 def instruments_of(category: str, known: Collection[str]) -> tuple[str, ...]:
@@ -116,12 +120,41 @@ def parse_list(text: bytes, name: str) -> list[Entry]:
                 f"{name}: category {category!r} is not allowed; a category is lower-case words "
                 "joined by underscores, or two such names with a space between"
             )
-        if not isinstance(id_, str) or not _ID.fullmatch(id_):
+        if not isinstance(id_, str) or not YOUTUBE_ID.fullmatch(id_):
             raise UserError(
                 f"{name}: id {id_!r} in {category!r} is not allowed; an id is eleven letters, "
                 "digits, - or _"
             )
     return [Entry(category.replace(" ", "_"), id_) for category, id_ in pairs]
+
+
+def chosen(
+    entries: Collection[Entry], categories: Collection[str], most_per_category: int | None
+) -> list[Entry]:
+    """Of a list those of some categories, and of each the first so many.
+
+    Args:
+        entries: the list.
+        categories: as their folders are called; none means all.
+        most_per_category: None means all.
+
+    Raises:
+        UserError: the list has no such category.
+    """
+    known = dict.fromkeys(entry.category for entry in entries)
+    for category in categories:
+        if category not in known:
+            raise UserError(
+                f"dataset.lists.categories: {category!r} is not in the list, which has "
+                f"{', '.join(known)}"
+            )
+    left = dict.fromkeys(categories or known, most_per_category or len(entries))
+    kept = []
+    for entry in entries:
+        if left.get(entry.category, 0):
+            left[entry.category] -= 1
+            kept.append(entry)
+    return kept
 
 
 def _list_text(name: str, url: str, folder: Path, timeout_seconds: float) -> bytes:
@@ -135,7 +168,7 @@ def _list_text(name: str, url: str, folder: Path, timeout_seconds: float) -> byt
     if found != SHA256[name]:
         raise UserError(
             f"{url}: not the published list: its SHA-256 is {found}, expected {SHA256[name]}; "
-            "see dataset.music.list_url"
+            "see dataset.lists.published"
         )
     with replacing(place) as partial:
         partial.write_bytes(text)
@@ -153,4 +186,4 @@ def _fetch(url: str, timeout_seconds: float) -> bytes:
         reason = str(error.reason)
     except (OSError, HTTPException, ValueError) as error:
         reason = str(error) or type(error).__name__
-    raise UserError(f"{url}: no list could be fetched ({reason}); see dataset.music.list_url")
+    raise UserError(f"{url}: no list could be fetched ({reason}); see dataset.lists.published")

@@ -6,33 +6,34 @@ from typing import Any
 
 import ffmpeg
 
-from sop.dataset.decoding import length_seconds
-from sop.dataset.ffmpeg import finish, header, reason, source, target
+from sop.dataset.decoding import probe
+from sop.dataset.ffmpeg import Limits, finish, header, reason, source, target
 from sop.errors import LeftOut
 
 # Fixed, so that what comes out does not depend on the machine.
 TRANSCODE = {"vcodec": "libx264", "acodec": "aac", "crf": 20, "pix_fmt": "yuv420p", "threads": 1}
 
 
-def to_mp4(video: Path, mp4: Path) -> None:
+def to_mp4(video: Path, mp4: Path, limits: Limits) -> None:
     """Write `video` as an MP4: byte for byte if it is one, else by stream copy, else transcoded.
 
     Args:
         video: a file of any container.
         mp4: where to write; a name that ends in `.mp4`.
+        limits: of each run of ffmpeg.
 
     Raises:
         LeftOut: it is not a video; or its container is another, and it is cut off, lacks pictures
             or sound, or cannot be converted.
     """
-    containers = header(video).containers
+    containers = header(video, limits).containers
     if video.suffix.lower() == ".mp4" and "mp4" in containers:
         shutil.copyfile(video, mp4)
         return
     # A copy of half a file would look like a whole one.
-    length_seconds(video)
-    if finish(_convert(video, mp4, {"c": "copy"})).code:
-        transcoding = finish(_convert(video, mp4, TRANSCODE))
+    probe(video, limits)
+    if finish(_convert(video, mp4, {"c": "copy"}), limits).code:
+        transcoding = finish(_convert(video, mp4, TRANSCODE), limits)
         if transcoding.code:
             raise LeftOut(f"not convertible to MP4 ({reason(transcoding)})")
 

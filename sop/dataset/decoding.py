@@ -9,7 +9,16 @@ from typing import IO, Any
 
 import ffmpeg
 
-from sop.dataset.ffmpeg import Running, header_of, rational, reason, running, source, target
+from sop.dataset.ffmpeg import (
+    Limits,
+    Running,
+    header_of,
+    rational,
+    reason,
+    running,
+    source,
+    target,
+)
 from sop.errors import LeftOut
 
 # A file that holds less than its header says, by more than this, was cut off.
@@ -23,6 +32,10 @@ STEP_SECONDS = 0.04
 TAIL_SECONDS = 0.1
 
 _CUT_OFF = re.compile(r"partial file|prematurely|truncat|error during demuxing", re.IGNORECASE)
+
+
+class CutOff(LeftOut):
+    """The end of the video is missing."""
 
 
 @dataclass(frozen=True)
@@ -54,43 +67,59 @@ class PictureOutput:
         return ceil(seconds * self.frame_rate - 0.5)
 
 
-def length_seconds(video: Path) -> float:
-    """Length of what can be both seen and heard, from the beginning of the video.
+@dataclass(frozen=True)
+class Probe:
+    """What a whole video holds."""
 
-    Reads all packets and decodes none, so the result depends on no parameter of extraction.
+    seconds: float
+    """Length of what can be both seen and heard, from the beginning of the video."""
+    format: str
+    """Codecs, size and rates, as `h264 640x360, aac 44100 Hz stereo`."""
+
+
+def probe(video: Path, limits: Limits) -> Probe:
+    """Read all packets of a video and decode none.
+
+    So the result depends on no parameter of extraction.
 
     Raises:
         LeftOut: not a video, without pictures or sound, or cut off.
     """
     streams = source(video)
     packets = ffmpeg.output(streams["V:0?"], streams["a:0?"], "pipe:1", format="framecrc", c="copy")
-    with running(packets) as run:
+    with running(packets, limits) as run:
         ends = _ends(run.stdout)
-    seconds = header_of(run).seconds
+    header = header_of(run)
+    seconds = header.seconds
     for kind, what in (("video", "pictures"), ("audio", "sound")):
         if ends.get(kind, 0.0) <= 0:
             raise LeftOut(f"holds no {what}")
     _check_whole(run)
     held = max(ends.values())
     if seconds is not None and seconds - held > max(MISSING_SECONDS, MISSING_SHARE * seconds):
-        raise LeftOut(f"cut off: holds {held:.1f} s of the {seconds:.1f} s that its header says")
+        raise CutOff(f"cut off: holds {held:.1f} s of the {seconds:.1f} s that its header says")
     if run.code:
         raise LeftOut(f"not readable ({reason(run)})")
-    return min(ends.values())
+    return Probe(min(ends.values()), header.format)
 
 
 def decode(
-    video: Path, seconds: float, sound: SoundOutput | None, pictures: PictureOutput | None
+    video: Path,
+    seconds: float,
+    sound: SoundOutput | None,
+    pictures: PictureOutput | None,
+    limits: Limits,
 ) -> Iterator[bytes]:
     """Decode a video once: yield its pictures, each a JPEG, and write its sound.
 
     Args:
         video: the file, an MP4; in a transport stream a stream that is decoded alone would begin
             at 0 although it is late.
-        seconds: its length, of `length_seconds`; sound and pictures end there.
+        seconds: its length, of `probe`; sound and pictures end there.
         sound: the WAV that is written, or None for pictures only. It is whole when the last
             picture has been taken, and shorter than it should be only if its stream is.
         pictures: or None for sound only.
+        limits: of time and memory.
 
     Raises:
         LeftOut: the video is damaged.
@@ -102,7 +131,7 @@ def decode(
         outputs.append(_pictures(streams["V:0"], pictures, seconds))
     if sound is not None:
         outputs.append(_sound(streams["a:0"], sound, seconds))
-    with running(ffmpeg.merge_outputs(*outputs)) as run:
+    with running(ffmpeg.merge_outputs(*outputs), limits) as run:
         yield from _parts(run.stdout)
     _check_whole(run)
     if run.code:
@@ -116,7 +145,7 @@ def decode(
 def _check_whole(run: Running) -> None:
     for error in run.errors:
         if _CUT_OFF.search(error):
-            raise LeftOut(f"cut off or damaged: {error}")
+            raise CutOff(f"cut off or damaged: {error}")
 
 
 def _pictures(stream: Any, output: PictureOutput, seconds: float) -> Any:

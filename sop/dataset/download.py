@@ -2,27 +2,32 @@
 
 import csv
 import io
-import time
 from collections import defaultdict
+from collections.abc import Callable, Iterable
 from dataclasses import astuple, dataclass, fields
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+from sop.dataset.decoding import Probe
 from sop.dataset.parallel import each
-from sop.dataset.sources import VIDEO_ENDING, Source, Wanted, open_source
-from sop.errors import LeftOut, UserError
-from sop.files import remove_empty_folders, remove_partials, write_text
+from sop.dataset.sources import VIDEO_ENDING, Places, Source, Wanted, open_source
+from sop.errors import LeftOut, LeftOutForNow, NoNetwork, UserError
+from sop.files import Saver, remove_empty_folders, remove_partials, write_text
 from sop.params import Params
 from sop.progress import say, track
 
 MANIFEST_NAME = "manifest.csv"
-LISTS = Path("data/lists")
 
-DONE, LEFT_OUT = "done", "left_out"
+DONE, UNAVAILABLE, FAILED = "done", "unavailable", "failed"
 
-# A kill costs no more than the work of so long.
-SAVE_INTERVAL_SECONDS = 5.0
+# So many videos in a row that were not reached, or all there are if they are more than a few,
+# mean that nothing is; a few may well lie on servers that are gone.
+LOST_NETWORK = 10
+A_FEW = 2
+
+# Of so many the reason is in the metrics, which are kept in git; of all it is in the manifest.
+REASONS_SHOWN = 100
 
 
 @dataclass(frozen=True, order=True)
@@ -32,60 +37,95 @@ class VideoRow:
     category: str
     id: str
     status: str
-    """`done` or `left_out`."""
+    """`done`, `unavailable` (for good) or `failed` (for now)."""
     reason: str = ""
-    """Why it was left out, with the file or address."""
+    """Why it is not there."""
+    seconds: float = 0.0
+    bytes: int = 0
+    format: str = ""
+    """Codecs, size and rates."""
+    source: str = ""
+    """The address or file that it comes from."""
     made_from: str = ""
     """What its bytes follow from."""
-    bytes: int = 0
 
 
-def download(params: Params, folder: Path, lists: Path = LISTS) -> dict[str, Any]:
+COLUMNS = {
+    column.name: {"seconds": float, "bytes": int}.get(column.name, str)
+    for column in fields(VideoRow)
+}
+
+
+def download(params: Params, folder: Path, places: Places) -> dict[str, Any]:
     """Bring `folder` to what it would be if made from nothing.
 
     Args:
         params: all of params.yaml.
         folder: for `<category>/<id>.mp4` and the manifest, a CSV with a row per video.
-        lists: folder where published lists are kept.
+        places: where a source keeps what is not the result.
 
     Returns:
         Counts, bytes and reasons, for metrics/download.json.
 
     Raises:
-        UserError: there is nothing to begin with, or too little came of it.
+        UserError: there is nothing to begin with, too little came of it, or there is no network.
     """
     _check_apart(params, folder)
-    source = open_source(params, lists)
+    source = open_source(params, places)
     folder.mkdir(parents=True, exist_ok=True)
     remove_partials(folder)
-    rows = _fresh(source, folder)
+    rows = _kept(source, folder)
     # Before anything is replaced: a row must never speak of another file than the one there.
     _save(rows, folder)
     kept = {(row.category, row.id) for row in rows}
     missing = [video for video in source.wanted if (video.category, video.id) not in kept]
-    reasons = {absent.shown_as: absent.reason for absent in source.absent}
-    for shown_as, reason in reasons.items():
-        say(f"left out: {shown_as}: {reason}")
-    rows += [
-        VideoRow(absent.category, absent.id, LEFT_OUT, f"{absent.shown_as}: {absent.reason}")
-        for absent in source.absent
-    ]
-    saved = time.monotonic()
-    made = each(partial(_make, source, folder), missing, source.workers, source.processes)
-    for video, size in track(made, "download", len(missing)):
-        if isinstance(size, LeftOut):
-            reasons[video.shown_as] = str(size)
-            say(f"left out: {video.shown_as}: {size}")
-            rows.append(VideoRow(video.category, video.id, LEFT_OUT, f"{video.shown_as}: {size}"))
-        else:
-            rows.append(VideoRow(video.category, video.id, DONE, "", video.made_from, size))
-        if time.monotonic() - saved >= SAVE_INTERVAL_SECONDS:
+    for absent in source.absent:
+        say(f"left out: {absent.shown_as}: {absent.reason}")
+        rows.append(
+            VideoRow(absent.category, absent.id, UNAVAILABLE, absent.reason, source=absent.shown_as)
+        )
+    saver = Saver(lambda: _save(rows, folder))
+    network = _Network(source, len(missing))
+    made = each(partial(_make, source.make, folder), missing, source.workers, source.processes)
+    for video, result in track(made, "download", len(missing)):
+        rows.append(_row(video, result))
+        saver.save_sometimes()
+        if isinstance(result, LeftOut):
+            say(f"left out: {video.shown_as}: {result}")
+        if network.is_lost(result):
             _save(rows, folder)
-            saved = time.monotonic()
+            raise UserError(_no_network(rows, result))
     _save(rows, folder)
     _check_enough(source, rows, params.dataset.source)
     _sweep(source, rows, folder)
-    return _summary(params.dataset.source, rows, reasons)
+    failed = sum(row.status == FAILED for row in rows)
+    if failed:
+        say(
+            f"{failed} of {len(rows)} videos failed for now; "
+            "`dvc repro --force download` asks for them again"
+        )
+    return _summary(params.dataset.source, rows)
+
+
+class _Network:
+    """Tells single videos that cannot be reached from a network that is gone."""
+
+    def __init__(self, source: Source, videos: int) -> None:
+        self._most = min(LOST_NETWORK, max(videos, A_FEW + 1)) if source.remote else None
+        self._in_a_row = 0
+
+    def is_lost(self, result: object) -> bool:
+        """Whether this result and those before it look like it."""
+        self._in_a_row = self._in_a_row + 1 if isinstance(result, NoNetwork) else 0
+        return self._in_a_row == self._most
+
+
+def _no_network(rows: list[VideoRow], last: object) -> str:
+    done = sum(row.status == DONE for row in rows)
+    return (
+        f"no network: none of the last videos could be reached ({last}); the {done} of {len(rows)} "
+        "that are there stay, run again when it is back"
+    )
 
 
 def read_manifest(folder: Path) -> list[VideoRow]:
@@ -93,17 +133,7 @@ def read_manifest(folder: Path) -> list[VideoRow]:
     try:
         text = (folder / MANIFEST_NAME).read_text(encoding="utf-8")
         table = csv.DictReader(io.StringIO(text), strict=True)
-        return [
-            VideoRow(
-                row["category"],
-                row["id"],
-                row["status"],
-                row["reason"],
-                row["made_from"],
-                int(row["bytes"]),
-            )
-            for row in table
-        ]
+        return [VideoRow(*(kind(row[name]) for name, kind in COLUMNS.items())) for row in table]
     except (OSError, ValueError, TypeError, KeyError, csv.Error):
         return []
 
@@ -119,17 +149,29 @@ def _check_apart(params: Params, folder: Path) -> None:
             )
 
 
-def _fresh(source: Source, folder: Path) -> list[VideoRow]:
-    """The rows of videos that are there as they would be made now."""
+def _kept(source: Source, folder: Path) -> list[VideoRow]:
+    """The rows of videos that are as they would be made now, or need not be asked for again."""
     wanted = {(video.category, video.id): video.made_from for video in source.wanted}
     return [
         row
         for row in read_manifest(folder)
-        if row.status == DONE
-        and wanted.get((row.category, row.id)) == row.made_from
-        and all(place.is_file() for place in _places(source, row, folder))
-        and _places(source, row, folder)[0].stat().st_size == row.bytes
+        if wanted.get((row.category, row.id)) == row.made_from
+        and (_is_whole(source, row, folder) or _is_gone(source, row))
     ]
+
+
+def _is_whole(source: Source, row: VideoRow, folder: Path) -> bool:
+    places = _places(source, row, folder)
+    return (
+        row.status == DONE
+        and all(place.is_file() for place in places)
+        and places[0].stat().st_size == row.bytes
+    )
+
+
+def _is_gone(source: Source, row: VideoRow) -> bool:
+    # To look at a file of the user's again costs nothing, to ask a server for what is gone does.
+    return row.status == UNAVAILABLE and source.remote and not source.ask_again
 
 
 def _places(source: Source, video: VideoRow | Wanted, folder: Path) -> list[Path]:
@@ -137,16 +179,27 @@ def _places(source: Source, video: VideoRow | Wanted, folder: Path) -> list[Path
     return [folder / video.category / f"{video.id}{ending}" for ending in source.endings]
 
 
-def _make(source: Source, folder: Path, video: Wanted) -> int:
-    """Make a video; its size in bytes."""
-    source.make(video, folder)
-    return (folder / video.category / f"{video.id}{VIDEO_ENDING}").stat().st_size
+def _make(make: Callable[[Wanted, Path], Probe], folder: Path, video: Wanted) -> tuple[Probe, int]:
+    """Make a video; what it holds, and its size in bytes."""
+    found = make(video, folder)
+    return found, (folder / video.category / f"{video.id}{VIDEO_ENDING}").stat().st_size
+
+
+def _row(video: Wanted, result: tuple[Probe, int] | LeftOut) -> VideoRow:
+    row = partial(
+        VideoRow, video.category, video.id, source=video.shown_as, made_from=video.made_from
+    )
+    if isinstance(result, LeftOut):
+        status = FAILED if isinstance(result, LeftOutForNow) else UNAVAILABLE
+        return row(status=status, reason=str(result))
+    found, size = result
+    return row(status=DONE, seconds=round(found.seconds, 3), bytes=size, format=found.format)
 
 
 def _save(rows: list[VideoRow], folder: Path) -> None:
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(field.name for field in fields(VideoRow))
+    writer.writerow(COLUMNS)
     writer.writerows(astuple(row) for row in sorted(rows))
     write_text(folder / MANIFEST_NAME, text.getvalue())
 
@@ -163,28 +216,37 @@ def _sweep(source: Source, rows: list[VideoRow], folder: Path) -> None:
 
 
 def _check_enough(source: Source, rows: list[VideoRow], name: str) -> None:
-    left_out = [row for row in rows if row.status == LEFT_OUT]
-    done, listed = len(rows) - len(left_out), len(rows)
-    if done and done >= source.shortest_share * listed:
+    absent = [row for row in rows if row.status != DONE]
+    done, listed = len(rows) - len(absent), len(rows)
+    if done and done >= source.least_share * listed:
         return
-    first = min(left_out).reason if left_out else "the list is empty"
-    needed = f"; dataset.music.shortest_list asks for {source.shortest_share:.0%}"
+    needed = f"; dataset.fetch.least_share asks for {source.least_share:.0%}"
+    first = min(absent, default=None)
     raise UserError(
         f"dataset.source {name}: {done} of {listed} videos are there"
-        f"{needed if source.shortest_share else ''}; {first}"
+        f"{needed if source.least_share else ''}; "
+        + (f"{first.source}, for one: {first.reason}" if first else "the list is empty")
     )
 
 
-def _summary(source: str, rows: list[VideoRow], reasons: dict[str, str]) -> dict[str, Any]:
-    category: dict[str, dict[str, int]] = defaultdict(lambda: {DONE: 0, LEFT_OUT: 0})
+def _summary(source: str, rows: list[VideoRow]) -> dict[str, Any]:
+    category: dict[str, dict[str, int]] = defaultdict(
+        lambda: dict.fromkeys((DONE, UNAVAILABLE, FAILED), 0)
+    )
     for row in sorted(rows):
         category[row.category][row.status] += 1
-    done = sum(counts[DONE] for counts in category.values())
     return {
         "source": source,
         "listed": len(rows),
-        "videos": done,
+        "videos": sum(row.status == DONE for row in rows),
+        "hours": round(sum(row.seconds for row in rows) / 3600, 4),
         "bytes": sum(row.bytes for row in rows),
         "category": dict(category),
-        "left_out": {"count": len(rows) - done, "reasons": dict(sorted(reasons.items()))},
+        UNAVAILABLE: _reasons(row for row in rows if row.status == UNAVAILABLE),
+        FAILED: _reasons(row for row in rows if row.status == FAILED),
     }
+
+
+def _reasons(rows: Iterable[VideoRow]) -> dict[str, Any]:
+    reasons = {row.source: row.reason for row in sorted(rows)}
+    return {"count": len(reasons), "reasons": dict(list(reasons.items())[:REASONS_SHOWN])}

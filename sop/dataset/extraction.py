@@ -1,5 +1,6 @@
 """Videos to sound and frames: a WAV and a zip of JPEGs for each, made again only when stale."""
 
+import socket
 import wave
 import zipfile
 from collections import Counter
@@ -14,11 +15,13 @@ import numpy as np
 
 from sop.dataset import ffmpeg
 from sop.dataset.clips import FRAME_NAME
-from sop.dataset.decoding import PictureOutput, SoundOutput, decode, length_seconds
-from sop.dataset.manifest import Manifest, Row, sha256
-from sop.dataset.parallel import each
-from sop.errors import LeftOut, UserError
-from sop.files import remove_empty_folders, remove_partials, replacing
+from sop.dataset.decoding import PictureOutput, SoundOutput, decode, probe
+from sop.dataset.ffmpeg import Limits
+from sop.dataset.hashes import Hashes, Touch, sha256, touch_of
+from sop.dataset.manifest import Manifest, Row
+from sop.dataset.parallel import Workers, each
+from sop.errors import LeftOut, LeftOutForNow, UserError
+from sop.files import Saver, remove_empty_folders, remove_partials, replacing
 from sop.params import ExtractParams
 from sop.progress import say, track
 
@@ -32,6 +35,9 @@ SILENCE_DBFS = -70.0
 ZIP_DATE = (1980, 1, 1, 0, 0, 0)
 
 BLOCK_SAMPLES = 1 << 18
+
+# Of so many the reason is in the metrics, which are kept in git.
+REASONS_SHOWN = 100
 
 
 @dataclass(frozen=True)
@@ -48,22 +54,32 @@ class _Job:
 
     name: str
     video: Path
-    hash: str
+    hash: str | None
+    """None if it is still to be taken."""
     audio: Path | None
     frames: Path | None
+    tools: str
+
+
+@dataclass(frozen=True)
+class _Outcome:
+    hash: str
+    touch: Touch | None
+    made: Made | LeftOut
 
 
 def extract(
-    params: ExtractParams, videos: Path, audio: Path, frames: Path, workers: int
+    params: ExtractParams, videos: Path, audio: Path, frames: Path, workers: Workers, hashes: Path
 ) -> dict[str, Any]:
     """Bring `audio` and `frames` to what they would be if made from nothing.
 
     Args:
-        params: rates, height and quality.
+        params: rates, height, quality and limits.
         videos: folder of `<category>/<id>.mp4`.
         audio: folder for `<category>/<id>.wav`.
         frames: folder for `<category>/<id>.zip`.
-        workers: videos at a time.
+        workers: who works.
+        hashes: database of the hashes of videos; made if missing.
 
     Returns:
         Counts, lengths, bytes and reasons, for metrics/extract.json.
@@ -83,31 +99,32 @@ def extract(
     for manifest in made_with:
         remove_partials(manifest.folder)
         manifest.load()
-    jobs = _stale(found, made_with, workers)
-    for manifest in made_with:
+    with Hashes(hashes) as known:
+        jobs = _stale(found, made_with, known, workers)
         # Before anything is replaced: a row must never speak of another file than the one there.
-        manifest.save()
-    left_out: dict[str, str] = {}
-    work = partial(_extract_job, params=params)
-    for job, made in track(each(work, jobs, workers), "extract", len(jobs)):
-        if isinstance(made, LeftOut):
-            left_out[job.name] = str(made)
-            say(f"left out: {job.video}: {made}")
-        for manifest, place, length in (
-            (sounds, job.audio, None if isinstance(made, LeftOut) else made.samples),
-            (pictures, job.frames, None if isinstance(made, LeftOut) else made.frames),
-        ):
-            if place is not None and length is not None:
-                size = place.stat().st_size
-                manifest.rows[job.name] = Row(job.hash, made_with[manifest], length, size)
-                manifest.save_sometimes()
-            elif isinstance(made, LeftOut):
-                manifest.rows.pop(job.name, None)
+        for manifest in made_with:
+            manifest.save()
+        failed: dict[str, str] = {}
+        savers = [Saver(manifest.save) for manifest in made_with]
+        work = partial(_extract_job, params=params)
+        for job, outcome in track(each(work, jobs, workers), "extract", len(jobs)):
+            if isinstance(outcome, LeftOut):
+                outcome = _Outcome("", None, outcome)
+            if outcome.touch is not None:
+                known.remember(job.video, outcome.touch, outcome.hash)
+            if isinstance(outcome.made, LeftOut):
+                say(f"left out: {job.video}: {outcome.made}")
+            if isinstance(outcome.made, LeftOutForNow):
+                failed[job.name] = str(outcome.made)
+            _note(job, outcome, made_with)
+            for saver in savers:
+                saver.save_sometimes()
     for manifest in made_with:
         manifest.save()
         manifest.sweep()
         remove_empty_folders(manifest.folder)
-    if not sounds.rows:
+    left_out = {name: row.left_out for name, row in sounds.rows.items() if row.left_out} | failed
+    if not any(sounds.files()):
         name, first = min(left_out.items())
         raise UserError(
             f"{videos}: none of {len(found)} videos is usable, {name} for one: {first}; "
@@ -125,12 +142,13 @@ def extract_video(
         video: the file.
         audio: the WAV to write, or None.
         frames: the zip to write, or None.
-        params: rates, height and quality.
+        params: rates, height, quality and limits.
 
     Raises:
         LeftOut: the video cannot be used; neither file is written or replaced.
     """
-    seconds = length_seconds(video)
+    limits = Limits(params.limit_seconds, params.limit_mib << 20)
+    seconds = probe(video, limits).seconds
     with ExitStack() as stack:
         sound = pictures = None
         archive = None
@@ -139,7 +157,7 @@ def extract_video(
         if frames is not None:
             pictures = PictureOutput(params.frame_rate, params.frame_height, params.jpeg_quality)
             archive = stack.enter_context(replacing(frames))
-        jpegs = decode(video, seconds, sound, pictures)
+        jpegs = decode(video, seconds, sound, pictures, limits)
         count = _pack(jpegs, archive)
         if pictures is not None and count < max(1, pictures.count(seconds) - 1):
             raise LeftOut(
@@ -150,8 +168,41 @@ def extract_video(
     return Made(samples, None if frames is None else count)
 
 
-def _extract_job(job: _Job, params: ExtractParams) -> Made:
-    return extract_video(job.video, job.audio, job.frames, params)
+def _extract_job(job: _Job, params: ExtractParams) -> _Outcome:
+    """A job, wherever it is done; the video's hash is taken there too, if it is not known."""
+    if job.tools != _tools():
+        raise UserError(
+            f"ffmpeg on {socket.gethostname()}: is another version than where the run was started "
+            f"({_tools()}, there {job.tools}); all workers need the same"
+        )
+    touch, digest = None, job.hash
+    if digest is None:
+        try:
+            touch, digest = touch_of(job.video), sha256(job.video)
+        except OSError as error:
+            reason = LeftOutForNow(f"not readable ({error.strerror})")
+            return _Outcome("", None, reason)
+    try:
+        made: Made | LeftOut = extract_video(job.video, job.audio, job.frames, params)
+    except LeftOut as reason:
+        made = reason
+    return _Outcome(digest, touch, made)
+
+
+def _note(job: _Job, outcome: _Outcome, made_with: dict[Manifest, str]) -> None:
+    """Write down what became of a video: of both its files, if it was left out."""
+    made = outcome.made
+    sounds, pictures = made_with
+    for manifest, place in ((sounds, job.audio), (pictures, job.frames)):
+        if isinstance(made, LeftOutForNow):
+            manifest.rows.pop(job.name, None)
+        elif isinstance(made, LeftOut):
+            manifest.rows[job.name] = Row(outcome.hash, made_with[manifest], left_out=str(made))
+        elif place is not None:
+            length = made.samples if manifest is sounds else made.frames
+            assert length is not None
+            size = place.stat().st_size
+            manifest.rows[job.name] = Row(outcome.hash, made_with[manifest], length, size)
 
 
 def _find(videos: Path) -> dict[str, Path]:
@@ -163,39 +214,63 @@ def _find(videos: Path) -> dict[str, Path]:
     }
 
 
-def _hash(video: Path) -> str:
-    """SHA-256 of a video; of one that cannot be read, nothing: its extraction says why."""
-    try:
-        return sha256(video)
-    except OSError:
-        return ""
-
-
 def _tools() -> str:
     return f"recipe={RECIPE} ffmpeg={ffmpeg.version()}"
 
 
-def _stale(found: dict[str, Path], made_with: dict[Manifest, str], workers: int) -> list[_Job]:
+def _stale(
+    found: dict[str, Path], made_with: dict[Manifest, str], known: Hashes, workers: Workers
+) -> list[_Job]:
     """What there is to do; the manifests keep the rows of what there is not."""
-    hashes = dict(each(_hash, found.values(), workers))
+    for manifest, tools in made_with.items():
+        manifest.rows = {
+            name: row
+            for name, row in manifest.rows.items()
+            if name in found and row.made_with == tools and manifest.is_whole(name)
+        }
+    # Only of what would not be made again anyway; of the others the hash is taken on the way.
+    in_question = [
+        video
+        for name, video in found.items()
+        if any(name in manifest.rows for manifest in made_with)
+    ]
+    hashes = _hashes(in_question, known, workers)
     jobs = []
-    places: list[Path | None]
     for name, video in found.items():
-        digest = str(hashes[video])
-        places = [
-            None if manifest.is_fresh(name, digest, tools) else manifest.place(name)
-            for manifest, tools in made_with.items()
-        ]
-        if any(places):
-            jobs.append(_Job(name, video, digest, *places))
-    todo = {manifest: set(found) for manifest in made_with}
-    for job in jobs:
-        for manifest, place in zip(made_with, (job.audio, job.frames), strict=True):
-            if place is not None:
-                todo[manifest].discard(job.name)
-    for manifest, fresh in todo.items():
-        manifest.rows = {name: row for name, row in manifest.rows.items() if name in fresh}
+        digest = hashes.get(video)
+        rows = [manifest.rows.get(name) for manifest in made_with]
+        fresh = [row is not None and row.video == digest for row in rows]
+        # What was left out for one reason is left out of both.
+        if any(row is not None and row.left_out for row in rows) and not all(fresh):
+            fresh = [False, False]
+        for manifest, is_fresh in zip(made_with, fresh, strict=True):
+            if not is_fresh:
+                manifest.rows.pop(name, None)
+        if not all(fresh):
+            audio, frames = (
+                None if is_fresh else manifest.place(name)
+                for manifest, is_fresh in zip(made_with, fresh, strict=True)
+            )
+            jobs.append(_Job(name, video, digest, audio, frames, _tools()))
     return jobs
+
+
+def _hashes(videos: list[Path], known: Hashes, workers: Workers) -> dict[Path, str]:
+    """The hashes of videos; of one that cannot be read there is none, its extraction says why."""
+    found = known.known(videos)
+    for video, result in each(_hash, (v for v in videos if v not in found), workers):
+        if not isinstance(result, LeftOut):
+            touch, digest = result
+            known.remember(video, touch, digest)
+            found[video] = digest
+    return found
+
+
+def _hash(video: Path) -> tuple[Touch, str]:
+    try:
+        return touch_of(video), sha256(video)
+    except OSError as error:
+        raise LeftOut(str(error)) from None
 
 
 def _pack(jpegs: Iterable[bytes], archive: Path | None) -> int:
@@ -234,16 +309,20 @@ def _check_sound(sound: SoundOutput, seconds: float) -> int:
 def _summary(
     params: ExtractParams, sounds: Manifest, pictures: Manifest, left_out: dict[str, str]
 ) -> dict[str, Any]:
-    samples = sum(row.length for row in sounds.rows.values())
-    categories = Counter(name.partition("/")[0] for name in sounds.rows)
+    samples = sum(row.length for row in sounds.files())
+    names = [name for name, row in sounds.rows.items() if not row.left_out]
+    categories = Counter(name.partition("/")[0] for name in names)
     return {
-        "videos": len(sounds.rows),
+        "videos": len(names),
         "audio_hours": round(samples / params.sample_rate / 3600, 4),
-        "frames": sum(row.length for row in pictures.rows.values()),
+        "frames": sum(row.length for row in pictures.files()),
         "bytes": {
-            "audio": sum(row.bytes for row in sounds.rows.values()),
-            "frames": sum(row.bytes for row in pictures.rows.values()),
+            "audio": sum(row.bytes for row in sounds.files()),
+            "frames": sum(row.bytes for row in pictures.files()),
         },
         "category": dict(sorted(categories.items())),
-        "left_out": {"count": len(left_out), "reasons": dict(sorted(left_out.items()))},
+        "left_out": {
+            "count": len(left_out),
+            "reasons": dict(sorted(left_out.items())[:REASONS_SHOWN]),
+        },
     }

@@ -1,11 +1,14 @@
 """The ffmpeg binary, and how it is run on files that nobody vouches for."""
 
+import os
 import re
 import shutil
+import signal
 import subprocess
 import tempfile
+import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from fractions import Fraction
 from functools import lru_cache
@@ -15,7 +18,12 @@ from typing import IO, Any
 import ffmpeg
 import imageio_ffmpeg
 
-from sop.errors import LeftOut, UserError
+from sop.errors import LeftOut, LeftOutForNow, UserError
+
+try:
+    import resource
+except ImportError:  # Windows knows no such limits.
+    resource = None  # type: ignore[assignment]
 
 # Demuxers of real containers. Playlists, scripts and picture sequences, which name other files or
 # addresses, are not among them, and neither is what would take any text for a video.
@@ -30,6 +38,13 @@ MESSAGE_BYTES = 64 * 1024
 REASON_CHARACTERS = 160
 
 _PREFIX = re.compile(r"^(?:\[[^\]]* @ 0x[0-9a-f]+\] )*\[(\w+)\] ")
+_VIDEO = re.compile(r"  Stream #0:\d+.*?: Video: (\w+).*?, (\d+x\d+)")
+_AUDIO = re.compile(r"  Stream #0:\d+.*?: Audio: (\w+).*?, (\d+ Hz), ([^,]+)")
+
+_NO_MEMORY = re.compile(r"Cannot allocate memory|pthread_create\(\) failed")
+
+# Memory that is only set aside, for each of many threads, would count towards the limit.
+_ONE_ARENA = os.environ | {"MALLOC_ARENA_MAX": "1"}
 
 
 @lru_cache(maxsize=1)
@@ -78,6 +93,15 @@ def target(path: Path) -> str:
     return f"file:{path}"
 
 
+@dataclass(frozen=True)
+class Limits:
+    """What one run of ffmpeg may take; a file that takes more is left out for now."""
+
+    seconds: float = 3600.0
+    bytes: int = 1 << 30
+    """Of memory. Linux only: elsewhere a running process cannot be given a limit."""
+
+
 @dataclass
 class Running:
     """An ffmpeg at work; `messages` and `code` are known once it has ended."""
@@ -94,13 +118,15 @@ class Running:
 
 
 @contextmanager
-def running(outputs: Any) -> Iterator[Running]:
+def running(outputs: Any, limits: Limits) -> Iterator[Running]:
     """Run ffmpeg, its standard output being read by the block; leaving the block ends it.
 
     Args:
         outputs: an output of ffmpeg-python, or several merged.
+        limits: of time and memory.
 
     Raises:
+        LeftOutForNow: it went beyond a limit, or crashed.
         UserError: the disk is full.
     """
     command = outputs.global_args(
@@ -111,27 +137,41 @@ def running(outputs: Any) -> Iterator[Running]:
     with (
         tempfile.TemporaryFile() as said,
         subprocess.Popen(
-            command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=said
+            command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=said, env=_ONE_ARENA
         ) as process,
     ):
         assert process.stdout is not None
+        _limit_memory(process.pid, limits.bytes)
         run = Running(process.stdout)
+        late = threading.Event()
+        alarm = threading.Timer(limits.seconds, _stop, (process, late))
+        alarm.daemon = True
+        alarm.start()
         try:
             yield run
         except BaseException:
             process.kill()
-            raise
+            # What a killed ffmpeg left half-said would only mislead.
+            if not late.is_set():
+                raise
         finally:
             process.stdout.close()
             run.code = process.wait()
+            alarm.cancel()
             run.messages = _messages(said)
+    if late.is_set():
+        raise LeftOutForNow(f"ffmpeg took longer than {limits.seconds:g} s and was stopped")
     if any("No space left on device" in error for error in run.errors):
         raise UserError("no space left on the disk; free some and run again, it goes on from here")
+    if any(_NO_MEMORY.search(error) for error in run.errors):
+        raise LeftOutForNow(f"ffmpeg needs more memory than {limits.bytes >> 20} MiB")
+    if run.code < 0:
+        raise LeftOutForNow(f"ffmpeg crashed ({signal.Signals(-run.code).name})")
 
 
-def finish(outputs: Any) -> Running:
+def finish(outputs: Any, limits: Limits) -> Running:
     """Run ffmpeg to its end, without output to read."""
-    with running(outputs) as run:
+    with running(outputs, limits) as run:
         run.stdout.read()
     return run
 
@@ -144,16 +184,18 @@ class Header:
     """Names of the container, as ffmpeg's demuxer has them."""
     seconds: float | None
     """Length; None where the file does not say, or it is a guess."""
+    format: str
+    """Codecs, size and rates, as `h264 640x360, aac 44100 Hz stereo`."""
 
 
-def header(path: Path) -> Header:
+def header(path: Path, limits: Limits) -> Header:
     """Read the header of a video.
 
     Raises:
         LeftOut: it is not a video.
     """
     command = ffmpeg.output(source(path), "-", format="null", t=0, codec="copy")
-    return header_of(finish(command))
+    return header_of(finish(command, limits))
 
 
 def header_of(run: Running) -> Header:
@@ -164,8 +206,15 @@ def header_of(run: Running) -> Header:
     """
     containers: tuple[str, ...] | None = None
     seconds = None
+    video = audio = ""
     for _, text in run.messages:
-        if opened := re.match(r"Input #0, (\S+), from ", text):
+        if text.startswith("Output #0"):
+            break
+        if (stream := _VIDEO.match(text)) and "(attached pic)" not in text:
+            video = video or " ".join(stream.groups())
+        elif stream := _AUDIO.match(text):
+            audio = audio or " ".join(stream.groups())
+        elif opened := re.match(r"Input #0, (\S+), from ", text):
             containers = tuple(opened[1].split(","))
         elif length := re.match(r"  Duration: (\d+):(\d+):(\d+\.\d+), ", text):
             hours, minutes, rest = length.groups()
@@ -173,7 +222,7 @@ def header_of(run: Running) -> Header:
     if containers is None:
         raise LeftOut(f"not a video that ffmpeg reads ({reason(run)})")
     guessed = any("Estimating duration" in text for _, text in run.messages)
-    return Header(containers, None if guessed else seconds)
+    return Header(containers, None if guessed else seconds, ", ".join(filter(None, (video, audio))))
 
 
 def reason(run: Running) -> str:
@@ -189,6 +238,19 @@ def reason(run: Running) -> str:
 def rational(rate: float) -> str:
     """A rate as ffmpeg takes it without loss: 29.97 is 2997/100."""
     return str(Fraction(str(rate)))
+
+
+def _stop(process: "subprocess.Popen[bytes]", late: threading.Event) -> None:
+    late.set()
+    process.kill()
+
+
+def _limit_memory(process: int, limit: int) -> None:
+    """Make a running process fail to get more than so much memory of its own."""
+    if hasattr(resource, "prlimit"):
+        # It may have ended already.
+        with suppress(ProcessLookupError):
+            resource.prlimit(process, resource.RLIMIT_DATA, (limit, limit))
 
 
 def _messages(said: IO[bytes]) -> list[tuple[str, str]]:

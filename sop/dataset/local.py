@@ -9,6 +9,9 @@ from sop.errors import LeftOut, UserError
 
 UNLABELLED = "unlabelled"
 
+# A list of videos that lie elsewhere (source list) may lie beside those that lie here.
+LIST_NAME = "list.csv"
+
 # A file system takes names of 255 bytes; while a file is written its name is longer.
 NAME_BYTES = 200
 
@@ -73,6 +76,8 @@ def _advice() -> str:
 def _files(folder: Path) -> Iterator[tuple[Path, str]]:
     """What there is, with its category, in order."""
     for path in _visible(folder):
+        if path.name == LIST_NAME and path.is_file():
+            continue
         if path.is_dir():
             yield from ((inner, path.name) for inner in _visible(path))
         else:

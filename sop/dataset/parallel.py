@@ -1,6 +1,9 @@
-"""The same work on many videos, several at a time."""
+"""The same work on many videos, several at a time: on this machine, or on a Dask cluster."""
 
 import multiprocessing
+import os
+import sys
+import time
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import (
     FIRST_COMPLETED,
@@ -10,9 +13,13 @@ from concurrent.futures import (
     ThreadPoolExecutor,
     wait,
 )
-from typing import TypeVar
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
 
-from sop.errors import LeftOut
+from sop.errors import LeftOut, LeftOutForNow, UserError
+from sop.progress import say
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -20,31 +27,61 @@ Result = TypeVar("Result")
 # Enough that no worker waits for the next item, few enough that a long list is not held at once.
 QUEUED_PER_WORKER = 2
 
+# How long a scheduler may take to answer, and workers to be counted anew.
+ANSWER_SECONDS = 30.0
+COUNT_SECONDS = 5.0
+
+
+@dataclass(frozen=True)
+class Workers:
+    """Who does the work."""
+
+    count: int
+    """At a time, on this machine."""
+    scheduler: str | None = None
+    """Address of a Dask scheduler, whose workers do it instead."""
+    most: int | None = None
+    """At a time, wherever they are."""
+
 
 def each(
-    work: Callable[[Item], Result], items: Iterable[Item], workers: int, processes: bool = False
+    work: Callable[[Item], Result], items: Iterable[Item], workers: Workers, processes: bool = False
 ) -> Iterator[tuple[Item, Result | LeftOut]]:
     """Do `work` on every item; yield each with what came of it, as they get done.
 
     Args:
-        work: a `LeftOut` that it raises is its result, any other exception ends everything.
+        work: a `LeftOut` that it raises is its result, any other exception ends everything. On a
+            cluster it and the items are sent by pickle; doing an item twice must do no harm.
         items: what is worked on.
-        workers: at most so many at a time.
-        processes: whether they are processes (for work in Python) or threads (for work that
-            waits for a network, a disk or another program).
+        workers: who works.
+        processes: whether those of this machine are processes (for work in Python) or threads
+            (for work that waits for a network, a disk or another program).
+
+    Raises:
+        UserError: the scheduler cannot be reached.
     """
+    if workers.scheduler is not None:
+        yield from _each_on_cluster(work, items, workers.scheduler, workers.most)
+    else:
+        count = min(workers.count, workers.most or workers.count)
+        yield from _each_here(work, items, count, processes)
+
+
+def _each_here(
+    work: Callable[[Item], Result], items: Iterable[Item], count: int, processes: bool
+) -> Iterator[tuple[Item, Result | LeftOut]]:
     executor: Executor
     if processes:
         # A forked process would inherit locks that threads of this one may hold.
         context = multiprocessing.get_context("spawn")
-        executor = ProcessPoolExecutor(workers, mp_context=context)
+        executor = ProcessPoolExecutor(count, mp_context=context)
     else:
-        executor = ThreadPoolExecutor(workers)
+        executor = ThreadPoolExecutor(count)
     running: dict[Future[Result], Item] = {}
     try:
         for item in items:
             running[executor.submit(work, item)] = item
-            if len(running) >= QUEUED_PER_WORKER * workers:
+            if len(running) >= QUEUED_PER_WORKER * count:
                 yield from _done(running)
         while running:
             yield from _done(running)
@@ -60,3 +97,112 @@ def _done(running: dict[Future[Result], Item]) -> Iterator[tuple[Item, Result | 
         except LeftOut as reason:
             result = reason
         yield item, result
+
+
+def _each_on_cluster(
+    work: Callable[[Item], Result], items: Iterable[Item], scheduler: str, most: int | None
+) -> Iterator[tuple[Item, Result | LeftOut]]:
+    # Takes half a second to import, which work on one machine need not pay.
+    import distributed
+
+    with _client(scheduler) as client:
+        queue = _Queue(client, most)
+        running: dict[Any, Item] = {}
+        done = distributed.as_completed()
+        waiting = iter(items)
+        try:
+            while True:
+                while len(running) < queue.length():
+                    try:
+                        item = next(waiting)
+                    except StopIteration:
+                        break
+                    future = client.submit(_attempt, work, item, pure=False)
+                    running[future] = item
+                    done.add(future)
+                if not running:
+                    return
+                future = next(done)
+                yield running.pop(future), _result(future, scheduler)
+        finally:
+            client.cancel(list(running))
+
+
+def _attempt(work: Callable[[Item], Result], item: Item) -> Result | LeftOut:
+    """The work as a task: what is expected to go wrong is no error in the worker's log."""
+    try:
+        return work(item)
+    except LeftOut as reason:
+        return reason
+
+
+def _result(future: Any, scheduler: str) -> Any:
+    import distributed
+
+    try:
+        return future.result()
+    except distributed.KilledWorker as error:
+        died = error.allowed_failures + 1
+        return LeftOutForNow(f"{died} workers of the cluster died with it")
+    except (distributed.CancelledError, OSError):
+        raise UserError(
+            f"cluster.scheduler: {scheduler} went away; what is done stays, "
+            "run again when it is back"
+        ) from None
+
+
+class _Queue:
+    """How many items are handed out at a time, as workers come and go."""
+
+    def __init__(self, client: Any, most: int | None) -> None:
+        self._client = client
+        self._most = most
+        self._length = 0
+        self._counted = -COUNT_SECONDS
+        self._told = False
+
+    def length(self) -> int:
+        """As many as all workers can use, and as are allowed."""
+        if time.monotonic() - self._counted >= COUNT_SECONDS:
+            threads = sum(self._client.nthreads().values())
+            if not threads and not self._told:
+                say("the cluster has no workers yet; waiting for them")
+                self._told = True
+            self._counted = time.monotonic()
+            self._length = max(1, QUEUED_PER_WORKER * threads)
+        return min(self._length, self._most or self._length)
+
+
+@contextmanager
+def _client(scheduler: str) -> Iterator[Any]:
+    """A client of a scheduler whose workers, now and later, find this repository."""
+    import distributed
+
+    try:
+        client = distributed.Client(
+            scheduler, timeout=ANSWER_SECONDS, set_as_default=False, name="sound-of-pixels"
+        )
+    except (OSError, ValueError) as error:
+        raise UserError(
+            f"cluster.scheduler: {scheduler} does not answer ({error or type(error).__name__}); "
+            "start it with `dask scheduler`, or set null to work on this machine"
+        ) from None
+    with client:
+        client.register_plugin(_at_home(Path.cwd(), Path(__file__).parents[2]))
+        yield client
+
+
+def _at_home(folder: Path, code: Path) -> Any:
+    """A plugin that makes a worker work in this folder, with this code."""
+    import distributed
+
+    # A class of a function travels whole; one of a module would have to be importable there.
+    class AtHome(distributed.WorkerPlugin):
+        name = f"sound-of-pixels {folder}"
+
+        def setup(self, worker: Any) -> None:
+            os.chdir(folder)
+            if str(code) not in sys.path:
+                sys.path.insert(0, str(code))
+
+    return AtHome()

@@ -1,24 +1,35 @@
 """Where videos come from: what each source has, and how one of its videos is made."""
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
-from sop.dataset import catalogue, ffmpeg, synthetic, youtube
+from sop.dataset import catalogue, fetching, ffmpeg, synthetic
 from sop.dataset.container import to_mp4
+from sop.dataset.decoding import Probe, probe
+from sop.dataset.hashes import Hashes, Touch, sha256, touch_of
 from sop.dataset.local import LocalVideo, find_videos, printable
-from sop.dataset.manifest import sha256
-from sop.dataset.parallel import each
-from sop.errors import LeftOut
+from sop.dataset.own_list import read_own_list
+from sop.dataset.parallel import Workers, each
+from sop.errors import LeftOut, UserError
 from sop.files import replacing
-from sop.params import LocalParams, MusicParams, Params, SyntheticParams
-
-# More at a time would get this machine blocked sooner than done.
-CONCURRENT_FETCHES = 4
+from sop.params import DatasetParams, FetchParams, LocalParams, Params, SyntheticParams
 
 VIDEO_ENDING = ".mp4"
+
+
+@dataclass(frozen=True)
+class Places:
+    """Where a source keeps what is not the result."""
+
+    lists: Path
+    """Folder of published lists."""
+    unfinished: Path
+    """Folder of half-fetched videos."""
+    hashes: Path
+    """Database of the hashes of the user's files."""
 
 
 @dataclass(frozen=True)
@@ -54,40 +65,42 @@ class Source:
     """What a source has."""
 
     wanted: list[Wanted]
-    make: Callable[[Wanted, Path], None]
+    make: Callable[[Wanted, Path], Probe]
     """Writes a video into its place below a folder, whole or not at all; may raise `LeftOut`."""
-    workers: int
+    workers: Workers
     processes: bool = False
     """Whether making is work for processes of Python, see `each`."""
     absent: list[Absent] = field(default_factory=list)
     endings: tuple[str, ...] = (VIDEO_ENDING,)
     """Of the files of one video."""
-    shortest_share: float = 0.0
+    least_share: float = 0.0
     """Of the list; with less, the stage fails."""
+    ask_again: bool = False
+    """Whether to try again what was left out for good."""
+    remote: bool = False
+    """Whether it takes a network."""
 
 
-def open_source(params: Params, lists: Path) -> Source:
+def open_source(params: Params, places: Places) -> Source:
     """The source that `dataset.source` names.
 
     Args:
         params: all of params.yaml.
-        lists: folder where published lists are kept.
+        places: where the source keeps what it needs.
 
     Raises:
         UserError: there is nothing to begin with.
     """
-    dataset, workers = params.dataset, params.worker_count
+    dataset = params.dataset
+    workers = Workers(params.worker_count, params.cluster.scheduler)
     if dataset.source == "synthetic":
         return _synthetic(dataset.synthetic, params.seed, workers)
     if dataset.source == "local":
-        return _local(dataset.local, workers)
-    names = [catalogue.MUSIC21_SOLOS]
-    if dataset.source == "music":
-        names = [catalogue.MUSIC_SOLOS] + [catalogue.MUSIC_DUETS] * dataset.music.duets
-    return _music(dataset.music, names, lists)
+        return _local(dataset.local, workers, places.hashes)
+    return _listed(dataset, params.cluster.scheduler, places)
 
 
-def _synthetic(params: SyntheticParams, seed: int, workers: int) -> Source:
+def _synthetic(params: SyntheticParams, seed: int, workers: Workers) -> Source:
     tools = f"{_code_hash()} {ffmpeg.version()}"
     # How many there are changes none of them.
     look = params.model_dump(exclude={"solos", "duets"})
@@ -110,9 +123,10 @@ def _synthetic(params: SyntheticParams, seed: int, workers: int) -> Source:
     )
 
 
-def _render(wanted: Wanted, folder: Path, params: SyntheticParams, seed: int) -> None:
+def _render(wanted: Wanted, folder: Path, params: SyntheticParams, seed: int) -> Probe:
     assert isinstance(wanted.recipe, synthetic.PlannedVideo)
     synthetic.render(wanted.recipe, params, seed, folder)
+    return probe(folder / f"{wanted.name}{VIDEO_ENDING}", ffmpeg.Limits())
 
 
 def _code_hash() -> str:
@@ -121,11 +135,11 @@ def _code_hash() -> str:
     return _hash(" ".join(sha256(path) for path in code))
 
 
-def _local(params: LocalParams, workers: int) -> Source:
+def _local(params: LocalParams, workers: Workers, hashes: Path) -> Source:
     videos, refused = find_videos(Path(params.folder))
     absent = [Absent(r.category, r.id, printable(r.path), r.reason) for r in refused]
     wanted = []
-    for video, digest in each(_local_hash, videos, workers):
+    for video, digest in _local_hashes(videos, workers, hashes):
         shown_as = str(video.path)
         if isinstance(digest, LeftOut):
             absent.append(Absent(video.category, video.id, shown_as, str(digest)))
@@ -135,40 +149,95 @@ def _local(params: LocalParams, workers: int) -> Source:
     return Source(wanted, _copy, workers, absent=absent)
 
 
-def _local_hash(video: LocalVideo) -> str:
+def _local_hashes(
+    videos: list[LocalVideo], workers: Workers, place: Path
+) -> Iterator[tuple[LocalVideo, str | LeftOut]]:
+    with Hashes(place) as hashes:
+        known = hashes.known(video.path for video in videos)
+        yield from ((video, known[video.path]) for video in videos if video.path in known)
+        new = (video for video in videos if video.path not in known)
+        for video, found in each(_local_hash, new, workers):
+            if isinstance(found, LeftOut):
+                yield video, found
+            else:
+                touch, digest = found
+                hashes.remember(video.path, touch, digest)
+                yield video, digest
+
+
+def _local_hash(video: LocalVideo) -> tuple[Touch, str]:
     try:
-        return sha256(video.path)
+        return touch_of(video.path), sha256(video.path)
     except OSError as error:
         raise LeftOut(f"not readable ({error.strerror})") from None
 
 
-def _copy(wanted: Wanted, folder: Path) -> None:
+def _copy(wanted: Wanted, folder: Path) -> Probe:
     assert isinstance(wanted.recipe, LocalVideo)
+    limits = ffmpeg.Limits()
     try:
-        with replacing(folder / wanted.category / f"{wanted.id}{VIDEO_ENDING}") as partial_file:
-            to_mp4(wanted.recipe.path, partial_file)
+        with replacing(folder / f"{wanted.name}{VIDEO_ENDING}") as partial_file:
+            to_mp4(wanted.recipe.path, partial_file, limits)
+            return probe(partial_file, limits)
     except FileNotFoundError:
         raise LeftOut("went missing while it was read") from None
 
 
-def _music(params: MusicParams, names: list[str], lists: Path) -> Source:
-    entries = catalogue.read_lists(names, params.list_url, lists, params.timeout_seconds)
+def _listed(dataset: DatasetParams, scheduler: str | None, places: Places) -> Source:
+    params, lists = dataset.fetch, dataset.lists
+    _check_files_and_options(params)
+    if dataset.source == "list":
+        entries = read_own_list(Path(lists.own), params.video_url)
+    else:
+        solos = {"music": catalogue.MUSIC_SOLOS, "music21": catalogue.MUSIC21_SOLOS}
+        names = [solos[dataset.source]] + [catalogue.MUSIC_DUETS] * lists.duets
+        entries = catalogue.read_lists(names, lists.published, places.lists, params.silence_seconds)
+    entries = catalogue.chosen(entries, lists.categories, lists.most_per_category)
+    fetching.sweep_unfinished(
+        places.unfinished, (fetching.unfinished_name(entry, params) for entry in entries)
+    )
     wanted = [
-        Wanted(entry.category, entry.id, url, f"{url} height<={params.height}", entry)
+        Wanted(entry.category, entry.id, url, _made_from(url, entry, params), entry)
         for entry in entries
-        for url in [youtube.address(entry, params)]
+        for url in [fetching.address(entry, params)]
     ]
     return Source(
         wanted,
-        partial(_fetch, params=params),
-        CONCURRENT_FETCHES,
-        shortest_share=params.shortest_list,
+        partial(_fetch, params=params, unfinished=places.unfinished),
+        Workers(params.at_once, scheduler, most=params.at_once),
+        least_share=params.least_share,
+        ask_again=params.ask_again,
+        remote=True,
     )
 
 
-def _fetch(wanted: Wanted, folder: Path, params: MusicParams) -> None:
+def _made_from(url: str, entry: catalogue.Entry, params: FetchParams) -> str:
+    quality = f"format {params.format}" if params.format else f"height<={params.height}"
+    clip = fetching.clip_of(entry, params)
+    return f"{url} {quality}" + (f" {clip[0]:g}-{clip[1]:g} s" if clip else "")
+
+
+def _check_files_and_options(params: FetchParams) -> None:
+    if params.cookies is not None and not Path(params.cookies).is_file():
+        raise UserError(
+            f"dataset.fetch.cookies: {params.cookies} not found; export it from your browser, "
+            "or set null"
+        )
+    if params.yt_dlp:
+        # Takes a while to import, which other sources need not pay.
+        from sop.dataset.youtube import unknown_options
+
+        if unknown := unknown_options(params.yt_dlp):
+            raise UserError(
+                f"dataset.fetch.yt_dlp: {', '.join(unknown)} is not allowed; allowed are the "
+                "options that yt-dlp's YoutubeDL class describes, less those set by other "
+                "parameters and by the pipeline itself"
+            )
+
+
+def _fetch(wanted: Wanted, folder: Path, params: FetchParams, unfinished: Path) -> Probe:
     assert isinstance(wanted.recipe, catalogue.Entry)
-    youtube.fetch(wanted.recipe, params, folder)
+    return fetching.fetch(wanted.recipe, params, folder, unfinished)
 
 
 def _hash(text: str) -> str:

@@ -4,20 +4,20 @@ import os
 import signal
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Callable, Iterator
-from functools import partial
-from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
+from dataset.server import Server, serving, status
 from sop.dataset import catalogue
-from sop.dataset.download import download
+from sop.dataset.download import download as download_to
 from sop.dataset.extraction import extract
+from sop.dataset.parallel import Workers
+from sop.dataset.sources import Places
 from sop.errors import UserError
 from sop.params import Params, validate
 
@@ -40,6 +40,13 @@ def changed(params: Params, **dataset: Any) -> Params:
 
 def local(params: Params, folder: Path) -> Params:
     return changed(params, source="local", local={"folder": str(folder)})
+
+
+def download(params: Params, folder: Path) -> dict[str, Any]:
+    """The stage's work, with what it keeps for itself beside the folder."""
+    root = folder.parent
+    places = Places(root / "lists", root / "unfinished", root / "hashes.sqlite")
+    return download_to(params, folder, places)
 
 
 def tree(folder: Path) -> dict[str, bytes]:
@@ -96,7 +103,7 @@ def test_own_videos(params: Params, own: Path, tmp_path: Path) -> None:
     ]
     assert (videos / "flute/a, b.mp4").read_bytes() == (own / "flute/a, b.mp4").read_bytes()
     assert summary["videos"] == 3
-    assert summary["category"]["flute"] == {"done": 1, "left_out": 0}
+    assert summary["category"]["flute"] == {"done": 1, "unavailable": 0, "failed": 0}
     assert [(row["category"], row["id"], row["status"]) for row in rows(videos)] == [
         ("flute", "a, b", "done"),
         ("tuba", "-c", "done"),
@@ -154,7 +161,9 @@ def test_unusable_files_are_left_out_and_the_others_go_on(
     make_video(own / "flute" / "line\nbreak.mp4")
     summary = download(local(params, own), tmp_path / "videos")
     assert summary["videos"] == 3
-    reasons = {Path(name).name: reason for name, reason in summary["left_out"]["reasons"].items()}
+    reasons = {
+        Path(name).name: reason for name, reason in summary["unavailable"]["reasons"].items()
+    }
     assert reasons.keys() == {
         *("notes.txt", "gone.mp4", "-c.mp4", "mute.mkv", "a, b.mp4", "line?break.mp4")
     }
@@ -165,7 +174,7 @@ def test_unusable_files_are_left_out_and_the_others_go_on(
     said = [line for line in capsys.readouterr().out.splitlines() if line.startswith("left out")]
     assert len(said) == 6
     assert f"left out: {own / 'tuba' / 'mute.mkv'}: holds no sound" in said
-    left_out = [row for row in rows(tmp_path / "videos") if row["status"] == "left_out"]
+    left_out = [row for row in rows(tmp_path / "videos") if row["status"] == "unavailable"]
     assert len(left_out) == 6
     assert all(row["reason"] for row in left_out)
     assert download(local(params, own), tmp_path / "videos") == summary
@@ -176,7 +185,7 @@ def test_nothing_usable_ends_in_one_line(params: Params, tmp_path: Path) -> None
         download(local(params, tmp_path / "nowhere"), tmp_path / "videos")
     (tmp_path / "own").mkdir()
     (tmp_path / "own/a.mp4").write_bytes(b"x")
-    with pytest.raises(UserError, match=r"0 of 1 videos are there; .*a\.mp4: not a video"):
+    with pytest.raises(UserError, match=r"0 of 1 videos are there; .*a\.mp4, for one: not a video"):
         download(local(params, tmp_path / "own"), tmp_path / "videos")
 
 
@@ -204,18 +213,10 @@ def test_a_missing_folder_costs_nothing_already_there(
     assert tree(videos) == before
 
 
-class Site(SimpleHTTPRequestHandler):
-    asked: list[str]
-
-    def log_message(self, *args: object) -> None:
-        if self.command == "GET":
-            self.asked.append(self.path)
-
-
 @pytest.fixture
 def music(
     params: Params, tmp_path: Path, make_video: Callable, monkeypatch: pytest.MonkeyPatch
-) -> Iterator[tuple[Params, Path, list[str]]]:
+) -> Iterator[tuple[Params, Server]]:
     """A server of two lists and their videos, one of which is gone."""
     folder = tmp_path / "site"
     lists = {
@@ -228,53 +229,147 @@ def music(
         (folder / name).write_text(json.dumps({"videos": videos}))
         digest = catalogue.hashlib.sha256((folder / name).read_bytes()).hexdigest()
         monkeypatch.setitem(catalogue.SHA256, name, digest)
-    asked: list[str] = []
-    handler = partial(type("Handler", (Site,), {"asked": asked}), directory=str(folder))
-    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
-        threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
-        root = f"http://127.0.0.1:{server.server_port}"
-        urls = {"list_url": f"{root}/{{file}}", "video_url": f"{root}/{{id}}.mp4"}
-        yield changed(params, source="music", music=urls), folder, asked
-        server.shutdown()
+    with serving(folder) as server:
+        fetch = {
+            "video_url": f"{server.root}/{{id}}.mp4",
+            "silence_seconds": 1.0,
+            "retries": 0,
+            "back_off_seconds": 0.0,
+        }
+        published = {"published": f"{server.root}/{{file}}"}
+        yield changed(params, source="music", lists=published, fetch=fetch), server
+
+
+def asked_for(server: Server) -> set[str]:
+    return {name for name, _ in server.asked}
 
 
 def test_the_published_lists_from_a_server(
-    music: tuple[Params, Path, list[str]], tmp_path: Path, make_video: Callable
+    music: tuple[Params, Server], tmp_path: Path, make_video: Callable
 ) -> None:
-    params, site, asked = music
-    videos, lists = tmp_path / "videos", tmp_path / "lists"
-    summary = download(params, videos, lists)
+    params, server = music
+    videos = tmp_path / "videos"
+    summary = download(params, videos)
     assert sorted(tree(videos)) == [
         *("flute/-aaaaaaaaaa.mp4", "flute/bbbbbbbbbbb.mp4", "flute_tuba/ddddddddddd.mp4"),
         "manifest.csv",
     ]
     assert (summary["listed"], summary["videos"]) == (4, 3)
-    assert summary["category"]["tuba"] == {"done": 0, "left_out": 1}
-    url = params.dataset.music.video_url.replace("{id}", "ccccccccccc")
-    assert "404" in summary["left_out"]["reasons"][url]
-    # The one that was missing is asked for again, the lists and the others are not.
-    asked.clear()
-    make_video(site / "ccccccccccc.mp4")
-    assert download(params, videos, lists)["videos"] == 4
-    assert set(asked) == {"/ccccccccccc.mp4"}
-    download(params, tmp_path / "again", lists)
+    assert summary["category"]["tuba"] == {"done": 0, "unavailable": 1, "failed": 0}
+    url = params.dataset.fetch.video_url.replace("{id}", "ccccccccccc")
+    assert "404" in summary["unavailable"]["reasons"][url]
+    gone, done = rows(videos)[3], rows(videos)[0]
+    assert (gone["id"], gone["status"], gone["source"]) == ("ccccccccccc", "unavailable", url)
+    assert done["format"] == "h264 96x72, aac 22050 Hz mono"
+    assert float(done["seconds"]) == pytest.approx(2.5, abs=0.1)
+    # What is there, what is gone and the lists are not asked for again.
+    server.asked.clear()
+    make_video(server.folder / "ccccccccccc.mp4")
+    assert download(params, videos) == summary
+    assert asked_for(server) == set()
+    # Unless told to.
+    assert download(changed(params, fetch={"ask_again": True}), videos)["videos"] == 4
+    assert asked_for(server) == {"ccccccccccc.mp4"}
+    download(params, tmp_path / "again")
     assert tree(videos) == tree(tmp_path / "again")
-    without = changed(params, music={"duets": False})
-    assert download(without, videos, lists)["listed"] == 3
+    without = changed(params, lists={"duets": False})
+    assert download(without, videos)["listed"] == 3
     assert not (videos / "flute_tuba").exists()
 
 
-def test_too_little_of_a_list_fails_and_loses_nothing(
-    music: tuple[Params, Path, list[str]], tmp_path: Path
+def test_what_failed_for_now_is_asked_for_again(
+    music: tuple[Params, Server], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    params, _, _ = music
-    strict = changed(params, music={"shortest_list": 0.9})
-    with pytest.raises(UserError, match=r"3 of 4 videos are there.*shortest_list asks for 90%"):
-        download(strict, tmp_path / "videos", tmp_path / "lists")
+    params, server = music
+    server.answers["bbbbbbbbbbb.mp4"] = status(503)
+    summary = download(params, tmp_path / "videos")
+    assert summary["category"]["flute"] == {"done": 1, "unavailable": 0, "failed": 1}
+    assert summary["failed"]["count"] == summary["unavailable"]["count"] == 1
+    assert "1 of 4 videos failed for now; `dvc repro --force download`" in capsys.readouterr().out
+    server.answers.clear()
+    server.asked.clear()
+    assert download(params, tmp_path / "videos")["videos"] == 3
+    assert asked_for(server) == {"bbbbbbbbbbb.mp4"}
+
+
+def test_categories_and_the_first_so_many_of_each(
+    music: tuple[Params, Server], tmp_path: Path
+) -> None:
+    params, _ = music
+    few = changed(params, lists={"categories": ["flute", "flute_tuba"], "most_per_category": 1})
+    download(few, tmp_path / "videos")
+    assert [(row["category"], row["id"]) for row in rows(tmp_path / "videos")] == [
+        *(("flute", "-aaaaaaaaaa"), ("flute_tuba", "ddddddddddd"))
+    ]
+    with pytest.raises(UserError, match=r"categories: 'oboe' .* has flute, tuba, flute_tuba"):
+        download(changed(params, lists={"categories": ["oboe"]}), tmp_path / "videos")
+
+
+def test_a_list_of_ones_own(music: tuple[Params, Server], tmp_path: Path) -> None:
+    params, server = music
+    (server.folder / "My clip.mp4").write_bytes((server.folder / "bbbbbbbbbbb.mp4").read_bytes())
+    place = tmp_path / "list.csv"
+    place.write_text(
+        f"category,id,url,begin,end\nflute,-aaaaaaaaaa,,,\nhorn,,{server.root}/My%20clip.mp4,,\n"
+        "horn,bbbbbbbbbbb,,0.5,1.5\n"
+    )
+    own = changed(params, source="list", lists={"own": str(place)})
+    summary = download(own, tmp_path / "videos")
+    assert summary["videos"] == 3
+    names = [row["id"] for row in rows(tmp_path / "videos")]
+    assert names[0] == "-aaaaaaaaaa"
+    assert names[1].startswith("My_clip_")
+    assert names[2] == "bbbbbbbbbbb_0.5-1.5"
+    assert float(rows(tmp_path / "videos")[2]["seconds"]) == pytest.approx(1.0, abs=0.1)
+
+
+def test_too_little_of_a_list_fails_and_loses_nothing(
+    music: tuple[Params, Server], tmp_path: Path
+) -> None:
+    params, _ = music
+    strict = changed(params, fetch={"least_share": 0.9})
+    with pytest.raises(UserError, match=r"3 of 4 videos are there.*least_share asks for 90%"):
+        download(strict, tmp_path / "videos")
     before = times(tmp_path / "videos")
     assert len(before) == 3
-    download(params, tmp_path / "videos", tmp_path / "lists")
+    download(params, tmp_path / "videos")
     assert times(tmp_path / "videos") == before
+
+
+def test_a_lost_network_fails_in_one_line_and_loses_nothing(
+    music: tuple[Params, Server], tmp_path: Path
+) -> None:
+    params, _ = music
+    download(params, tmp_path / "videos")
+    for name in ("flute/-aaaaaaaaaa.mp4", "flute/bbbbbbbbbbb.mp4"):
+        (tmp_path / "videos" / name).unlink()
+    before = times(tmp_path / "videos")
+    lost = changed(
+        params,
+        fetch={"video_url": "http://127.0.0.1:9/{id}.mp4", "least_share": 0.0, "at_once": 1},
+    )
+    with pytest.raises(UserError, match="no network: none of the last videos could be reached"):
+        download(lost, tmp_path / "videos")
+    assert times(tmp_path / "videos") == before
+    with pytest.raises(UserError, match="no list could be fetched"):
+        (tmp_path / "lists" / catalogue.MUSIC_SOLOS).unlink()
+        download(
+            changed(params, lists={"published": "http://127.0.0.1:9/{file}"}), tmp_path / "videos"
+        )
+    assert times(tmp_path / "videos") == before
+
+
+def test_cookies_and_options_are_checked_before_anything_is_asked(
+    music: tuple[Params, Server], tmp_path: Path
+) -> None:
+    params, server = music
+    for fetch, message in (
+        ({"cookies": str(tmp_path / "none.txt")}, "cookies: .*none.txt not found"),
+        ({"yt_dlp": {"outtmpl": "/etc/x"}}, "yt_dlp: outtmpl is not allowed"),
+    ):
+        with pytest.raises(UserError, match=message):
+            download(changed(params, fetch=fetch), tmp_path / "videos")
+    assert asked_for(server) == set()
 
 
 @pytest.mark.skipif(not CLIPS.is_dir(), reason=f"{CLIPS} is absent")
@@ -283,7 +378,7 @@ def test_real_clips_are_all_accounted_for(params: Params, tmp_path: Path) -> Non
     summary = download(local(params, CLIPS), tmp_path / "videos")
     assert summary["videos"] == len(clips) == 55
     folders = [tmp_path / name for name in ("videos", "audio", "frames")]
-    extracted = extract(params.extract, *folders, workers=2)
+    extracted = extract(params.extract, *folders, Workers(2), tmp_path / "hashes.sqlite")
     made = {f"{place.parent.name}/{place.stem}" for place in folders[1].glob("*/*.wav")}
     assert made | extracted["left_out"]["reasons"].keys() == clips
     assert extracted["left_out"]["count"] <= 1
@@ -292,7 +387,7 @@ def test_real_clips_are_all_accounted_for(params: Params, tmp_path: Path) -> Non
 DOWNLOAD = """
 import sys
 from pathlib import Path
-from sop.dataset.download import download
+from sop.dataset.download import download as download_to
 from sop.params import load_params
 if __name__ == "__main__":
     download(load_params(Path(sys.argv[1])), Path(sys.argv[2]))

@@ -15,11 +15,13 @@ import pytest
 
 from sop.dataset.clips import read_audio, read_frames
 from sop.dataset.extraction import extract, extract_video
+from sop.dataset.parallel import Workers
 from sop.errors import LeftOut, UserError
 from sop.params import ExtractParams
 
 ROOT = Path(__file__).parents[2]
-PARAMS = ExtractParams(frame_rate=8.0, frame_height=48, jpeg_quality=5, sample_rate=11025)
+LIMITS = {"limit_seconds": 60.0, "limit_mib": 512}
+PARAMS = ExtractParams(frame_rate=8.0, frame_height=48, jpeg_quality=5, sample_rate=11025, **LIMITS)
 ODD_NAMES = (
     "two words",
     'quote\'s "both"',
@@ -39,11 +41,12 @@ class Folders:
 
     def __init__(self, root: Path) -> None:
         self.videos, self.audio, self.frames = root / "videos", root / "audio", root / "frames"
+        self.hashes = root / "hashes.sqlite"
         self.videos.mkdir(parents=True)
 
     def extract(self, **changes: Any) -> dict[str, Any]:
         params = PARAMS.model_copy(update=changes)
-        return extract(params, self.videos, self.audio, self.frames, workers=2)
+        return extract(params, self.videos, self.audio, self.frames, Workers(2), self.hashes)
 
     def tree(self) -> dict[str, bytes]:
         return {
@@ -193,7 +196,8 @@ def test_names_are_only_ever_names(
     monkeypatch.chdir(tmp_path)
     for name in ODD_NAMES:
         make_video(tmp_path / "videos" / "-odd 'category'" / f"{name}.mp4")
-    summary = extract(PARAMS, Path("videos"), Path("audio"), Path("frames"), workers=2)
+    places = [Path(name) for name in ("videos", "audio", "frames")]
+    summary = extract(PARAMS, *places, Workers(2), Path("hashes.sqlite"))
     assert summary["left_out"]["reasons"] == {}
     assert {path.stem for path in Path("audio").glob("*/*.wav")} == set(ODD_NAMES)
     assert {path.stem for path in Path("frames").glob("*/*.zip")} == set(ODD_NAMES)
@@ -285,11 +289,13 @@ EXTRACT = """
 import sys
 from pathlib import Path
 from sop.dataset.extraction import extract
+from sop.dataset.parallel import Workers
 from sop.params import ExtractParams
 root = Path(sys.argv[1])
 params = ExtractParams(frame_rate=float(sys.argv[2]), frame_height=48, jpeg_quality=5,
-                       sample_rate=11025)
-extract(params, root / "videos", root / "audio", root / "frames", 2)
+                       sample_rate=11025, limit_seconds=60.0, limit_mib=512)
+places = [root / name for name in ("videos", "audio", "frames")]
+extract(params, *places, Workers(2), root / "hashes.sqlite")
 """
 
 

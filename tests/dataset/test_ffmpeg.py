@@ -11,20 +11,32 @@ from PIL import Image
 
 from sop.dataset import ffmpeg
 from sop.dataset.container import to_mp4
-from sop.dataset.decoding import PictureOutput, SoundOutput, decode, length_seconds
+from sop.dataset.decoding import PictureOutput, SoundOutput, decode, probe
+from sop.dataset.ffmpeg import Limits
 from sop.errors import LeftOut
 
 PICTURES = PictureOutput(frame_rate=8, height=72, quality=3)
 
 
 def pictures_of(video: Path, output: PictureOutput = PICTURES) -> list[np.ndarray]:
-    jpegs = decode(video, length_seconds(video), None, output)
+    jpegs = decode(video, probe(video, Limits()).seconds, None, output, Limits())
     return [np.asarray(Image.open(io.BytesIO(jpeg))) for jpeg in jpegs]
 
 
 def sound_of(video: Path, sample_rate: int = 11025) -> np.ndarray:
     place = video.with_suffix(".wav")
-    assert list(decode(video, length_seconds(video), SoundOutput(place, sample_rate), None)) == []
+    assert (
+        list(
+            decode(
+                video,
+                probe(video, Limits()).seconds,
+                SoundOutput(place, sample_rate),
+                None,
+                Limits(),
+            )
+        )
+        == []
+    )
     with wave.open(str(place)) as file:
         assert (file.getnchannels(), file.getsampwidth()) == (1, 2)
         assert file.getframerate() == sample_rate
@@ -70,7 +82,7 @@ def test_sound_and_frames_stay_in_step(
         *("-map", "0:v", "-map", "1:a", "-c", "copy", video),
     )
     mp4 = tmp_path / "clock-as-kept.mp4"
-    to_mp4(video, mp4)
+    to_mp4(video, mp4, Limits())
     sound, frames = sound_of(mp4), pictures_of(mp4)
     assert abs(len(sound) / 11025 - len(frames) / 8) <= 1 / 8
     # The click is at second 1 of its stream, as picture 24 is of the other.
@@ -84,7 +96,7 @@ def test_equal_length_whichever_stream_is_longer(tmp_path: Path, make_video: Cal
     for filters in (("-af", "atrim=end=1.3"), ("-vf", "trim=end=1.3")):
         video = make_video(tmp_path / "a.mp4", *filters)
         # AAC comes in packets of 1024 samples.
-        assert length_seconds(video) == pytest.approx(1.3, abs=1024 / 22050 + 1 / 24)
+        assert probe(video, Limits()).seconds == pytest.approx(1.3, abs=1024 / 22050 + 1 / 24)
         assert len(pictures_of(video)) / 8 == pytest.approx(len(sound_of(video)) / 11025, abs=1 / 8)
 
 
@@ -175,7 +187,7 @@ def test_no_file_is_read_through_a_playlist(
         playlist = tmp_path / f"list.{ending}"
         playlist.write_text(text.format(secret))
         with pytest.raises(LeftOut, match="not a video"):
-            length_seconds(playlist)
+            probe(playlist, Limits())
 
 
 def test_leaving_a_decode_early_ends_ffmpeg(tmp_path: Path, make_video: Callable) -> None:

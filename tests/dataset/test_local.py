@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 
 from sop.dataset.container import to_mp4
-from sop.dataset.decoding import length_seconds
-from sop.dataset.ffmpeg import binary, header
+from sop.dataset.decoding import probe
+from sop.dataset.ffmpeg import Limits, binary, header
 from sop.dataset.local import LocalVideo, find_videos
 from sop.errors import LeftOut, UserError
 
@@ -94,7 +94,7 @@ def test_a_missing_or_empty_folder_says_what_to_put_there(made: bool, tmp_path: 
 
 def test_an_mp4_is_copied_byte_for_byte(tmp_path: Path, make_video: Callable) -> None:
     video = make_video(tmp_path / "a.mp4")
-    to_mp4(video, tmp_path / "b.mp4")
+    to_mp4(video, tmp_path / "b.mp4", Limits())
     assert (tmp_path / "b.mp4").read_bytes() == video.read_bytes()
 
 
@@ -114,11 +114,11 @@ def test_other_containers_become_mp4(
     video = make_video(tmp_path / f"a.{ending}", *codecs)
     written = []
     for name in ("one.mp4", "two.mp4"):
-        to_mp4(video, tmp_path / name)
+        to_mp4(video, tmp_path / name, Limits())
         written.append((tmp_path / name).read_bytes())
     assert written[0] == written[1]
-    assert "mp4" in header(tmp_path / "one.mp4").containers
-    assert length_seconds(tmp_path / "one.mp4") == pytest.approx(2.5, abs=0.1)
+    assert "mp4" in header(tmp_path / "one.mp4", Limits()).containers
+    assert probe(tmp_path / "one.mp4", Limits()).seconds == pytest.approx(2.5, abs=0.1)
     assert (pictures_hash(video) == pictures_hash(tmp_path / "one.mp4")) == copied
 
 
@@ -126,13 +126,13 @@ def test_a_container_named_mp4_that_is_another_is_converted(
     tmp_path: Path, make_video: Callable
 ) -> None:
     video = make_video(tmp_path / "a.mp4", "-c", "copy", "-f", "matroska")
-    to_mp4(video, tmp_path / "b.mp4")
-    assert "mp4" in header(tmp_path / "b.mp4").containers
+    to_mp4(video, tmp_path / "b.mp4", Limits())
+    assert "mp4" in header(tmp_path / "b.mp4", Limits()).containers
 
 
 def test_half_a_file_is_not_made_to_look_whole(tmp_path: Path, make_video: Callable) -> None:
     video = make_video(tmp_path / "a.mkv", "-c", "copy")
     video.write_bytes(video.read_bytes()[: video.stat().st_size // 2])
     with pytest.raises(LeftOut, match="cut off"):
-        to_mp4(video, tmp_path / "b.mp4")
+        to_mp4(video, tmp_path / "b.mp4", Limits())
     assert not (tmp_path / "b.mp4").exists()
