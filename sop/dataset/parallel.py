@@ -2,6 +2,7 @@
 
 import multiprocessing
 import os
+import pickle
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -15,6 +16,7 @@ from concurrent.futures import (
 )
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -102,22 +104,27 @@ def _done(running: dict[Future[Result], Item]) -> Iterator[tuple[Item, Result | 
 def _each_on_cluster(
     work: Callable[[Item], Result], items: Iterable[Item], scheduler: str, most: int | None
 ) -> Iterator[tuple[Item, Result | LeftOut]]:
+    remaining = iter(items)
+    first = list(islice(remaining, 1))
+    if not first:
+        return
+    remaining = chain(first, remaining)
     # Takes half a second to import, which work on one machine need not pay.
+    import cloudpickle
     import distributed
 
     with _client(scheduler) as client:
-        queue = _Queue(client, most)
+        queue, attempt = _Queue(client, most), _attempt()
         running: dict[Any, Item] = {}
-        done = distributed.as_completed()
-        waiting = iter(items)
+        done = distributed.as_completed(loop=client.loop)
         try:
             while True:
                 while len(running) < queue.length():
                     try:
-                        item = next(waiting)
+                        item = next(remaining)
                     except StopIteration:
                         break
-                    future = client.submit(_attempt, work, item, pure=False)
+                    future = client.submit(attempt, cloudpickle.dumps((work, item)), pure=False)
                     running[future] = item
                     done.add(future)
                 if not running:
@@ -128,19 +135,34 @@ def _each_on_cluster(
             client.cancel(list(running))
 
 
-def _attempt(work: Callable[[Item], Result], item: Item) -> Result | LeftOut:
-    """The work as a task: what is expected to go wrong is no error in the worker's log."""
-    try:
-        return work(item)
-    except LeftOut as reason:
-        return reason
+def _attempt() -> Callable[[bytes], bytes]:
+    """The task: does pickled work on a pickled item, and returns the pickled result.
+
+    Only workers unpickle it, so a scheduler need not have this repository; and a function that is
+    made here travels whole, so that the workers, too, can read it before they have it.
+    """
+
+    def attempt(task: bytes) -> bytes:
+        import pickle
+
+        from sop.errors import LeftOut, UserError
+
+        # From the client of the same run, over the user's own cluster.
+        work, item = pickle.loads(task)  # noqa: S301
+        try:
+            result = work(item)
+        except (LeftOut, UserError) as expected:
+            result = expected
+        return pickle.dumps(result)
+
+    return attempt
 
 
 def _result(future: Any, scheduler: str) -> Any:
     import distributed
 
     try:
-        return future.result()
+        result = pickle.loads(future.result())  # noqa: S301
     except distributed.KilledWorker as error:
         died = error.allowed_failures + 1
         return LeftOutForNow(f"{died} workers of the cluster died with it")
@@ -149,6 +171,9 @@ def _result(future: Any, scheduler: str) -> Any:
             f"cluster.scheduler: {scheduler} went away; what is done stays, "
             "run again when it is back"
         ) from None
+    if isinstance(result, UserError):
+        raise result
+    return result
 
 
 class _Queue:

@@ -24,7 +24,6 @@ from yt_dlp.downloader.common import FileDownloader
 from yt_dlp.networking.exceptions import HTTPError, IncompleteRead, TransportError
 from yt_dlp.utils import (
     ContentTooShortError,
-    ExtractorError,
     GeoRestrictedError,
     UnsupportedError,
     YoutubeDLError,
@@ -246,10 +245,9 @@ def _kind(error: YoutubeDLError, cause: BaseException) -> str:
 
 def _reason(error: BaseException) -> str:
     """The first sentences of yt-dlp's complaint, without its marks and advice."""
-    inner = (getattr(error, "exc_info", None) or (None, None))[1]
-    # Without the name of the site and the id, which whoever reads it knows.
-    message = inner.orig_msg if isinstance(inner, ExtractorError) else str(error)
-    message = " ".join(message.split()).removeprefix("ERROR: ")
+    message = " ".join(str(error).split()).removeprefix("ERROR: ")
+    # Whoever reads it knows the site and the id.
+    message = re.sub(r"^\[[^\]]+\] (?:[^:]{1,100}: (?=[A-Z]))?", "", message)
     message = re.split(r" \(caused by |; please report|\. Use --|\. Visit |\. See ", message)[0]
     return message.rstrip(".")[:REASON_CHARACTERS] or "yt-dlp gives no reason"
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from sop.dataset import catalogue
-from sop.dataset.catalogue import Entry, instruments_of, parse_list, read_lists
+from sop.dataset.catalogue import Entry, chosen, instruments_of, parse_list, read_lists
 from sop.errors import UserError
 
 PUBLISHED = Path(__file__).parents[3] / "shared" / "music-lists"
@@ -48,8 +48,58 @@ def test_the_published_lists() -> None:
     assert Counter(e.category for e in duets)["acoustic_guitar_violin"] == 43
     assert Entry("flute_violin", "8DHG_hVSw1o") in duets
     assert all(len(instruments_of(e.category, ())) == 2 for e in duets)
+    assert all(instruments_of(e.category, ()) == (e.category,) for e in (*solos, *more))
     for name, digest in catalogue.SHA256.items():
         assert hashlib.sha256((PUBLISHED / name).read_bytes()).hexdigest() == digest
+
+
+@needs_lists
+@pytest.mark.parametrize(
+    ("names", "solos", "instruments", "duets", "pairs"),
+    [
+        ([catalogue.MUSIC_SOLOS], 536, 11, 0, 0),
+        ([catalogue.MUSIC_SOLOS, catalogue.MUSIC_DUETS], 536, 11, 149, 9),
+        ([catalogue.MUSIC21_SOLOS], 1164, 21, 0, 0),
+        ([catalogue.MUSIC21_SOLOS, catalogue.MUSIC_DUETS], 1164, 21, 149, 9),
+    ],
+)
+def test_a_dataset_is_its_lists_one_after_the_other(
+    names: list[str], solos: int, instruments: int, duets: int, pairs: int
+) -> None:
+    entries = read_lists(names, "http://127.0.0.1:9/{file}", PUBLISHED, 5.0)
+    # No list names a video twice, nor do two of one dataset: nothing is dropped.
+    assert len({e.id for e in entries}) == len(entries) == solos + duets
+    categories = dict.fromkeys(e.category for e in entries)
+    of = {category: instruments_of(category, categories) for category in categories}
+    assert [len(of[e.category]) for e in entries] == solos * [1] + duets * [2]
+    assert Counter(map(len, of.values())) == Counter({1: instruments, 2: pairs}) - Counter()
+
+
+@needs_lists
+def test_the_instruments_of_every_published_category() -> None:
+    for name in catalogue.SHA256:
+        text = (PUBLISHED / name).read_bytes()
+        for category in json.loads(text)["videos"]:
+            words = tuple(category.split(" "))
+            folder = "_".join(words)
+            assert folder in {e.category for e in parse_list(text, name)}
+            assert set(words) <= set(catalogue.MUSIC21_INSTRUMENTS)
+            assert instruments_of(folder, ()) == words
+
+
+def test_what_is_listed_twice_comes_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    twice = {"flute": ["aaaaaaaaaaa", "bbbbbbbbbbb", "aaaaaaaaaaa"], "tuba": ["aaaaaaaaaaa"]}
+    for name in ("one.json", "two.json"):
+        (tmp_path / name).write_text(json.dumps({"videos": twice}))
+        digest = hashlib.sha256((tmp_path / name).read_bytes()).hexdigest()
+        monkeypatch.setitem(catalogue.SHA256, name, digest)
+    assert len(parse_list((tmp_path / "one.json").read_bytes(), "one.json")) == 4
+    entries = read_lists(["one.json", "two.json"], "http://127.0.0.1:9/{file}", tmp_path, 5.0)
+    assert [(e.category, e.id[0]) for e in entries] == [
+        ("flute", "a"),
+        ("flute", "b"),
+        ("tuba", "a"),
+    ]
 
 
 @needs_lists
@@ -87,7 +137,7 @@ def test_a_list_that_cannot_be_had(
     url: str, tmp_path: Path, served: tuple[Path, str, list[str]]
 ) -> None:
     url = url.format(served[1].removesuffix("/{file}"))
-    with pytest.raises(UserError, match=r"no list could be fetched.*dataset\.music\.list_url"):
+    with pytest.raises(UserError, match=r"no list could be fetched.*dataset\.lists\.published"):
         read_lists([catalogue.MUSIC_SOLOS], url, tmp_path, 5.0)
 
 
@@ -142,3 +192,51 @@ def test_instruments_of(
     category: str, known: tuple[str, ...], instruments: tuple[str, ...]
 ) -> None:
     assert instruments_of(category, known) == instruments
+
+
+LISTED = [
+    *(Entry("flute", 11 * "a"), Entry("tuba", 11 * "b"), Entry("flute", 11 * "c")),
+    *(Entry("flute_tuba", 11 * "d"), Entry("flute", 11 * "e"), Entry("tuba", 11 * "f")),
+]
+
+
+@pytest.mark.parametrize(
+    ("categories", "most_per_category", "ids"),
+    [
+        ([], None, "abcdef"),
+        ([], 1, "abd"),
+        ([], 2, "abcdf"),
+        ([], 9, "abcdef"),
+        (["flute"], None, "ace"),
+        (["tuba", "flute"], None, "abcef"),
+        (["flute_tuba", "flute"], 1, "ad"),
+        (["tuba", "tuba"], 1, "b"),
+    ],
+)
+def test_of_some_categories_the_first_so_many_are_chosen(
+    categories: list[str], most_per_category: int | None, ids: str
+) -> None:
+    kept = chosen(LISTED, categories, most_per_category)
+    assert "".join(entry.id[0] for entry in kept) == ids
+    assert set(kept) <= set(LISTED)
+
+
+@pytest.mark.parametrize("category", ["violin", "flute tuba", "Flute", ""])
+def test_a_category_that_is_not_listed_is_refused(category: str) -> None:
+    with pytest.raises(UserError) as caught:
+        chosen(LISTED, ["flute", category], None)
+    assert str(caught.value) == (
+        f"dataset.lists.categories: {category!r} is not in the list, which has "
+        "flute, tuba, flute_tuba"
+    )
+
+
+@needs_lists
+def test_a_little_of_a_published_list_is_chosen() -> None:
+    names = [catalogue.MUSIC_SOLOS, catalogue.MUSIC_DUETS]
+    entries = read_lists(names, "http://127.0.0.1:9/{file}", PUBLISHED, 5.0)
+    kept = chosen(entries, ["flute_violin", "cello"], 2)
+    assert [entry.category for entry in kept] == ["cello", "cello", "flute_violin", "flute_violin"]
+    # The same ones every time, and more of them are those and more.
+    assert chosen(entries, ["flute_violin", "cello"], 3)[:2] == kept[:2]
+    assert len(chosen(entries, [], 2)) == 2 * (11 + 9)
