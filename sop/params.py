@@ -32,10 +32,18 @@ def _matching(pattern: str, allowed: str) -> AfterValidator:
     return AfterValidator(check)
 
 
+def _clip(seconds: list[float]) -> list[float]:
+    if len(seconds) != 2 or seconds[0] >= seconds[1]:
+        raise ValueError("null or [begin, end] in seconds, the end after the begin")
+    return seconds
+
+
 Activation = Literal["none", "sigmoid", "softmax", "relu", "tanh"]
 Count = Annotated[int, Field(ge=1)]
 Share = Annotated[float, Field(gt=0, lt=1)]
 Positive = Annotated[float, Field(gt=0)]
+# At most ten days: no clock is set to much more.
+Seconds = Annotated[float, Field(gt=0, le=864000)]
 NotNegative = Annotated[float, Field(ge=0)]
 NotImagenet = Annotated[str, _matching("(?!imagenet$).+", "scratch or the path of a checkpoint")]
 
@@ -87,11 +95,11 @@ class FetchParams(Section):
     video_url: Annotated[str, _matching(r"https?://.*\{id\}.*", "a web address holding {id}")]
     height: Annotated[int, Field(ge=72)]
     format: Annotated[str, Field(min_length=1)] | None
-    clip_seconds: Annotated[list[NotNegative], Field(min_length=2, max_length=2)] | None
+    clip_seconds: Annotated[list[NotNegative], AfterValidator(_clip)] | None
     at_once: Count
-    silence_seconds: Positive
-    limit_seconds: Positive
-    retries: Annotated[int, Field(ge=0)]
+    silence_seconds: Seconds
+    limit_seconds: Seconds
+    retries: Annotated[int, Field(ge=0, le=100)]
     back_off_seconds: NotNegative
     rate_limit: Count | None
     cookies: Annotated[str, Field(min_length=1)] | None
@@ -126,7 +134,7 @@ class ExtractParams(Section):
     frame_height: Annotated[int, Field(ge=16, multiple_of=2)]
     jpeg_quality: Annotated[int, Field(ge=2, le=31)]
     sample_rate: Annotated[int, Field(ge=4000, le=192000)]
-    limit_seconds: Positive
+    limit_seconds: Seconds
     limit_mib: Annotated[int, Field(ge=128)]
 
 
@@ -345,11 +353,6 @@ def _unfit_pairs(params: Params) -> list[str]:
         problems.append(
             f"model.vision_width {model.vision_width} does not fit model.weights.vision "
             "'imagenet': allowed is 64"
-        )
-    clip = params.dataset.fetch.clip_seconds
-    if clip is not None and clip[0] >= clip[1]:
-        problems.append(
-            f"dataset.fetch.clip_seconds {clip} is empty: allowed is [begin, end], end after begin"
         )
     if params.dataset.source == "synthetic" and (
         params.dataset.synthetic.seconds < params.index.shortest_seconds

@@ -6,12 +6,25 @@ from pathlib import Path
 from typing import Any
 
 from ruamel.yaml import YAML
+from ruamel.yaml.nodes import ScalarNode
+from ruamel.yaml.representer import RoundTripRepresenter
 
 from sop.errors import UserError
 from sop.files import write_text
 from sop.params import PARAMS_PATH, read_yaml, validate
 
 PRESETS_PATH = Path("presets")
+
+
+class _Representer(RoundTripRepresenter):
+    """Writes null where ruamel would write nothing."""
+
+
+def _represent_null(representer: RoundTripRepresenter, value: None) -> ScalarNode:
+    return representer.represent_scalar("tag:yaml.org,2002:null", "null")
+
+
+_Representer.add_representer(type(None), _represent_null)
 
 
 def preset_names(folder: Path = PRESETS_PATH) -> list[str]:
@@ -39,6 +52,7 @@ def apply_preset(
     if name not in known:
         raise UserError(f"no preset {name!r}: there are {', '.join(known) or 'none'}")
     yaml = YAML()
+    yaml.Representer = _Representer
     yaml.preserve_quotes = True
     yaml.width = 4096
     params = read_yaml(params_path, yaml)

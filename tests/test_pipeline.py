@@ -1,6 +1,7 @@
 """The DVC pipeline: what a change makes stale, and that every stage names what it really uses."""
 
 import ast
+import copy
 import json
 import math
 import os
@@ -181,6 +182,44 @@ def test_dvc_shows_metrics_parameters_plots_and_experiments(project):
     assert experiment.returncode == 0, experiment.stderr
     table = project.dvc("exp", "show", "--csv")
     assert "small" in table.stdout, table.stderr
+
+
+@pytest.mark.slow
+def test_a_second_clone_pulls_everything_and_makes_nothing(project, tmp_path):
+    """What a team shares by a remote: here a folder, elsewhere a bucket or a server."""
+    assert project.dvc("remote", "add", "--force", "--default", "store", str(tmp_path / "store"))
+    pushed = project.dvc("push")
+    assert pushed.returncode == 0, pushed.stderr
+    project.commit("where the cache is shared")
+    clone = copy.copy(project)
+    clone.folder = tmp_path / "clone"
+    subprocess.run(["git", "clone", "--quiet", project.folder, clone.folder], check=True)
+    pulled = clone.dvc("pull")
+    assert pulled.returncode == 0, pulled.stderr
+    assert clone.repro() == []
+    for stage_output in ("videos", "audio", "frames", "index", "model", "evaluate"):
+        assert tree(clone.folder / "data" / stage_output) == tree(
+            project.folder / "data" / stage_output
+        )
+    assert clone.metrics() == project.metrics()
+
+
+def tree(folder: Path) -> dict[str, bytes]:
+    return {
+        str(path.relative_to(folder)): path.read_bytes()
+        for path in folder.rglob("*")
+        if path.is_file()
+    }
+
+
+@pytest.mark.slow
+def test_dvc_sees_a_few_files_for_each_video(project):
+    """However long the videos are: three, of which none is a loose picture."""
+    shown = json.loads(project.dvc("data", "status", "--json", "--granular").stdout or "{}")
+    assert not shown.get("uncommitted")
+    videos = len(list((project.folder / "data/videos").glob("*/*.mp4")))
+    for name, manifests in (("audio", 1), ("frames", 1)):
+        assert len(tree(project.folder / "data" / name)) == videos + manifests
 
 
 @pytest.mark.slow

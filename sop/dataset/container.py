@@ -35,6 +35,8 @@ def to_mp4(video: Path, mp4: Path, limits: Limits) -> None:
     if finish(_convert(video, mp4, {"c": "copy"}), limits).code:
         transcoding = finish(_convert(video, mp4, TRANSCODE), limits)
         if transcoding.code:
+            # Its threads complain beside each other; sorted, runs say the same.
+            transcoding.messages.sort()
             raise LeftOut(f"not convertible to MP4 ({reason(transcoding)})")
 
 

@@ -31,7 +31,10 @@ STEP_SECONDS = 0.04
 # The sound's last packet can decode to a little less than it announces.
 TAIL_SECONDS = 0.1
 
-_CUT_OFF = re.compile(r"partial file|prematurely|truncat|error during demuxing", re.IGNORECASE)
+# Of packets only: a decoder also calls a remark beside the picture (SEI) truncated, and goes on.
+_CUT_OFF = re.compile(
+    r"partial file|prematurely|truncating packet|error during demuxing", re.IGNORECASE
+)
 
 
 class CutOff(LeftOut):
@@ -154,6 +157,8 @@ def _pictures(stream: Any, output: PictureOutput, seconds: float) -> Any:
         # Rounding to the nearest makes a picture begin half a frame early, so that what frame n
         # shows is what is on display in the middle of its time. A late first picture counts from 0.
         stream.filter("fps", fps=rational(output.frame_rate), start_time=0, round="near")
+        # Here, so that no picture after the last is made: a hostile file may have years of them.
+        .filter("trim", end_frame=max(1, output.count(seconds)))
         .filter(
             "scale",
             w=f"max(2,2*round(iw*sar*{height / 2:g}/ih))",
@@ -173,7 +178,7 @@ def _pictures(stream: Any, output: PictureOutput, seconds: float) -> Any:
         vcodec="mjpeg",
         threads=1,
         bitexact=None,
-        **{"q:v": output.quality, "frames:v": max(1, output.count(seconds))},
+        **{"q:v": output.quality},
     )
 
 

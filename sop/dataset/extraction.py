@@ -210,7 +210,8 @@ def _find(videos: Path) -> dict[str, Path]:
     return {
         f"{path.parent.name}/{path.stem}": path
         for path in sorted(videos.glob("*/*.mp4"))
-        if not path.name.startswith(".")
+        # A link to nowhere has its place too: it is reported.
+        if not path.name.startswith(".") and (path.is_file() or path.is_symlink())
     }
 
 

@@ -9,11 +9,8 @@ import sys
 import tempfile
 import threading
 from collections.abc import Iterable
-from contextlib import suppress
 from pathlib import Path
 from typing import IO, Any
-
-import psutil
 
 from sop.dataset.catalogue import Entry
 from sop.dataset.container import to_mp4
@@ -22,6 +19,7 @@ from sop.dataset.ffmpeg import Limits, binary
 from sop.errors import LeftOut, LeftOutForNow, NoNetwork
 from sop.files import replacing
 from sop.params import FetchParams
+from sop.processes import kill_tree
 
 CODE = Path(__file__).parents[2]
 REASON_CHARACTERS = 160
@@ -154,7 +152,7 @@ def _ask(request: dict[str, Any], limit_seconds: float, tools: Path, said: IO[by
         except BrokenPipeError:
             text = b""
         except BaseException:
-            _kill(process)
+            kill_tree(process)
             raise
         finally:
             alarm.cancel()
@@ -165,15 +163,7 @@ def _ask(request: dict[str, Any], limit_seconds: float, tools: Path, said: IO[by
 
 def _stop(process: "subprocess.Popen[bytes]", late: threading.Event) -> None:
     late.set()
-    _kill(process)
-
-
-def _kill(process: "subprocess.Popen[bytes]") -> None:
-    """End a process and all that it started."""
-    with suppress(psutil.NoSuchProcess):
-        for child in psutil.Process(process.pid).children(recursive=True):
-            child.kill()
-    process.kill()
+    kill_tree(process)
 
 
 def _check_and_place(file: Path, place: Path, limits: Limits) -> Probe:

@@ -19,6 +19,7 @@ import ffmpeg
 import imageio_ffmpeg
 
 from sop.errors import LeftOut, LeftOutForNow, UserError
+from sop.processes import kill_tree
 
 try:
     import resource
@@ -150,7 +151,7 @@ def running(outputs: Any, limits: Limits) -> Iterator[Running]:
         try:
             yield run
         except BaseException:
-            process.kill()
+            kill_tree(process)
             # What a killed ffmpeg left half-said would only mislead.
             if not late.is_set():
                 raise
@@ -242,7 +243,7 @@ def rational(rate: float) -> str:
 
 def _stop(process: "subprocess.Popen[bytes]", late: threading.Event) -> None:
     late.set()
-    process.kill()
+    kill_tree(process)
 
 
 def _limit_memory(process: int, limit: int) -> None:

@@ -12,6 +12,9 @@ from types import TracebackType
 # Within so long a file can be written twice and keep its time of change.
 CLOCK_SECONDS = 2.0
 
+# A path that is no text and a number of more than 63 bits have no place in the database.
+_FAILURES = (sqlite3.Error, OSError, UnicodeEncodeError, OverflowError)
+
 
 @dataclass(frozen=True)
 class Touch:
@@ -63,13 +66,14 @@ class Hashes:
         try:
             self._place.parent.mkdir(parents=True, exist_ok=True)
             self._table = self._open()
+        except (OSError, sqlite3.OperationalError):
+            # Not to be had now: no folder for it, no right to it, or another process holds it.
+            pass
         except sqlite3.DatabaseError:
             # Not a database, or one that a crash of the machine left damaged.
             with suppress(OSError, sqlite3.Error):
                 self._place.unlink()
                 self._table = self._open()
-        except OSError:
-            pass
         return self
 
     def __exit__(
@@ -98,7 +102,7 @@ class Hashes:
         if self._table is None:
             return found
         for path in paths:
-            with suppress(sqlite3.Error, OSError):
+            with suppress(*_FAILURES):
                 row = self._table.execute(
                     "SELECT bytes, changed_ns, inode, sha256 FROM hash WHERE path = ?",
                     (str(path.absolute()),),
@@ -111,7 +115,7 @@ class Hashes:
         """Keep the hash of a file that was last touched like this before it was hashed."""
         if self._table is None or time.time() - touch.changed_ns / 1e9 < CLOCK_SECONDS:
             return
-        with suppress(sqlite3.Error), self._table:
+        with suppress(*_FAILURES), self._table:
             self._table.execute(
                 "INSERT OR REPLACE INTO hash VALUES (?, ?, ?, ?, ?)",
                 (str(path.absolute()), touch.bytes, touch.changed_ns, touch.inode, digest),

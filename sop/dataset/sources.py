@@ -214,7 +214,7 @@ def _listed(dataset: DatasetParams, scheduler: str | None, places: Places) -> So
 def _made_from(url: str, entry: catalogue.Entry, params: FetchParams) -> str:
     quality = f"format {params.format}" if params.format else f"height<={params.height}"
     clip = fetching.clip_of(entry, params)
-    return f"{url} {quality}" + (f" {clip[0]:g}-{clip[1]:g} s" if clip else "")
+    return f"{url} {quality}" + (f" {clip[0]:.10g}-{clip[1]:.10g} s" if clip else "")
 
 
 def _check_files_and_options(params: FetchParams) -> None:

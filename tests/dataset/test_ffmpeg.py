@@ -192,7 +192,7 @@ def test_no_file_is_read_through_a_playlist(
 
 def test_leaving_a_decode_early_ends_ffmpeg(tmp_path: Path, make_video: Callable) -> None:
     video = make_video(tmp_path / "a.mp4")
-    jpegs = decode(video, 2.5, None, PictureOutput(100, 720, 2))
+    jpegs = decode(video, 2.5, None, PictureOutput(100, 720, 2), Limits())
     assert next(jpegs).startswith(b"\xff\xd8")
     jpegs.close()
 

@@ -221,7 +221,7 @@ def write_others(folder: Path, ffmpeg_run: Callable) -> None:
             b"".join(b"G" + noise[n : n + 187] for n in range(0, 40_000, 187))
         )
     with zipfile.ZipFile(folder / "bomb.mp4", "w", zipfile.ZIP_DEFLATED) as archive:
-        archive.writestr("bomb.mp4", bytes(200 << 20))
+        archive.writestr("bomb.mp4", bytes(100 << 20))
     picture = Image.fromarray(rng.integers(0, 255, (48, 64, 3), np.uint8))
     for kind in ("PNG", "JPEG", "GIF"):
         picture.save(folder / f"{kind} picture.mp4", kind)
@@ -431,3 +431,12 @@ def test_the_references_would_be_followed_if_they_were_allowed_to(
     good = make_video(tmp_path / "good.mp4")
     subprocess.run([binary(), "-v", "error", "-y", "-i", good, "-ar", "11025", sound], check=True)
     assert marker_share(sound) < 0.1
+
+
+def test_a_remark_that_is_too_short_costs_no_video(tmp_path: Path, make_video: Callable) -> None:
+    video = make_video(tmp_path / "video.mp4")
+    data = bytearray(video.read_bytes())
+    # The length of what x264 notes down of its settings, before the UUID that announces them.
+    data[data.index(bytes.fromhex("dc45e9bde6d948b7962cd820d923eeef")) - 1] += 5
+    video.write_bytes(data)
+    assert extraction.extract_video(video, None, tmp_path / "frames.zip", PARAMS).frames == 20
