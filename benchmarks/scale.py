@@ -69,8 +69,10 @@ def copy_repository(project: Path) -> None:
         if not name.startswith(("metrics/", "dvc.lock")):
             (project / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy2(ROOT / name, project / name)
-    subprocess.run(["git", "init", "--quiet"], cwd=project, check=True)
     set_values(project, VALUES)
+    author = ("-c", "user.name=benchmark", "-c", "user.email=benchmark@localhost")
+    for command in (["init", "--quiet"], ["add", "."], [*author, "commit", "-qm", "benchmark"]):
+        subprocess.run(["git", *command], cwd=project, check=True)
 
 
 def set_values(project: Path, values: dict[str, object]) -> None:

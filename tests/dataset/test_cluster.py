@@ -39,8 +39,9 @@ class Cluster:
         port = self.address.rpartition(":")[2]
         self.scheduler = self.start("scheduler", "--host=127.0.0.1", f"--port={port}")
 
-    def start(self, role: str, *arguments: str) -> "subprocess.Popen[bytes]":
+    def start(self, role: str, *arguments: str, path: str = "") -> "subprocess.Popen[bytes]":
         environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+        environment["PATH"] = f"{path}{os.pathsep}{os.environ['PATH']}".strip(os.pathsep)
         with (self.folder / f"{role}{len(self.processes)}.log").open("wb") as log:
             process = subprocess.Popen(
                 [sys.executable, "-m", "dask", role, *arguments, "--no-dashboard"],
@@ -115,6 +116,20 @@ def test_the_death_of_a_worker_changes_nothing(
     killer.join()
     assert killed_after[0] < VIDEOS
     assert folders.tree() == here.tree()
+
+
+@pytest.mark.slow
+def test_a_worker_with_another_ffmpeg_stops_the_run(
+    cluster: Cluster, folders: Folders, tmp_path: Path
+) -> None:
+    other = tmp_path / "other" / "ffmpeg"
+    other.parent.mkdir()
+    other.write_text("#!/bin/sh\necho ffmpeg version 0.1 of another machine\n")
+    other.chmod(0o755)
+    cluster.start("worker", cluster.address, "--nthreads=1", path=str(other.parent))
+    with pytest.raises(UserError, match=r"ffmpeg on .*: is another version .*=0\.1, there .*"):
+        run(folders, Workers(1, cluster.address))
+    assert folders.tree().keys() == {"audio/manifest.json", "frames/manifest.json"}
 
 
 # Workers find the repository's modules, not this one.

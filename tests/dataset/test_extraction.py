@@ -327,3 +327,48 @@ def test_the_manifest_says_what_files_were_made_from(folders: Folders) -> None:
     assert list(rows) == ["cello_flute/b", "flute/a"]
     assert "frame_rate=8 " in rows["flute/a"]["made_with"]
     assert rows["flute/a"]["bytes"] == (folders.frames / "flute/a.zip").stat().st_size
+
+
+@pytest.mark.slow
+def test_of_two_hundred_videos_only_what_changed_is_extracted_again(
+    tmp_path: Path, make_video: Callable
+) -> None:
+    folders = Folders(tmp_path / "data")
+    master = make_video(tmp_path / "master.mp4").read_bytes()
+    for number in range(200):
+        place = folders.videos / f"category{number % 4}" / f"{number:03d}.mp4"
+        place.parent.mkdir(exist_ok=True)
+        # A box without meaning makes each another file.
+        place.write_bytes(master + bytes([0, 0, 0, 9]) + b"free" + bytes([number]))
+    folders.extract()
+    before = folders.times()
+    assert len(before) == 400
+    (folders.videos / "category3/003.mp4").write_bytes(master)
+    (folders.videos / "category2/002.mp4").touch()
+    (folders.videos / "category1/001.mp4").unlink()
+    folders.extract()
+    after = folders.times()
+    assert changed(before, after) == {"audio/category3/003.wav", "frames/category3/003.zip"}
+    assert before.keys() - after.keys() == {"audio/category1/001.wav", "frames/category1/001.zip"}
+    folders.extract(frame_rate=4.0)
+    again = changed(after, folders.times())
+    assert len(again) == 199
+    assert all(name.startswith("frames/") for name in again)
+    assert folders.tree() == from_nothing(folders, tmp_path / "again", frame_rate=4.0)
+
+
+def test_what_is_of_no_use_is_not_decoded_again_until_it_changes(
+    folders: Folders, make_video: Callable, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make_video(folders.videos / "flute" / "silent.mp4", "-c:v", "copy", "-af", "volume=0")
+    summary = folders.extract()
+    tried = []
+    monkeypatch.setattr(
+        "sop.dataset.extraction.extract_video",
+        lambda video, *rest: tried.append(video.stem) or extract_video(video, *rest),
+    )
+    assert folders.extract() == summary
+    assert tried == []
+    make_video(folders.videos / "flute" / "silent.mp4")
+    assert folders.extract()["videos"] == 3
+    assert tried == ["silent"]
