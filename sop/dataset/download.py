@@ -94,7 +94,7 @@ def download(params: Params, folder: Path, places: Places) -> dict[str, Any]:
             say(f"left out: {video.shown_as}: {result}")
         if network.is_lost(result):
             _save(rows, folder)
-            raise UserError(_no_network(rows, result))
+            raise UserError(_no_network(source, rows, result))
     _save(rows, folder)
     _check_enough(source, rows, params.dataset.source)
     _sweep(source, rows, folder)
@@ -120,11 +120,11 @@ class _Network:
         return self._in_a_row == self._most
 
 
-def _no_network(rows: list[VideoRow], last: object) -> str:
+def _no_network(source: Source, rows: list[VideoRow], last: object) -> str:
     done = sum(row.status == DONE for row in rows)
     return (
-        f"no network: none of the last videos could be reached ({last}); the {done} of {len(rows)} "
-        "that are there stay, run again when it is back"
+        f"no network: one video after the other could not be reached ({last}); {done} of "
+        f"{len(source.wanted)} are there and stay, run again when it is back"
     )
 
 

@@ -12,9 +12,9 @@ import sys
 import sysconfig
 import threading
 import time
-from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from email.utils import parsedate_to_datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -110,7 +110,7 @@ def unknown_options(options: dict[str, Any]) -> list[str]:
 
 def fetch(request: Request) -> Answer:
     """Fetch a video; after a failure that may pass, again, as often as is asked for."""
-    waits = list(_back_off(request))
+    waits = [_back_off(request, turn) for turn in range(request.retries)]
     while True:
         try:
             return Answer(file=_fetch(request))
@@ -126,7 +126,6 @@ def fetch(request: Request) -> Answer:
 
 
 def _fetch(request: Request) -> str:
-    retries, sleep = request.retries, _sleeper(request)
     options: dict[str, Any] = {
         **request.options,
         # Another format's half of a file must not be continued with this one's.
@@ -134,11 +133,12 @@ def _fetch(request: Request) -> str:
         "format": request.format,
         "merge_output_format": "mp4",
         "socket_timeout": request.silence_seconds,
-        "retries": retries,
-        "fragment_retries": retries,
-        "extractor_retries": retries,
+        # Retries are made around all of this: with fresh addresses, and from where it ended.
+        "retries": 0,
+        "extractor_retries": 0,
+        "fragment_retries": request.retries,
+        "retry_sleep_functions": {"fragment": partial(_back_off, request)},
         "skip_unavailable_fragments": False,
-        "retry_sleep_functions": dict.fromkeys(("http", "fragment", "extractor"), sleep),
         "match_filter": _refuse_lists,
         "noplaylist": True,
         "cachedir": False,
@@ -188,16 +188,9 @@ def _deno() -> dict[str, str]:
     return {"path": str(place)} if place.exists() else {}
 
 
-def _back_off(request: Request) -> Iterator[float]:
-    for turn in range(request.retries):
-        yield min(MOST_BACK_OFF_SECONDS, request.back_off_seconds * 2**turn)
-
-
-def _sleeper(request: Request) -> Any:
-    def sleep(n: int) -> float:
-        return min(MOST_BACK_OFF_SECONDS, request.back_off_seconds * 2.0**n)
-
-    return sleep
+def _back_off(request: Request, n: int) -> float:
+    """Seconds before the n-th retry, from 0."""
+    return min(MOST_BACK_OFF_SECONDS, request.back_off_seconds * 2.0**n)
 
 
 def _asked_to_wait(cause: BaseException) -> float:

@@ -13,7 +13,7 @@ from sop.params import Params, validate
 
 ROOT = Path(__file__).parents[2]
 KILLS = 200
-LONGEST_SECONDS = 1.6
+LONGEST_SECONDS = 1.2
 
 # Forks, so that no run needs seconds to import what it uses and kills meet the work itself.
 RUNS = """
