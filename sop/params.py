@@ -45,7 +45,10 @@ Positive = Annotated[float, Field(gt=0)]
 # At most ten days: no clock is set to much more.
 Seconds = Annotated[float, Field(gt=0, le=864000)]
 NotNegative = Annotated[float, Field(ge=0)]
-NotImagenet = Annotated[str, _matching("(?!imagenet$).+", "scratch or the path of a checkpoint")]
+NotImagenet = Annotated[
+    str, _matching("(?!imagenet$).+", "scratch, published or the path of a checkpoint")
+]
+Sha256 = Annotated[str, _matching("[0-9a-f]{64}", "64 hexadecimal digits")]
 
 # What the U-Net halves: unet7 needs 2^7 rows and columns, and so on.
 UNET_LEVELS = {"unet5": 5, "unet6": 6, "unet7": 7}
@@ -167,11 +170,19 @@ class SpectrogramParams(Section):
 
 
 class WeightsParams(Section):
-    """Where each net starts: `scratch`, `imagenet` (vision) or the path of a checkpoint."""
+    """Where each net starts: `scratch`, `imagenet` (vision), `published` or a checkpoint's path."""
 
     sound: NotImagenet
     vision: Annotated[str, Field(min_length=1)]
     synthesizer: NotImagenet
+
+
+class PublishedParams(Section):
+    """The published model: three files, one for each net."""
+
+    address: Annotated[str, _matching(r"https?://[^\s/]+(/\S*)?", "a web address")]
+    model: Annotated[str, _matching(r"[A-Za-z0-9][A-Za-z0-9_.-]*", "the name of a folder")]
+    sha256: dict[Literal["sound", "frame", "synthesizer"], Sha256 | None]
 
 
 class ModelParams(Section):
@@ -189,6 +200,7 @@ class ModelParams(Section):
     output_activation: Activation
     mask: Literal["binary", "ratio"]
     weights: WeightsParams
+    published: PublishedParams
 
 
 class LearningRateParams(Section):
@@ -207,7 +219,11 @@ class TrainParams(Section):
     repeats: Count
     epochs: Count
     batch_size: Count
-    devices: Count
+    parts: Count
+    devices: Count | Literal["auto"]
+    synchronise_batch_norm: bool
+    precision: Literal["auto", "float32", "bfloat16"]
+    compile: bool
     optimizer: Literal["sgd", "adamw"]
     learning_rate: LearningRateParams
     schedule: Literal["steps", "cosine"]
@@ -215,6 +231,10 @@ class TrainParams(Section):
     warmup_share: Annotated[float, Field(ge=0, lt=1)]
     momentum: Annotated[float, Field(ge=0, lt=1)]
     weight_decay: NotNegative
+    average: Annotated[float, Field(gt=0, lt=1)] | None
+    save_seconds: NotNegative
+    non_finite_steps: Annotated[int, Field(ge=0)]
+    best_by: Literal["loss", "sdr", "sir", "sar", "si_sdr"]
     evaluate_every: Count
     evaluate_mixtures: Count
     display_every: Count
@@ -334,6 +354,11 @@ def _unfit_pairs(params: Params) -> list[str]:
             f"model.output_activation {model.output_activation!r} does not fit train.loss 'bce': "
             "allowed are sigmoid or softmax, which stay between 0 and 1"
         )
+    if train.batch_size % train.parts:
+        problems.append(
+            f"train.batch_size {train.batch_size} is not a multiple of train.parts {train.parts}: "
+            "the parts of a batch have the same size"
+        )
     if spectrogram.stft_hop > spectrogram.stft_frame // 2 + 1:
         problems.append(
             f"spectrogram.stft_hop {spectrogram.stft_hop} is too large, frames must overlap: at "
@@ -372,7 +397,9 @@ def _describe(error: ValidationError) -> list[str]:
         message = finding["msg"].removeprefix("Value error, ").removeprefix("Input should be ")
         message = ALLOWED.get(finding["type"], message)
         # What follows this key names the tried member of a union, not a key of the user's.
-        names = finding["loc"][:1] if finding["loc"][:1] == ("workers",) else finding["loc"]
+        names = finding["loc"]
+        if names[:1] == ("workers",) or names[:2] == ("train", "devices"):
+            names = names[: 1 + (names[0] == "train")]
         key = ".".join(str(name) for name in names)
         if not key:
             sentences.append(message)
