@@ -8,7 +8,10 @@ from typing import Any
 
 from sop.errors import UserError
 from sop.metrics import MEASURES
+from sop.params import load_params
 from sop.presets import apply_preset, preset_names
+
+MODEL = Path("data/model/last.pt")
 
 DESCRIPTION = """\
 The Sound of Pixels: learn from unlabeled videos which pixels make which sound.
@@ -36,10 +39,41 @@ def main(arguments: Sequence[str] | None = None) -> int:
         help="print the metrics of the last evaluation and where its outputs are",
         description="Print the metrics of the last evaluation and where its outputs are.",
     )
+    export = commands.add_parser(
+        "export-published",
+        help="write a model as the three files of the published code",
+        description="Write a model as the three files of the published code.",
+    )
+    export.add_argument(
+        "--checkpoint", type=Path, default=MODEL, help="the model (default: %(default)s)"
+    )
+    export.add_argument(
+        "--out",
+        type=Path,
+        default=Path("data/published-export"),
+        metavar="DIR",
+        help="folder that receives the files (default: %(default)s)",
+    )
+    import_ = commands.add_parser(
+        "import-published",
+        help="fetch the published model, to evaluate it without training",
+        description="Fetch the published model that params.yaml names and write it as ours, to be "
+        "measured by `python -m stages.evaluate`. params.yaml must fit it: "
+        "`python -m sop preset music` sees to that.",
+    )
+    import_.add_argument(
+        "--out", type=Path, default=MODEL, help="the model's file (default: %(default)s)"
+    )
     options = parser.parse_args(arguments)
-    if options.command == "preset":
-        return _preset(options.name)
-    return _summary(Path("metrics/evaluate.json"))
+    match options.command:
+        case "preset":
+            return _preset(options.name)
+        case "export-published":
+            return _export_published(options.checkpoint, options.out)
+        case "import-published":
+            return _import_published(options.out)
+        case _:
+            return _summary(Path("metrics/evaluate.json"))
 
 
 def _preset(name: str) -> int:
@@ -75,6 +109,40 @@ Where to look next
   dvc metrics diff               against the last commit
   params.yaml                    edit, then `dvc repro` again"""
     )
+    return 0
+
+
+def _export_published(checkpoint: Path, folder: Path) -> int:
+    # Takes seconds to import, which no other command should.
+    from sop.model.checkpoint import load_player
+    from sop.model.published import WIDTH, export_published
+
+    player, params = load_player(checkpoint)
+    for path in export_published(player, folder):
+        print(path)
+    if (params.model.sound_width, params.model.vision_width) != (WIDTH, WIDTH):
+        print(
+            f"The published code cannot load them: it builds nets of width {WIDTH} only, and here "
+            f"model.sound_width is {params.model.sound_width}, model.vision_width "
+            f"{params.model.vision_width}."
+        )
+    return 0
+
+
+def _import_published(path: Path) -> int:
+    # Takes seconds to import, which no other command should.
+    from sop.model.checkpoint import save_player
+    from sop.model.published import published_player
+
+    if path.exists():
+        raise UserError(f"{path}: there is a model already; move it away, or set --out")
+    player, params = published_player(load_params())
+    try:
+        save_player(path, player, params, step=0)
+    except OSError as error:
+        raise UserError(f"{path}: cannot be written ({error.strerror})") from None
+    print(path)
+    print("Measure it with `python -m stages.evaluate`.")
     return 0
 
 

@@ -4,99 +4,263 @@ Shapes: B mixtures, N sources, L samples.
 """
 
 import math
-import time
-from collections.abc import Iterator, Sequence
+import shutil
+import signal
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 import torch
 from dvclive.live import Live
-from torch.optim.lr_scheduler import LambdaLR
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 from torch.optim.optimizer import Optimizer
-from torch.utils.data import DataLoader
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+from torch.utils.data import DataLoader, Sampler
 
 from sop.dataset.index import Video
 from sop.dataset.mixtures import Batch, Draws, MixtureReader, TrainingMixtures, collate
-from sop.device import choose_device, keep_freed_memory
+from sop.device import keep_freed_memory
+from sop.distributed import Team
 from sop.errors import UserError
 from sop.evaluation import Score, scores, separate_mixtures, summary
+from sop.files import replacing
 from sop.metrics import MEASURES
 from sop.model.checkpoint import load_weights, save_player
 from sop.model.pixelplayer import PixelPlayer, build, normalise_frames, separation_loss
 from sop.params import Params, TrainParams
 from sop.progress import say, track
+from sop.resume import Unfinished, identity
 from sop.seeding import torch_seed
+from sop.watch import Clock, History
 
 # Evaluation has a threshold of its own, which may change without training anew.
 VALIDATION_THRESHOLD = 0.5
+
+# Steps after which the processes of a team ask each other whether one was told to stop.
+AGREE_STEPS = 10
 
 
 def train(
     params: Params,
     training: Sequence[Video],
     validation: Sequence[Video],
-    checkpoint: Path,
-    live: Live,
+    models: Path,
+    unfinished: Path,
+    team: Team,
+    live: Live | None,
 ) -> None:
-    """Train a PixelPlayer and leave its last state in `checkpoint`, written after each epoch.
+    """Train a PixelPlayer; leave its last state and its best, `last.pt` and `best.pt`.
+
+    A run that was stopped goes on from its last checkpoint and ends as if it had not been; the
+    checkpoint of another run is not continued.
 
     Args:
         params: all parameters.
         training: videos to learn from.
         validation: videos to measure on, none of them in `training`.
-        checkpoint: the file to write.
-        live: receives the loss of each step and the measures of each evaluation.
+        models: folder of the models.
+        unfinished: folder of what is kept until the run has ended.
+        team: the processes that train together.
+        live: receives the loss of each step and the measures of each evaluation, from the process
+            that leads; the others have None.
 
     Raises:
         UserError: the lists are too short, initial weights cannot be had, or the loss diverges.
+        SystemExit: told to stop, after a checkpoint was made.
     """
-    device = choose_device(params.device)
     keep_freed_memory()
     # Says now, not after an epoch, that the list is too short.
     Draws(validation, params.mixture)
-    player = build(params.model, params.spectrogram, torch_seed(params.seed, "model"))
-    load_weights(player, params.model.weights)
-    player.to(device).to(memory_format=torch.channels_last)
-
-    step_size = params.train.batch_size * params.train.devices
+    settings = params.train
     reader = MixtureReader(params.mixture, params.extract)
-    mixtures = TrainingMixtures(training, reader, params.train.repeats, step_size, params.seed)
-    epoch_steps = len(mixtures) // step_size
-    steps = epoch_steps * params.train.epochs
-    optimizer = make_optimizer(player, params.train)
-    schedule = LambdaLR(optimizer, lambda step: rate_factor(step, epoch_steps, params.train))
-    parameters = sum(parameter.numel() for parameter in player.parameters())
-    say(
-        f"train: {len(training)} videos, {parameters / 1e6:.2f} M parameters on {device}, "
-        f"{params.train.epochs} epochs of {epoch_steps} steps of {step_size} mixtures"
+    mixtures = TrainingMixtures(
+        training, reader, settings.repeats, settings.batch_size, params.seed
     )
+    plan = make_plan(settings, len(mixtures), team)
+    player = build(params.model, params.spectrogram, torch_seed(params.seed, "model"))
+    load_weights(player, params.model)
+    player = _on_device(player, settings, team)
+    state = State(player, make_optimizer(player, settings), _average(player, settings))
+    history = History(live)
+    kept = Unfinished(unfinished / "train.pt", identity(params, training, validation))
+    best = unfinished / "best.pt"
+    if content := kept.load():
+        state.restore(content)
+        history.restore(content["history"])
+    else:
+        best.unlink(missing_ok=True)
+    if team.leads:
+        _introduce(params, plan, state, len(training), team)
 
-    unreadable: dict[str, None] = {}
-    began = time.monotonic()
-    loader = training_batches(mixtures, range(steps * step_size), step_size, params, device)
-    for step, batch in enumerate(track(loader, "train", steps, unit="step"), start=1):
-        for reason in batch.left_out:
-            if reason not in unreadable:
+    model = _shared(player, settings, team)
+    batches = training_batches(mixtures, plan, state.step, params, team)
+    if team.leads:
+        batches = track(batches, "train", plan.steps - state.step, unit="step")
+    clock = Clock(settings.batch_size)
+    with told_to_stop() as told:
+        for batch in clock.waiting(batches):
+            step = state.step + 1
+            state.note(batch.left_out)
+            factor = set_rates(state.optimizer, step - 1, plan.epoch_steps, settings)
+            loss = team.mean(gradients(model, state.optimizer, batch, params, team, plan.parts))
+            if is_usable(loss, step, state, mixtures, settings):
+                state.advance()
+                history.add(step, loss)
+            state.step = step
+
+            epoch, rest = divmod(step, plan.epoch_steps)
+            stop = bool(told) if team.size == 1 else _all_stop(step, bool(told), team)
+            save = stop or clock.is_time_to_save(settings.save_seconds)
+            show = step % settings.display_every == 0
+            if show or save or rest == 0:
+                check(history.flush(), mixtures, settings)
+            if show and team.leads:
+                say(
+                    f"step {step}/{plan.steps}: loss {history.last:.4f}, {clock.speed:.1f} "
+                    f"mixtures/s, {clock.seconds_left(plan.steps - step) / 60:.1f} min left, "
+                    f"waiting {clock.waiting_share:.0%}, rate {settings.learning_rate.sound:g} "
+                    f"x {factor:.3g}"
+                )
+            if rest == 0 and team.leads:
+                if epoch % settings.evaluate_every == 0 or epoch == settings.epochs:
+                    results = measure(state.model, validation, params, team, epoch)
+                    history.measured(step, results)
+                    if state.is_best(results, settings.best_by):
+                        save_player(best, state.model, params, step)
+                save_player(models / "last.pt", state.model, params, step)
+            if rest == 0:
+                team.wait()
+            if save and team.leads:
+                kept.save(state.content() | {"history": history.content()})
+            if stop:
+                say(f"train: stopped after step {step}; the next run goes on from there")
+                raise SystemExit(128 + (told or [signal.SIGTERM])[0])
+
+    if team.leads:
+        with replacing(models / "best.pt") as partial:
+            shutil.copyfile(best if best.is_file() else models / "last.pt", partial)
+        history.end(len(state.unreadable))
+        say(f"train: {clock.speed:.1f} mixtures/s, waited for data {clock.waiting_share:.0%}")
+        kept.remove()
+        best.unlink(missing_ok=True)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How a run is cut into steps, and a batch into shares."""
+
+    epoch_steps: int
+    steps: int
+    """Of all epochs."""
+    parts: int
+    """Of this process's share of a batch, each with batch statistics of its own."""
+
+
+def make_plan(params: TrainParams, epoch_mixtures: int, team: Team) -> Plan:
+    """Cut a run into steps for a team.
+
+    Args:
+        params: batch size, parts and epochs.
+        epoch_mixtures: a multiple of the batch size.
+        team: its processes share each batch and its parts.
+
+    Raises:
+        UserError: the batch cannot be shared evenly.
+    """
+    parts, size = params.parts, team.size
+    if params.batch_size % (max(parts, size)) or (parts > size and parts % size):
+        raise UserError(
+            f"train.batch_size {params.batch_size} in train.parts {parts} cannot be shared by "
+            f"{size} devices: the batch must be a multiple of both, and more parts than devices "
+            "a multiple of these"
+        )
+    epoch_steps = epoch_mixtures // params.batch_size
+    return Plan(epoch_steps, epoch_steps * params.epochs, max(1, parts // size))
+
+
+class State:
+    """What a step changes."""
+
+    def __init__(
+        self, player: PixelPlayer, optimizer: Optimizer, average: AveragedModel | None
+    ) -> None:
+        self.player = player
+        self.optimizer = optimizer
+        self.average = average
+        self.step = 0
+        self.skipped = 0
+        self.best: float | None = None
+        self.unreadable: dict[str, None] = {}
+
+    @property
+    def model(self) -> PixelPlayer:
+        """What is measured and handed over: the average of the weights, if one is kept."""
+        return self.player if self.average is None else _player_of(self.average)
+
+    def advance(self) -> None:
+        """Follow the gradients."""
+        self.optimizer.step()
+        if self.average is not None:
+            self.average.update_parameters(self.player)
+
+    def note(self, reasons: Sequence[str]) -> None:
+        """Say once of each clip that it could not be read."""
+        for reason in reasons:
+            if reason not in self.unreadable:
                 say(f"left out of training: {reason}")
-            unreadable[reason] = None
-        loss = training_step(player, optimizer, batch, params, device)
-        schedule.step()
-        if not math.isfinite(loss):
-            raise UserError(
-                f"train: the loss is {loss} at step {step}; lower train.learning_rate, which is "
-                f"{params.train.learning_rate.sound:g} for the sound net"
-            )
-        live.log_metric("train/loss", loss)
-        if step % params.train.display_every == 0:
-            rate = step * step_size / (time.monotonic() - began)
-            say(f"step {step}/{steps}: loss {loss:.4f}, {rate:.1f} mixtures/s")
-        if step % epoch_steps == 0:
-            epoch = step // epoch_steps
-            if epoch % params.train.evaluate_every == 0 or epoch == params.train.epochs:
-                log_evaluation(player, validation, params, device, live, epoch)
-            save_player(checkpoint, player, params, step)
-        live.next_step()
-    live.summary["train"]["left_out"] = len(unreadable)
+            self.unreadable[reason] = None
+
+    def is_best(self, results: dict[str, float], best_by: str) -> bool:
+        """Whether an evaluation is better than all before; it is remembered then."""
+        if best_by not in results:
+            return False
+        value = -results[best_by] if best_by == "loss" else results[best_by]
+        better = self.best is None or value > self.best
+        if better:
+            self.best = value
+        return better
+
+    def content(self) -> dict[str, Any]:
+        """All of it, as tensors and plain values."""
+        return {
+            "step": self.step,
+            "skipped": self.skipped,
+            "best": self.best,
+            "unreadable": list(self.unreadable),
+            "player": self.player.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "average": self.average.state_dict() if self.average else None,
+        }
+
+    def restore(self, content: dict[str, Any]) -> None:
+        """Become what `content` was taken of."""
+        self.step, self.skipped = content["step"], content["skipped"]
+        self.best = content["best"]
+        self.unreadable = dict.fromkeys(content["unreadable"])
+        self.player.load_state_dict(content["player"])
+        self.optimizer.load_state_dict(content["optimizer"])
+        if self.average is not None:
+            self.average.load_state_dict(content["average"])
+
+
+@contextmanager
+def told_to_stop() -> Iterator[list[int]]:
+    """A list that a SIGTERM or Ctrl-C is put into, instead of ending a step in its middle."""
+    told: list[int] = []
+
+    def note(number: int, frame: FrameType | None) -> None:
+        told.append(number)
+
+    earlier = {number: signal.signal(number, note) for number in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        yield told
+    finally:
+        for number, handler in earlier.items():
+            signal.signal(number, handler)
 
 
 def make_optimizer(player: PixelPlayer, params: TrainParams) -> Optimizer:
@@ -108,9 +272,20 @@ def make_optimizer(player: PixelPlayer, params: TrainParams) -> Optimizer:
         {"params": list(player.vision.head.parameters()), "lr": rates.sound},
         {"params": list(player.synthesizer.parameters()), "lr": rates.synthesizer},
     ]
+    for group in groups:
+        group["initial_lr"] = group["lr"]
+    decay = params.weight_decay
     if params.optimizer == "sgd":
-        return torch.optim.SGD(groups, momentum=params.momentum, weight_decay=params.weight_decay)
-    return torch.optim.AdamW(groups, weight_decay=params.weight_decay)
+        return torch.optim.SGD(groups, momentum=params.momentum, weight_decay=decay, fused=True)
+    return torch.optim.AdamW(groups, weight_decay=decay, fused=True)
+
+
+def set_rates(optimizer: Optimizer, step: int, epoch_steps: int, params: TrainParams) -> float:
+    """Set the learning rates of a step, counted from 0; returns what they are multiplied by."""
+    factor = rate_factor(step, epoch_steps, params)
+    for group in optimizer.param_groups:
+        group["lr"] = group["initial_lr"] * factor
+    return factor
 
 
 def rate_factor(step: int, epoch_steps: int, params: TrainParams) -> float:
@@ -126,21 +301,17 @@ def rate_factor(step: int, epoch_steps: int, params: TrainParams) -> float:
 
 
 def training_batches(
-    mixtures: TrainingMixtures,
-    items: range,
-    step_size: int,
-    params: Params,
-    device: torch.device,
+    mixtures: TrainingMixtures, plan: Plan, first: int, params: Params, team: Team
 ) -> Iterator[Batch]:
-    """Batches of the given items, read by other processes while the networks work."""
+    """This process's share of each batch after the first so many, read by other processes."""
     loader: DataLoader[Any] = DataLoader(
         mixtures,
-        batch_size=step_size,
-        sampler=items,
-        num_workers=params.worker_count,
+        batch_sampler=_Shares(range(first, plan.steps), params.train.batch_size, team),
+        num_workers=max(1, params.worker_count // team.size),
         collate_fn=collate,
-        pin_memory=device.type == "cuda",
+        pin_memory=team.device.type == "cuda",
         prefetch_factor=4,
+        worker_init_fn=_leave_ctrl_c_to_the_trainer,
     )
     try:
         yield from loader
@@ -150,50 +321,187 @@ def training_batches(
         raise UserError(line.removeprefix(f"{UserError.__module__}.UserError: ")) from None
 
 
-def training_step(
-    player: PixelPlayer, optimizer: Optimizer, batch: Batch, params: Params, device: torch.device
-) -> float:
-    """One step on a batch of `batch_size` times `devices` mixtures; returns its loss.
+def gradients(
+    model: nn.Module,
+    optimizer: Optimizer,
+    batch: Batch,
+    params: Params,
+    team: Team,
+    parts: int = 1,
+) -> Tensor:
+    """The gradients of a batch, left in the parameters, and its loss, a scalar.
 
-    Each part of `batch_size` mixtures has its own batch statistics and the gradients are their
-    mean, as the published data-parallel training had it on `devices` GPUs.
+    Each part has its own batch statistics and the gradients are their mean, as the published
+    data-parallel training had it on as many GPUs.
+
+    Args:
+        model: a `PixelPlayer`, or what `DistributedDataParallel` or `torch.compile` made of it.
+        optimizer: whose gradients are forgotten first.
+        batch: of this process.
+        params: model, loss and precision.
+        team: its device, and who else has a share of the batch.
+        parts: of this process's share.
     """
+    player = _player_of(model)
     player.train()
     optimizer.zero_grad(set_to_none=True)
-    total = 0.0
-    parts = params.train.devices
-    for audio, frames in zip(batch.audio.chunk(parts), batch.frames.chunk(parts), strict=True):
-        spectra = player.spectra(audio.to(device, non_blocking=True))
-        logits = player(spectra.magnitude, normalise_frames(frames.to(device, non_blocking=True)))
+    total = torch.zeros((), device=team.device)
+    half = is_half(params.train, team.device)
+    pairs = zip(batch.audio.chunk(parts), batch.frames.chunk(parts), strict=True)
+    for part, (audio, frames) in enumerate(pairs, start=1):
+        spectra = player.spectra(audio.to(team.device, non_blocking=True))
         true_masks = player.true_masks(spectra)
-        loss = separation_loss(logits, spectra, true_masks, params.model, params.train) / parts
-        loss.backward()
-        total += loss.item()
-    optimizer.step()
+        pixels = normalise_frames(frames.to(team.device, non_blocking=True))
+        with _exchanging(model, part == parts):
+            with torch.autocast(team.device.type, torch.bfloat16, enabled=half):
+                logits = model(spectra.magnitude, pixels)
+            loss = separation_loss(logits.float(), spectra, true_masks, params.model, params.train)
+            (loss / parts).backward()
+        total += loss.detach() / parts
     return total
 
 
-def log_evaluation(
-    player: PixelPlayer,
-    validation: Sequence[Video],
-    params: Params,
-    device: torch.device,
-    live: Live,
-    epoch: int,
+def is_half(params: TrainParams, device: torch.device) -> bool:
+    """Whether the networks compute in bfloat16."""
+    if params.precision == "auto":
+        return device.type == "cuda" and torch.cuda.is_bf16_supported()
+    return params.precision == "bfloat16"
+
+
+def is_usable(
+    loss: Tensor, step: int, state: State, mixtures: TrainingMixtures, params: TrainParams
+) -> bool:
+    """Whether to follow the gradients of a step.
+
+    On a GPU nobody looks, for the step would wait for it, unless such steps may be skipped.
+
+    Raises:
+        UserError: the loss is not finite, once too often.
+    """
+    if loss.device.type != "cpu" and not params.non_finite_steps:
+        return True
+    value = float(loss)
+    if math.isfinite(value):
+        return True
+    state.skipped += 1
+    if state.skipped > params.non_finite_steps:
+        check([(step, value)], mixtures, params)
+    say(f"train: step {step} is skipped, its loss is {value}")
+    return False
+
+
+def check(
+    losses: Iterable[tuple[int, float]], mixtures: TrainingMixtures, params: TrainParams
 ) -> None:
-    """Measure on the first validation mixtures, log and print."""
+    """Look at losses, each with its step.
+
+    Raises:
+        UserError: one is not finite; it names the videos of that step.
+    """
+    for step, value in losses:
+        if not math.isfinite(value):
+            items = range((step - 1) * params.batch_size, step * params.batch_size)
+            names = sorted({video.name for item in items for video in mixtures[item].videos})
+            raise UserError(
+                f"train: the loss is {value} at step {step}, of {', '.join(names)}; lower "
+                f"train.learning_rate, which is {params.learning_rate.sound:g} for the sound net, "
+                "or let train.non_finite_steps skip some"
+            )
+
+
+def measure(
+    player: PixelPlayer, validation: Sequence[Video], params: Params, team: Team, epoch: int
+) -> dict[str, float]:
+    """Measure on the first validation mixtures, and print; nothing where none has a score."""
     count = params.train.evaluate_mixtures
-    separations = separate_mixtures(player, validation, params, count, VALIDATION_THRESHOLD, device)
+    separations = separate_mixtures(
+        player, validation, params, count, VALIDATION_THRESHOLD, team.device
+    )
     measured = list(scores(separations))
     if not any(isinstance(result, Score) for result in measured):
         # The masks of a model that has learned little may all be empty.
         say(f"epoch {epoch}/{params.train.epochs}: no validation mixture could be measured")
-        return
+        return {}
     results = summary(measured)
-    live.log_metric("validation/loss", results["loss"])
-    for name in MEASURES:
-        live.log_metric(f"validation/{name}", results[name]["mean"])
     say(
         f"epoch {epoch}/{params.train.epochs}: validation loss {results['loss']:.4f}, "
         + ", ".join(f"{name} {results[name]['mean']:.2f} dB" for name in MEASURES)
     )
+    return {"loss": results["loss"]} | {name: results[name]["mean"] for name in MEASURES}
+
+
+class _Shares(Sampler[list[int]]):
+    """The items of each step that are this process's."""
+
+    def __init__(self, steps: range, batch_size: int, team: Team) -> None:
+        self._steps = steps
+        self._batch_size = batch_size
+        self._share = batch_size // team.size
+        self._offset = team.rank * self._share
+
+    def __len__(self) -> int:
+        return len(self._steps)
+
+    def __iter__(self) -> Iterator[list[int]]:
+        for step in self._steps:
+            begin = step * self._batch_size + self._offset
+            yield list(range(begin, begin + self._share))
+
+
+def _introduce(params: Params, plan: Plan, state: State, videos: int, team: Team) -> None:
+    parameters = sum(parameter.numel() for parameter in state.player.parameters())
+    on = f"{team.device}" if team.size == 1 else f"{team.size} x {team.device.type}"
+    precision = "bfloat16" if is_half(params.train, team.device) else "float32"
+    say(
+        f"train: {videos} videos, {parameters / 1e6:.2f} M parameters on {on} in {precision}, "
+        f"{params.train.epochs} epochs of {plan.epoch_steps} steps of {params.train.batch_size} "
+        "mixtures" + (f", going on after step {state.step}" if state.step else "")
+    )
+
+
+def _on_device(player: PixelPlayer, params: TrainParams, team: Team) -> PixelPlayer:
+    if params.synchronise_batch_norm and team.device.type != "cuda":
+        raise UserError(
+            f"train.synchronise_batch_norm: PyTorch has it for GPUs only, not for {team.device}; "
+            "set false"
+        )
+    if params.synchronise_batch_norm:
+        player = nn.SyncBatchNorm.convert_sync_batchnorm(player)
+    return player.to(team.device).to(memory_format=torch.channels_last)
+
+
+def _average(player: PixelPlayer, params: TrainParams) -> AveragedModel | None:
+    if params.average is None:
+        return None
+    average = get_ema_multi_avg_fn(params.average)
+    return AveragedModel(player, multi_avg_fn=average, use_buffers=True)
+
+
+def _shared(player: PixelPlayer, params: TrainParams, team: Team) -> nn.Module:
+    """The model as a team trains it."""
+    model: nn.Module = player
+    if params.compile:
+        model.compile()
+    return DistributedDataParallel(model) if team.size > 1 else model
+
+
+def _exchanging(model: nn.Module, wanted: bool) -> AbstractContextManager[Any]:
+    """Processes exchange gradients once in a step, with those of the last part."""
+    if isinstance(model, DistributedDataParallel) and not wanted:
+        return model.no_sync()
+    return nullcontext()
+
+
+def _player_of(model: nn.Module) -> PixelPlayer:
+    player = model.module if isinstance(model, DistributedDataParallel | AveragedModel) else model
+    assert isinstance(player, PixelPlayer)
+    return player
+
+
+def _all_stop(step: int, told: bool, team: Team) -> bool:
+    return step % AGREE_STEPS == 0 and team.agree(told)
+
+
+def _leave_ctrl_c_to_the_trainer(worker: int) -> None:
+    """It reaches all processes at a terminal, and the trainer still wants its next batch."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)

@@ -1,26 +1,39 @@
 """Stage `train`: learn to separate mixtures of the training videos."""
 
+from contextlib import nullcontext
 from pathlib import Path
 
 from dvclive.live import Live
 
 from sop.dataset.index import TRAIN, VALIDATION, read_index
+from sop.distributed import is_launched, joined, launch, processes_wanted
 from sop.errors import run
 from sop.params import load_params
 from sop.training import train
 
 
-def main() -> None:
+def main() -> int:
     params = load_params()
+    processes = processes_wanted(params.train.devices, params.device)
+    if processes > 1 and not is_launched():
+        return launch("stages.train", processes)
     index = Path("data/index")
-    with Live("metrics/train", save_dvc_exp=False, dvcyaml=None) as live:
+    with (
+        joined(params.device) as team,
+        Live("metrics/train", save_dvc_exp=False, dvcyaml=None)
+        if team.leads
+        else nullcontext() as live,
+    ):
         train(
             params,
             training=read_index(index / TRAIN),
             validation=read_index(index / VALIDATION),
-            checkpoint=Path("data/model/last.pt"),
+            models=Path("data/model"),
+            unfinished=Path("data/training"),
+            team=team,
             live=live,
         )
+    return 0
 
 
 if __name__ == "__main__":

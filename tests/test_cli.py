@@ -5,10 +5,17 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import ROOT
+import torch
+from conftest import ROOT, with_values
+from dataset.server import serving
+from ruamel.yaml import YAML
 
 from sop.cli import main
 from sop.errors import UserError, run
+from sop.model.checkpoint import load_player, save_player
+from sop.model.pixelplayer import PixelPlayer, build
+from sop.model.published import FILES
+from sop.params import Params
 
 MEASURES = ("sdr", "sir", "sar", "si_sdr", "sdr_mixture", "sdr_improvement")
 
@@ -48,11 +55,14 @@ def test_help_lists_the_commands() -> None:
     shown = sop("--help")
     assert shown.returncode == 0
     assert shown.stderr == ""
-    for part in ("preset", "summary", "dvc repro"):
+    for part in ("preset", "summary", "export-published", "import-published", "dvc repro"):
         assert part in shown.stdout
 
 
-@pytest.mark.parametrize("arguments", [("preset", "musik"), ("summary",)])
+@pytest.mark.parametrize(
+    "arguments",
+    [("preset", "musik"), ("summary",), ("export-published",), ("import-published",)],
+)
 def test_mistake_ends_in_one_line_and_status_2(tmp_path: Path, arguments: tuple[str, ...]) -> None:
     shown = sop(*arguments, folder=tmp_path)
     assert shown.returncode == 2
@@ -103,6 +113,59 @@ def test_summary_of_a_damaged_file_names_it(evaluated: Path) -> None:
     evaluated.write_text('<<<<<<< HEAD\n{"sdr": 1}')
     with pytest.raises(UserError, match=r"metrics/evaluate\.json: not readable as JSON"):
         main(["summary"])
+
+
+@pytest.fixture
+def model(tmp_path: Path, tiny_params: Params, monkeypatch: pytest.MonkeyPatch) -> PixelPlayer:
+    """What data/model/last.pt of the folder that is worked in holds."""
+    (tmp_path / "work").mkdir()
+    monkeypatch.chdir(tmp_path / "work")
+    player = build(tiny_params.model, tiny_params.spectrogram, seed=1)
+    save_player(Path("data/model/last.pt"), player, tiny_params, step=3)
+    return player
+
+
+def test_export_writes_what_import_makes_the_same_model_of(
+    tmp_path: Path,
+    model: PixelPlayer,
+    tiny_params: Params,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert main(["export-published", "--out", str(tmp_path / "served" / "ours")]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[:3] == [str(tmp_path / "served" / "ours" / file) for file in FILES.values()]
+    assert "of width 64 only" in lines[3]
+    assert "model.sound_width is 4, model.vision_width 4" in lines[3]
+
+    with serving(tmp_path / "served") as server:
+        where = {"address": server.root, "model": "ours", "sha256": {}}
+        params = with_values(tiny_params, {"model.published": where})
+        YAML(typ="safe").dump(params.model_dump(), Path("params.yaml"))
+        assert main(["import-published", "--out", "imported.pt"]) == 0
+    assert "imported.pt\n" in capsys.readouterr().out
+    loaded, of = load_player(Path("imported.pt"))
+    assert set(of.model.weights.model_dump().values()) == {"published"}
+    expected = model.state_dict()
+    assert all(torch.equal(value, expected[name]) for name, value in loaded.state_dict().items())
+
+
+@pytest.mark.usefixtures("model")
+def test_import_does_not_replace_a_model() -> None:
+    before = Path("data/model/last.pt").read_bytes()
+    with pytest.raises(UserError, match=r"data/model/last\.pt: there is a model already.*--out"):
+        main(["import-published"])
+    assert Path("data/model/last.pt").read_bytes() == before
+
+
+def test_export_of_the_published_widths_has_no_warning(
+    tmp_path: Path, tiny_params: Params, capsys: pytest.CaptureFixture[str]
+) -> None:
+    params = with_values(tiny_params, {"model.sound_width": 64, "model.vision_width": 64})
+    player = build(params.model, params.spectrogram, seed=1)
+    save_player(tmp_path / "model.pt", player, params, step=3)
+    out = str(tmp_path / "out")
+    assert main(["export-published", "--checkpoint", f"{tmp_path}/model.pt", "--out", out]) == 0
+    assert "cannot" not in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(

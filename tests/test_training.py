@@ -14,15 +14,16 @@ from dvclive.live import Live
 
 from sop.dataset.index import Video
 from sop.dataset.mixtures import Batch, MixtureReader, TrainingMixtures, collate
+from sop.distributed import Team
 from sop.errors import UserError
 from sop.model.checkpoint import load_checkpoint, load_player, save_checkpoint
 from sop.model.pixelplayer import PixelPlayer, build, normalise_frames, separation_loss
 from sop.params import Params
-from sop.training import make_optimizer, rate_factor, train, training_step
+from sop.training import gradients, make_optimizer, rate_factor, train
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
-CPU = torch.device("cpu")
+ALONE = Team(0, 1, torch.device("cpu"))
 STILL = {"train.learning_rate": {"sound": 0.0, "vision": 0.0, "synthesizer": 0.0}}
 
 
@@ -37,7 +38,15 @@ class Run:
 
     def train(self) -> "Run":
         with Live(str(self.folder / "live"), save_dvc_exp=False, dvcyaml=None) as live:
-            train(self.params, self.training, self.validation, self.checkpoint, live)
+            train(
+                self.params,
+                self.training,
+                self.validation,
+                self.folder / "model",
+                self.folder / "unfinished",
+                ALONE,
+                live,
+            )
         return self
 
     def state(self) -> dict[str, Any]:
@@ -51,6 +60,14 @@ class Run:
 
     def summary(self) -> dict[str, Any]:
         return json.loads((self.folder / "live" / "metrics.json").read_text())
+
+
+def training_step(
+    player: PixelPlayer, optimizer: torch.optim.Optimizer, batch: Batch, params: Params
+) -> float:
+    loss = gradients(player, optimizer, batch, params, ALONE, params.train.parts)
+    optimizer.step()
+    return float(loss)
 
 
 def player_of(params: Params, seed: int = 0) -> PixelPlayer:
@@ -103,7 +120,7 @@ def test_loss_falls(
     batch = batch_of(tiny_videos, params, 4)
     player = player_of(params)
     made = make_optimizer(player, params.train)
-    losses = [training_step(player, made, batch, params, CPU) for _ in range(40)]
+    losses = [training_step(player, made, batch, params) for _ in range(40)]
     assert min(losses[-5:]) < 0.8 * losses[0]
 
 
@@ -112,7 +129,9 @@ def test_run_leaves_its_last_model_and_metrics(trained: Run) -> None:
     assert params == trained.params
     assert load_checkpoint(trained.checkpoint)["step"] == 12
     assert len(trained.logged("train/loss")) == 12
-    assert [path.name for path in trained.checkpoint.parent.iterdir()] == ["last.pt"]
+    names = {path.name for path in trained.checkpoint.parent.iterdir()}
+    assert names == {"best.pt", "last.pt"}
+    assert list((trained.folder / "unfinished").iterdir()) == []
     start = player_of(trained.params).state_dict()
     assert player.state_dict().keys() == start.keys()
     summary = trained.summary()
@@ -239,12 +258,12 @@ def test_schedule_is_followed_step_by_step(
     assert first[3] != second[3]
 
 
-def test_each_device_has_batch_statistics_of_its_own(
+def test_each_part_has_batch_statistics_of_its_own(
     tiny_params: Params, tiny_videos: list[Video]
 ) -> None:
     values = {
-        "train.batch_size": 2,
-        "train.devices": 2,
+        "train.batch_size": 4,
+        "train.parts": 2,
         "train.momentum": 0.0,
         "train.weight_decay": 0.0,
         "train.learning_rate": {"sound": 0.1, "vision": 0.1, "synthesizer": 0.1},
@@ -270,12 +289,12 @@ def test_each_device_has_batch_statistics_of_its_own(
     together = copy.deepcopy(player)
 
     optimizer = make_optimizer(player, params.train)
-    assert training_step(player, optimizer, batch, params, CPU) == pytest.approx(np.mean(losses))
+    assert training_step(player, optimizer, batch, params) == pytest.approx(np.mean(losses))
 
     for name, parameter in player.named_parameters():
         torch.testing.assert_close(parameter, expected[name], atol=1e-7, rtol=1e-4)
-    one = with_values(params, {"train.batch_size": 4, "train.devices": 1})
-    loss = training_step(together, make_optimizer(together, one.train), batch, one, CPU)
+    one = with_values(params, {"train.parts": 1})
+    loss = training_step(together, make_optimizer(together, one.train), batch, one)
     assert loss != pytest.approx(np.mean(losses), rel=1e-9)
 
 
@@ -288,7 +307,7 @@ def test_gradients_of_the_last_step_are_forgotten(
     optimizer = make_optimizer(player, params.train)
     gradients = []
     for _ in range(2):
-        training_step(player, optimizer, batch, params, CPU)
+        training_step(player, optimizer, batch, params)
         gradients.append([parameter.grad.clone() for parameter in player.parameters()])
     for first, second in zip(*gradients, strict=True):
         torch.testing.assert_close(first, second)
@@ -339,7 +358,9 @@ def test_diverged_loss_is_a_users_mistake_that_names_the_rate(
 ) -> None:
     rates = {"sound": 1e30, "vision": 1e30, "synthesizer": 1e30}
     run = Run(tmp_path, with_values(tiny_params, {"train.learning_rate": rates}), tiny_videos)
-    said = r"^train: the loss is (nan|inf) at step 2; lower train\.learning_rate, which is 1e\+30"
+    said = (
+        r"^train: the loss is (nan|inf) at step 2, of .*/.*; lower train\.learning_rate, .* 1e\+30"
+    )
     with pytest.raises(UserError, match=said):
         run.train()
     assert not run.checkpoint.exists()
@@ -391,7 +412,7 @@ def test_progress_tells_of_steps_epochs_and_speed(
     losses = Run(tmp_path, params, tiny_videos).train().logged("train/loss")
     lines = capsys.readouterr().out.splitlines()
     assert lines[0].startswith("train: 16 videos, ")
-    assert lines[0].endswith(" on cpu, 2 epochs of 4 steps of 4 mixtures")
+    assert lines[0].endswith(" on cpu in float32, 2 epochs of 4 steps of 4 mixtures")
     for step in (3, 6):
         assert any(
             line.startswith(f"step {step}/8: loss {losses[step - 1]:.4f}, ") for line in lines

@@ -14,7 +14,7 @@ from sop.files import replacing
 from sop.model.pixelplayer import PixelPlayer
 from sop.model.sound import SoundNet
 from sop.model.vision import VisionNet
-from sop.params import Params, WeightsParams, validate
+from sop.params import ModelParams, Params, validate
 
 State = Mapping[str, Tensor]
 
@@ -75,19 +75,25 @@ def load_player(path: Path) -> tuple[PixelPlayer, Params]:
     return player.eval(), params
 
 
-def load_weights(player: PixelPlayer, weights: WeightsParams) -> None:
+def load_weights(player: PixelPlayer, params: ModelParams) -> None:
     """Fill the networks from where params.yaml says they start.
 
-    `scratch` leaves a net as it is, `imagenet` fills the vision trunk, anything else is the path
-    of a state dict: ours, a whole checkpoint of ours, or one of the published files.
+    `scratch` leaves a net as it is, `imagenet` fills the vision trunk, `published` fetches the
+    published model's file, anything else is the path of a state dict: ours, a whole checkpoint of
+    ours, or one of the published files.
 
     Raises:
-        UserError: a file is missing, damaged, or of another architecture.
+        UserError: a file is missing, damaged, of another architecture, or cannot be fetched.
     """
+    # Not above: it reads what it fetches by what is defined here.
+    from sop.model.published import load_published
+
     for name in ("sound", "vision", "synthesizer"):
-        start = getattr(weights, name)
+        start = getattr(params.weights, name)
         if start == "imagenet":
             load_imagenet(player.vision)
+        elif start == "published":
+            load_published(getattr(player, name), name, params.published)
         elif start != "scratch":
             path = Path(start)
             load_net(getattr(player, name), net_state(load_checkpoint(path), name), str(path))
@@ -119,15 +125,18 @@ def load_net(net: nn.Module, state: State, source: str) -> None:
     # Checkpoints of the published code saved under DataParallel carry this prefix.
     state = {str(name).removeprefix("module."): value for name, value in state.items()}
     ours = net.state_dict()
-    published = {} if isinstance(net, PixelPlayer) else published_names(net)
-    if state.keys() != ours.keys() and state.keys() == published.keys():
-        state = {published[name]: value for name, value in state.items()}
+    if not isinstance(net, PixelPlayer) and not state.keys() & ours.keys():
+        published = published_names(net)
+        state = {published.get(name, name): value for name, value in state.items()}
+    # Files written before PyTorch 0.4.1 do not count batches, and nothing here reads the count.
+    counters = {name for name in ours if name.endswith(".num_batches_tracked")}
+    state = {**{name: ours[name] for name in counters}, **state}
     problems = [f"{name} is missing" for name in ours if name not in state]
-    problems += [f"{name} is unknown" for name in state if name not in ours]
+    problems += [f"{_shown(name)} is unknown" for name in state if name not in ours]
     problems += [
-        f"{name} is {_shape(state[name])}, not {_shape(ours[name])}"
-        for name in ours
-        if name in state and _shape(state[name]) != _shape(ours[name])
+        f"{name} is {_form(state[name])}, not {_form(value)}"
+        for name, value in ours.items()
+        if name in state and _form(state[name]) != _form(value)
     ]
     if problems:
         more = f" and {len(problems) - 3} more" if len(problems) > 3 else ""
@@ -170,9 +179,12 @@ def load_imagenet(vision: VisionNet) -> None:
 
 
 def _check_sums(path: Path) -> None:
-    """Raise ValueError for a file whose bytes have changed; torch does not look."""
+    """Raise ValueError for a file whose bytes have changed or swell; torch looks at neither."""
     if zipfile.is_zipfile(path):
         with zipfile.ZipFile(path) as archive:
+            # Never compressed by torch, but unpacked by it, whatever comes out.
+            if sum(entry.file_size for entry in archive.infolist()) > path.stat().st_size:
+                raise ValueError("it would unpack to more than it is")
             if damaged := archive.testzip():
                 raise ValueError(f"{damaged} is damaged")
 
@@ -199,5 +211,15 @@ def _published_name(net: nn.Module, name: str) -> str:
     return f"unet_block.model{nesting}.{slots[part]}.{leaf}"
 
 
-def _shape(value: Any) -> tuple[int, ...] | None:
-    return tuple(value.shape) if isinstance(value, Tensor) else None
+def _form(value: Any) -> str:
+    """What has to agree for a value to fill a weight; another precision of numbers may."""
+    if not isinstance(value, Tensor):
+        return f"a {type(value).__name__}"
+    if value.layout != torch.strided or value.is_quantized or value.is_complex() or value.is_meta:
+        return "a tensor of another kind"
+    return str(tuple(value.shape))
+
+
+def _shown(name: str) -> str:
+    """A name out of a foreign file, fit for a message of one line."""
+    return name if name.isprintable() and len(name) <= 100 else ascii(name[:100])

@@ -83,9 +83,9 @@ def refusal(path: Path, params: Params) -> str:
     """The one line with which a file is refused, as initial weights and as a whole model."""
     seed = build(params.model, params.spectrogram, seed=2)
     before = {name: value.clone() for name, value in seed.state_dict().items()}
-    weights = params.model.weights.model_copy(update={"sound": str(path)})
+    model = with_values(params, {"model.weights.sound": str(path)}).model
     with pytest.raises(UserError) as start:
-        load_weights(seed, weights)
+        load_weights(seed, model)
     for name, value in seed.state_dict().items():
         assert torch.equal(value, before[name])
     with pytest.raises(UserError) as whole:
@@ -113,8 +113,7 @@ def test_whole_checkpoint_gives_each_net_its_start(
     for name in ("sound", "vision", "synthesizer"):
         other = build(tiny_params.model, tiny_params.spectrogram, seed=2)
         scratch = build(tiny_params.model, tiny_params.spectrogram, seed=2)
-        weights = tiny_params.model.weights.model_copy(update={name: str(saved)})
-        load_weights(other, weights)
+        load_weights(other, with_values(tiny_params, {f"model.weights.{name}": str(saved)}).model)
         for net in ("sound", "vision", "synthesizer"):
             assert_same_weights(
                 getattr(other, net), getattr(player if net == name else scratch, net)
@@ -137,14 +136,15 @@ def test_published_files_load_as_initial_weights(
         values["model.weights"][name] = str(tmp_path / file)
     params = with_values(tiny_params, values)
     other = build(params.model, params.spectrogram, seed=2)
-    load_weights(other, params.model.weights)
+    load_weights(other, params.model)
     assert_same_weights(other, player)
 
 
 @pytest.mark.parametrize("name", PUBLISHED_NETS)
 def test_names_and_shapes_are_the_published_ones(reference: Reference, name: str) -> None:
     shapes = json.loads((Path(reference.recipe.__file__).parent / "shapes.json").read_text())
-    net = PUBLISHED_NETS[name]()
+    with torch.device("meta"):
+        net = PUBLISHED_NETS[name]()
     ours = {key: list(value.shape) for key, value in published(net).items()}
     assert ours == shapes[name]
     assert len(set(published_names(net).values())) == len(net.state_dict())
@@ -243,6 +243,54 @@ def test_weight_that_changed_on_the_disk_is_noticed(
     assert "is damaged" in refusal(saved, tiny_params)
 
 
+def test_file_that_unpacks_to_more_than_it_is_is_refused(
+    tmp_path: Path, tiny_params: Params
+) -> None:
+    torch.save({"w": torch.zeros(1_000_000)}, tmp_path / "plain.pt")
+    with (
+        zipfile.ZipFile(tmp_path / "plain.pt") as plain,
+        zipfile.ZipFile(tmp_path / "bomb.pt", "w", zipfile.ZIP_DEFLATED) as bomb,
+    ):
+        for name in plain.namelist():
+            bomb.writestr(name, plain.read(name))
+    assert (tmp_path / "bomb.pt").stat().st_size < 20_000
+    assert "unpack to more than it is" in refusal(tmp_path / "bomb.pt", tiny_params)
+
+
+@pytest.mark.filterwarnings("ignore:Validating sparse")
+def test_tensors_that_are_no_plain_numbers_are_refused(
+    tmp_path: Path, player: PixelPlayer, tiny_params: Params
+) -> None:
+    state = player.sound.state_dict()
+    weight = state["down.0.weight"]
+    for kind in (weight.to_sparse(), weight.to("meta"), weight.to(torch.complex64)):
+        torch.save({**state, "down.0.weight": kind}, tmp_path / "odd.pt")
+        message = refusal(tmp_path / "odd.pt", tiny_params)
+        assert "down.0.weight is a tensor of another kind, not (4, 1, 4, 4)" in message
+
+
+def test_weights_of_another_precision_load(player: PixelPlayer) -> None:
+    other = SoundNet(5, 8, 4)
+    load_net(other, {k: v.double() for k, v in player.sound.state_dict().items()}, "double")
+    assert_same_weights(other, player.sound)
+
+
+def test_files_from_before_batches_were_counted_load(player: PixelPlayer) -> None:
+    other = SoundNet(5, 8, 4)
+    state = published(player.sound)
+    load_net(other, {k: v for k, v in state.items() if "num_batches" not in k}, "old")
+    assert_same_weights(other, player.sound)
+
+
+def test_names_of_a_foreign_file_do_not_garble_the_message(
+    tmp_path: Path, player: PixelPlayer, tiny_params: Params
+) -> None:
+    state = player.sound.state_dict()
+    torch.save({**state, "two\nlines\x1b[31m": 1, "x" * 10_000: 2}, tmp_path / "names.pt")
+    message = refusal(tmp_path / "names.pt", tiny_params)
+    assert r"'two\nlines\x1b[31m' is unknown" in message
+
+
 def test_foreign_content_is_refused(
     tmp_path: Path, player: PixelPlayer, tiny_params: Params
 ) -> None:
@@ -294,6 +342,17 @@ def test_missing_and_unknown_weights_are_named(
     assert "extra is unknown" in message
 
 
+def test_missing_and_unknown_weights_of_a_published_file_are_named(
+    tmp_path: Path, player: PixelPlayer, tiny_params: Params
+) -> None:
+    path = tmp_path / "sound.pth"
+    state = published(player.sound)
+    state["unet_block.extra"] = state.pop("bn0.bias")
+    torch.save(state, path)
+    message = refusal(path, tiny_params)
+    assert "(norm.bias is missing, unet_block.extra is unknown)" in message
+
+
 def test_checkpoint_of_other_parameters_names_what_is_wrong_with_them(
     tmp_path: Path, player: PixelPlayer, tiny_params: Params
 ) -> None:
@@ -343,7 +402,7 @@ def test_imagenet_weights_fill_the_trunk(
     )
     player = build(params.model, params.spectrogram, seed=0)
     head = player.vision.head.weight.clone()
-    load_weights(player, params.model.weights)
+    load_weights(player, params.model)
     layers = nn.Sequential(*list(theirs.children())[:-2])
     assert_same_weights(player.vision.trunk, layers)
     assert torch.equal(player.vision.head.weight, head)

@@ -1,0 +1,197 @@
+"""Training mixtures per second and process: the published loader, and ours on either layout.
+
+Run: python -m benchmarks.loader
+"""
+
+import random
+import shutil
+import subprocess
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+import librosa
+import numpy as np
+import soundfile
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from torch import Tensor
+from torchvision import transforms
+
+from sop.dataset.clips import FRAME_NAME
+from sop.dataset.extraction import extract_video
+from sop.dataset.ffmpeg import binary
+from sop.dataset.index import Video, count_frames
+from sop.dataset.mixtures import MixtureReader, TrainingMixtures, collate
+from sop.params import PARAMS_PATH, Params, load_params
+from sop.presets import apply_preset
+
+VIDEOS = 8
+SECONDS = 90
+WIDTH, HEIGHT = 640, 360
+LOOSE_QUALITY = 90
+RATES = (11025, 44100)
+BATCH = 20
+MIXTURES = 60
+ROUNDS = 5
+MEAN, DEVIATION = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+
+
+def main() -> None:
+    """Print mixtures per second of each, taken in turn on the same videos, and their ratios."""
+    torch.set_num_threads(1)
+    with tempfile.TemporaryDirectory() as folder:
+        root = Path(folder)
+        params = published_settings(root)
+        layouts = make_layouts(root, params)
+        ways: dict[str, Callable[[int], object]] = {}
+        for name, videos in layouts.items():
+            if name != EXTRACTED:
+                ways[f"published, {name}"] = PublishedMixtures(videos, params).__getitem__
+            reader = MixtureReader(params.mixture, params.extract)
+            mixtures = TrainingMixtures(videos, reader, 100, BATCH, params.seed)
+            ways[f"ours, {name}"] = mixtures.__getitem__
+        report(ways)
+
+
+EXTRACTED = "zips and WAVs of our extract"
+
+
+def published_settings(root: Path) -> Params:
+    """The parameters after `python -m sop preset music`."""
+    path = root / "params.yaml"
+    shutil.copyfile(PARAMS_PATH, path)
+    apply_preset("music", path)
+    return load_params(path)
+
+
+def make_layouts(root: Path, params: Params) -> dict[str, list[Video]]:
+    """The same videos as loose JPEGs with MP3s of either rate, and as our extract makes them."""
+    layouts: dict[str, list[Video]] = {
+        f"loose {WIDTH}x{HEIGHT} JPEGs and MP3s of {rate} Hz": [] for rate in RATES
+    } | {EXTRACTED: []}
+    for number in range(VIDEOS):
+        video = root / f"{number}.mp4"
+        make_video(video, number)
+        audio, frames = root / "audio" / f"a/{number}.wav", root / "frames" / f"a/{number}.zip"
+        for place in (audio, frames):
+            place.parent.mkdir(parents=True, exist_ok=True)
+        extract_video(video, audio, frames, params.extract)
+        layouts[EXTRACTED].append(Video(audio, frames, count_frames(frames)))
+        loose = root / "loose" / f"{number}.mp4"
+        make_loose(video, loose, params.extract.frame_rate)
+        for rate, layout in zip(RATES, layouts.values(), strict=False):
+            mp3 = root / f"{rate}" / f"{number}.mp3"
+            mp3.parent.mkdir(exist_ok=True)
+            ffmpeg("-i", video, "-ac", "1", "-ar", rate, mp3)
+            layout.append(Video(mp3, loose, count_frames(loose)))
+    return layouts
+
+
+def make_video(path: Path, number: int) -> None:
+    """A zoom into fine detail, and loud noise."""
+    ffmpeg(
+        *("-f", "lavfi", "-i", f"mandelbrot=s={WIDTH}x{HEIGHT}:r=8:start_scale={0.05 / 2**number}"),
+        *("-f", "lavfi", "-i", f"anoisesrc=c=pink:a=0.3:r=44100:seed={number},tremolo=f=3"),
+        *("-vf", f"noise=alls=12:allf=t:all_seed={number}", "-t", SECONDS, "-pix_fmt", "yuv420p"),
+        *("-preset", "veryfast", "-crf", "18", "-c:a", "aac", path),
+    )
+
+
+def make_loose(video: Path, folder: Path, frame_rate: float) -> None:
+    """Frames as the published scripts leave them."""
+    folder.mkdir(parents=True)
+    for number, pixels in enumerate(decoded(video, frame_rate), start=1):
+        image = Image.fromarray(pixels)
+        image.save(folder / FRAME_NAME.format(number), quality=LOOSE_QUALITY)
+
+
+def decoded(video: Path, frame_rate: float) -> Iterator[NDArray[np.uint8]]:
+    """The frames of a video, (height, width, 3) each."""
+    command = [binary(), "-v", "error", "-i", str(video), "-r", str(frame_rate)]
+    command += ["-f", "rawvideo", "-pix_fmt", "rgb24", "-"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        while frame := process.stdout.read(3 * WIDTH * HEIGHT):
+            yield np.frombuffer(frame, np.uint8).reshape(HEIGHT, WIDTH, 3)
+
+
+class PublishedMixtures:
+    """What the published data set does for a training item, up to its spectrograms."""
+
+    def __init__(self, videos: Sequence[Video], params: Params) -> None:
+        self.videos = videos
+        self.mixture = params.mixture
+        self.extract = params.extract
+        size = params.mixture.image_size
+        self.augment = transforms.Compose(
+            [
+                transforms.Resize(int(size * 1.1), transforms.InterpolationMode.BICUBIC),
+                transforms.RandomCrop(size),
+                transforms.RandomHorizontalFlip(),
+                transforms.ToTensor(),
+                transforms.Normalize(MEAN, DEVIATION),
+            ]
+        )
+
+    def __getitem__(self, item: int) -> tuple[list[NDArray[np.float32]], list[Tensor]]:
+        """Sounds, (L,) each, and frames, (3, T, H, W) each, of the sources of a mixture."""
+        del item
+        margin = int(self.extract.frame_rate * self.mixture.margin_seconds)
+        sounds, clips = [], []
+        for video in random.sample(self.videos, self.mixture.sources):
+            centre = random.randint(margin + 1, video.frame_count - margin)
+            sounds.append(self.sound(video.audio, (centre - 0.5) / self.extract.frame_rate))
+            span = self.mixture.frames // 2 * self.mixture.frame_stride
+            numbers = range(centre - span, centre + span + 1, self.mixture.frame_stride)
+            pictures = [
+                self.augment(Image.open(video.frames / FRAME_NAME.format(number)).convert("RGB"))
+                for number in numbers
+            ]
+            clips.append(torch.stack(pictures, dim=1))
+        return [sound / len(sounds) for sound in sounds], clips
+
+    def sound(self, path: Path, seconds: float) -> NDArray[np.float32]:
+        """The whole file is decoded, and resampled, for one window of it."""
+        rate, samples = self.extract.sample_rate, self.mixture.audio_samples
+        whole, own_rate = soundfile.read(path, dtype="float32")
+        if own_rate > rate:
+            whole = librosa.resample(whole, orig_sr=own_rate, target_sr=rate)
+        start = max(0, int(seconds * rate) - samples // 2)
+        return np.clip(whole[start : start + samples] * (random.random() + 0.5), -1, 1)
+
+
+def report(ways: dict[str, Callable[[int], object]]) -> None:
+    """Run all ways in turn, `ROUNDS` times, and print the best of each."""
+    best = dict.fromkeys(ways, 0.0)
+    for round_number in range(ROUNDS):
+        for name, item in ways.items():
+            best[name] = max(best[name], mixtures_per_second(item, round_number * MIXTURES))
+    print(f"| one process, best of {ROUNDS} | mixtures/s | ratio to published |")
+    print("| --- | --- | --- |")
+    base = 0.0
+    for name, speed in best.items():
+        if name.startswith("published"):
+            base = speed
+        print(f"| {name} | {speed:.0f} | {speed / base:.1f} |")
+
+
+def mixtures_per_second(item: Callable[[int], object], first: int) -> float:
+    """Speed of making the mixtures from number `first` on, and their batches."""
+    began = time.perf_counter()
+    for start in range(first, first + MIXTURES, BATCH):
+        batch = [item(number) for number in range(start, start + BATCH)]
+        if isinstance(batch[0], tuple) and hasattr(batch[0], "left_out"):
+            collate(batch)
+    return MIXTURES / (time.perf_counter() - began)
+
+
+def ffmpeg(*arguments: object) -> None:
+    """Run ffmpeg as a user would."""
+    subprocess.run([binary(), "-v", "error", "-nostdin", "-y", *map(str, arguments)], check=True)
+
+
+if __name__ == "__main__":
+    main()
