@@ -45,7 +45,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         description="Write a model as the three files of the published code.",
     )
     export.add_argument(
-        "--checkpoint", type=Path, default=MODEL, help="the model (default: %(default)s)"
+        "--checkpoint",
+        type=Path,
+        default=MODEL,
+        metavar="FILE",
+        help="the model (default: %(default)s)",
     )
     export.add_argument(
         "--out",
@@ -62,7 +66,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "`python -m sop preset music` sees to that.",
     )
     import_.add_argument(
-        "--out", type=Path, default=MODEL, help="the model's file (default: %(default)s)"
+        "--out",
+        type=Path,
+        default=MODEL,
+        metavar="FILE",
+        help="the model's file (default: %(default)s)",
     )
     options = parser.parse_args(arguments)
     match options.command:

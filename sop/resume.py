@@ -52,7 +52,7 @@ def identity(
         **{name: json.dumps(value, sort_keys=True) for name, value in parts.items()},
         "data": _hash(_data(training, validation)),
         "code": _hash(_code()),
-        "PyTorch": torch.__version__,
+        "PyTorch": str(torch.__version__),
     }
 
 

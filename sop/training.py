@@ -27,7 +27,7 @@ from sop.device import keep_freed_memory
 from sop.distributed import Team
 from sop.errors import UserError
 from sop.evaluation import Score, scores, separate_mixtures, summary
-from sop.files import replacing
+from sop.files import remove_partials, replacing
 from sop.metrics import MEASURES
 from sop.model.checkpoint import load_weights, save_player
 from sop.model.pixelplayer import PixelPlayer, build, normalise_frames, separation_loss
@@ -86,12 +86,15 @@ def train(
     player = _on_device(player, settings, team)
     state = State(player, make_optimizer(player, settings), _average(player, settings))
     history = History(live)
+    if team.leads:
+        for folder in (models, unfinished):
+            remove_partials(folder)
     kept = Unfinished(unfinished / "train.pt", identity(params, training, validation))
     best = unfinished / "best.pt"
     if content := kept.load():
         state.restore(content)
         history.restore(content["history"])
-    else:
+    elif team.leads:
         best.unlink(missing_ok=True)
     if team.leads:
         _introduce(params, plan, state, len(training), team)
@@ -311,7 +314,7 @@ def training_batches(
         collate_fn=collate,
         pin_memory=team.device.type == "cuda",
         prefetch_factor=4,
-        worker_init_fn=_leave_ctrl_c_to_the_trainer,
+        worker_init_fn=_leave_signals_to_the_trainer,
     )
     try:
         yield from loader
@@ -502,6 +505,7 @@ def _all_stop(step: int, told: bool, team: Team) -> bool:
     return step % AGREE_STEPS == 0 and team.agree(told)
 
 
-def _leave_ctrl_c_to_the_trainer(worker: int) -> None:
-    """It reaches all processes at a terminal, and the trainer still wants its next batch."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+def _leave_signals_to_the_trainer(worker: int) -> None:
+    """A terminal or a cluster sends them to all processes, and the trainer ends its readers."""
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, signal.SIG_IGN)

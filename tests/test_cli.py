@@ -59,10 +59,7 @@ def test_help_lists_the_commands() -> None:
         assert part in shown.stdout
 
 
-@pytest.mark.parametrize(
-    "arguments",
-    [("preset", "musik"), ("summary",), ("export-published",), ("import-published",)],
-)
+@pytest.mark.parametrize("arguments", [("preset", "musik"), ("summary",)])
 def test_mistake_ends_in_one_line_and_status_2(tmp_path: Path, arguments: tuple[str, ...]) -> None:
     shown = sop(*arguments, folder=tmp_path)
     assert shown.returncode == 2
@@ -155,6 +152,16 @@ def test_import_does_not_replace_a_model() -> None:
     with pytest.raises(UserError, match=r"data/model/last\.pt: there is a model already.*--out"):
         main(["import-published"])
     assert Path("data/model/last.pt").read_bytes() == before
+
+
+def test_export_and_import_name_what_they_lack(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError, match=r"data/model/last\.pt: no such checkpoint"):
+        main(["export-published"])
+    with pytest.raises(UserError, match=r"params\.yaml: not found"):
+        main(["import-published"])
 
 
 def test_export_of_the_published_widths_has_no_warning(

@@ -96,7 +96,8 @@ def test_killed_two_hundred_times_the_tree_is_that_of_an_undisturbed_run(
     values["dataset"]["lists"]["own"] = str(list_file)
     values["dataset"]["fetch"] |= {"back_off_seconds": 0.0, "least_share": 0.0}
     with serving(site) as server:
-        server.seconds_per_block = 0.005
+        # So that kills find half of a file.
+        server.seconds_per_block = 0.02
         values["dataset"]["fetch"]["video_url"] = f"{server.root}/{{id}}.mp4"
         place = tmp_path / "params.json"
         place.write_text(validate(values, "test").model_dump_json())
