@@ -1,0 +1,73 @@
+"""A training step of params.yaml on the CPU, with and without the freed memory kept.
+
+Run: python -m benchmarks.allocator
+"""
+
+import json
+import subprocess
+import sys
+import time
+
+import torch
+
+from sop.device import keep_freed_memory
+from sop.model.pixelplayer import build, normalise_frames, separation_loss
+from sop.params import load_params
+from sop.training import make_optimizer
+
+STEPS = 12
+ROUNDS = 3
+
+
+def main() -> None:
+    """Run both in turn, each in a process of its own, and print milliseconds per mixture."""
+    plain, kept = [], []
+    for _ in range(ROUNDS):
+        for milliseconds, option in ((plain, "plain"), (kept, "kept")):
+            command = [sys.executable, "-m", "benchmarks.allocator", option]
+            done = subprocess.run(command, capture_output=True, text=True, check=True)
+            milliseconds.append(json.loads(done.stdout))
+    ratios = sorted(p / k for p, k in zip(plain, kept, strict=True))
+    print("| | ms per mixture, best of", ROUNDS, "|")
+    print("| --- | --- |")
+    print(f"| as glibc does it | {min(plain):.1f} |")
+    print(f"| freed memory kept | {min(kept):.1f} |")
+    print(f"| ratio, median of the pairs | {ratios[ROUNDS // 2]:.2f} |")
+
+
+def measure(keep: bool) -> float:
+    """Milliseconds per mixture of steps on random clips."""
+    if keep:
+        keep_freed_memory()
+    params = load_params()
+    player = build(params.model, params.spectrogram, params.seed)
+    player.to(memory_format=torch.channels_last).train()
+    optimizer = make_optimizer(player, params.train)
+    mixture, batch = params.mixture, params.train.batch_size
+    audio = 0.1 * torch.randn(batch, mixture.sources, mixture.audio_samples)
+    size = (batch, mixture.sources, mixture.frames, mixture.image_size, mixture.image_size, 3)
+    frames = torch.randint(0, 256, size, dtype=torch.uint8)
+
+    def step() -> None:
+        spectra = player.spectra(audio)
+        logits = player(spectra.magnitude, normalise_frames(frames))
+        loss = separation_loss(
+            logits, spectra, player.true_masks(spectra), params.model, params.train
+        )
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+
+    for _ in range(3):
+        step()
+    began = time.perf_counter()
+    for _ in range(STEPS):
+        step()
+    return (time.perf_counter() - began) / STEPS / batch * 1000
+
+
+if __name__ == "__main__":
+    if len(sys.argv) > 1:
+        print(json.dumps(measure(sys.argv[1] == "kept")))
+    else:
+        main()
