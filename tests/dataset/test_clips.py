@@ -3,6 +3,7 @@ import re
 import subprocess
 import zipfile
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -10,6 +11,7 @@ import soundfile
 from numpy.typing import NDArray
 from PIL import Image
 
+from sop.dataset import clips
 from sop.dataset.clips import CENTRE, Crop, read_audio, read_frames, sound_seconds
 from sop.dataset.ffmpeg import binary
 from sop.errors import LeftOut
@@ -249,6 +251,78 @@ def test_crop_without_scaling_is_a_plain_cut(folder: Path) -> None:
     np.testing.assert_array_equal(frame, cut)
 
 
+def test_centre_crop_is_what_it_has_always_been(folder: Path) -> None:
+    for size in (36, 64, 72, 90):
+        expected = decoded(2).resize((size, size), Image.Resampling.BICUBIC, box=(12, 0, 84, 72))
+        [frame] = read_frames(folder, [2], size, CENTRE)
+        np.testing.assert_array_equal(frame, np.asarray(expected))
+
+
+@pytest.mark.parametrize("size", [63, 65, 68])
+def test_crop_of_a_frame_of_about_the_right_size_is_a_plain_cut(folder: Path, size: int) -> None:
+    # 72 pixels are 1.04 to 1.14 times the crop.
+    pixels = np.asarray(decoded(1))
+    for left, top in ((0.0, 0.0), (0.3, 0.8), (1.0, 1.0)):
+        right = min(int(left * (97 - size)), 96 - size)
+        down = min(int(top * (73 - size)), 72 - size)
+        cut = pixels[down : down + size, right : right + size]
+        [frame] = read_frames(folder, [1], size, Crop(1.1, left, top, mirrored=False))
+        np.testing.assert_array_equal(frame, cut)
+        [frame] = read_frames(folder, [1], size, Crop(1.1, left, top, mirrored=True))
+        np.testing.assert_array_equal(frame, cut[:, ::-1])
+
+
+def test_every_place_of_a_plain_cut_is_equally_likely(folder: Path) -> None:
+    pixels = np.asarray(decoded(1))
+    shares = (np.arange(290) + 0.5) / 290
+    crops = [Crop(1.1, 0.5, share, mirrored=False) for share in shares]
+    rows = [pixels[top, 16:80].tobytes() for top in range(9)]
+    found = [rows.index(read_frames(folder, [1], 64, crop)[0, 0].tobytes()) for crop in crops]
+    assert set(np.bincount(found)) == {32, 33}
+
+
+@pytest.mark.parametrize(("size", "side"), [(50, 65), (70, 65), (58, 65)])
+def test_crop_of_a_frame_of_another_size_is_scaled(folder: Path, size: int, side: int) -> None:
+    box = (6, 3, 6 + side, 3 + side)
+    expected = decoded(1).crop(box).resize((size, size), Image.Resampling.BICUBIC)
+    [frame] = read_frames(folder, [1], size, Crop(1.1, 0.2, 0.4, mirrored=False))
+    np.testing.assert_allclose(frame.astype(int), np.asarray(expected, int), atol=1)
+
+
+@pytest.mark.parametrize(
+    ("shorter", "scale"), [(246, 1), (360, 1), (493, 1), (494, 2), (720, 2), (1080, 4), (2160, 8)]
+)
+def test_large_frames_are_decoded_at_a_fraction_but_never_too_small(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, shorter: int, scale: int
+) -> None:
+    image = picture(1, (shorter * 4 // 3, shorter))
+    (tmp_path / "000001.jpg").write_bytes(jpeg(image))
+    sizes: list[int] = []
+    crop = Image.Image.crop
+
+    def remember(image: Image.Image, *arguments: Any) -> Image.Image:
+        sizes.append(min(image.size))
+        return crop(image, *arguments)
+
+    monkeypatch.setattr(Image.Image, "crop", remember)
+    [frame] = read_frames(tmp_path, [1], 224, Crop(1.1, 0.5, 0.5, mirrored=False))
+    monkeypatch.undo()
+    assert sizes == [-(-shorter // scale)]
+    # At 246 and 247 pixels it is cut as it is.
+    side = 224 * scale if sizes[0] < 260 else shorter / 1.1
+    left, top = (image.width - side) / 2, (image.height - side) / 2
+    box = (left, top, left + side, top + side)
+    expected = image.resize((224, 224), Image.Resampling.BICUBIC, box=box)
+    assert np.abs(frame.astype(int) - np.asarray(expected, int)).mean() < 1.5
+
+
+def test_large_frames_of_evaluation_are_decoded_whole(tmp_path: Path) -> None:
+    (tmp_path / "000001.jpg").write_bytes(jpeg(picture(1, (400, 300))))
+    with Image.open(tmp_path / "000001.jpg") as image:
+        expected = image.resize((32, 32), Image.Resampling.BICUBIC, box=(50, 0, 350, 300))
+    np.testing.assert_array_equal(read_frames(tmp_path, [1], 32)[0], np.asarray(expected))
+
+
 def test_any_random_crop_lies_within_its_frame(folder: Path) -> None:
     rng = np.random.default_rng(0)
     for _ in range(200):
@@ -327,3 +401,68 @@ def test_what_is_no_zip_is_left_out_by_name(tmp_path: Path) -> None:
     for content in (b"", b"garbage" * 100, b"PK\x05\x06"):
         path.write_bytes(content)
         assert left_out_frame(path, [1]).startswith(f"{path}: not readable as frames")
+
+
+def test_zip_of_our_extract_is_read_without_its_whole_directory(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    archive = zipped(folder)
+    expected = read_frames(folder, [5, 2], 32)
+    monkeypatch.setattr(clips.zipfile, "ZipFile", None)
+    np.testing.assert_array_equal(read_frames(archive, [5, 2], 32), expected)
+
+
+class Pipe:
+    """What cannot seek: sizes and checksums of a zip come behind the bytes."""
+
+    def __init__(self, content: io.BytesIO) -> None:
+        self.write = content.write
+        self.flush = content.flush
+
+
+def foreign_zips(folder: Path) -> dict[str, bytes]:
+    """Zips of the same frames that are not written as ours are."""
+    files = sorted(folder.iterdir())
+    zips = {}
+    for name in ("reversed", "commented", "other entries", "after other bytes", "streamed"):
+        content = io.BytesIO()
+        if name == "after other bytes":
+            content.write(b"other bytes")
+        with zipfile.ZipFile(Pipe(content) if name == "streamed" else content, "w") as archive:
+            if name == "other entries":
+                archive.writestr("readme.txt", "read me")
+            if name == "commented":
+                archive.comment = b"a comment"
+            for file in reversed(files) if name == "reversed" else files:
+                archive.write(file, file.name)
+        zips[name] = content.getvalue()
+    return zips
+
+
+def test_zip_of_another_make_gives_the_same_frames(folder: Path, tmp_path: Path) -> None:
+    expected = read_frames(folder, [4, 1], 32)
+    for name, content in foreign_zips(folder).items():
+        path = tmp_path / f"{name}.zip"
+        path.write_bytes(content)
+        np.testing.assert_array_equal(read_frames(path, [4, 1], 32), expected)
+        assert left_out_frame(path, [1, 6]) == f"{path}/000006.jpg: no such frame"
+
+
+def test_zip_that_was_replaced_is_read_anew(folder: Path) -> None:
+    archive = zipped(folder)
+    before = read_frames(archive, [1], 32)
+    (folder / "000001.jpg").write_bytes(jpeg(picture(7)))
+    expected = read_frames(folder, [1], 32)
+    zipped(folder)
+    np.testing.assert_array_equal(read_frames(archive, [1], 32), expected)
+    assert not np.array_equal(before, expected)
+
+
+def test_byte_that_was_changed_is_noticed_by_its_checksum(folder: Path) -> None:
+    archive = zipped(folder)
+    content = bytearray(archive.read_bytes())
+    content[content.index(b"000002.jpg") + 400] ^= 1
+    archive.write_bytes(bytes(content))
+    reason = left_out_frame(archive, [2])
+    assert reason == f"{archive}/000002.jpg: not readable (Bad CRC-32 for file '000002.jpg')"
+    assert read_frames(archive, [1, 3], 32).shape == (2, 32, 32, 3)

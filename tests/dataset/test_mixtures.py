@@ -282,7 +282,7 @@ def test_frames_of_a_clip_share_their_crop_and_clips_do_not(
 ) -> None:
     pattern = np.random.default_rng(0).integers(0, 256, (6, 8, 3), dtype=np.uint8)
     content = io.BytesIO()
-    Image.fromarray(pattern).resize((64, 48)).save(content, "JPEG")
+    Image.fromarray(pattern).resize((192, 144)).save(content, "JPEG")
     videos = []
     for name in ("a", "b"):
         (tmp_path / name).mkdir()
