@@ -59,7 +59,7 @@ def forked():
 
 root.mkdir(exist_ok=True)
 killed = 0
-for _ in range(kills):
+while killed < kills:
     child = forked()
     time.sleep(rng.uniform(0.3, longest))
     try:
@@ -72,7 +72,6 @@ for _ in range(kills):
         for file in (root / "model").iterdir():
             file.unlink()
 os.waitpid(forked(), 0)
-print(killed)
 """
 
 
@@ -80,16 +79,13 @@ def write_run(folder: Path, params: Params, videos: list[Video]) -> None:
     (folder / "run.pickle").write_bytes(pickle.dumps((params, videos)))
 
 
-def run(root: Path, kills: int, longest: float = 2.0) -> int:
-    done = subprocess.run(
+def run(root: Path, kills: int, longest: float = 2.0) -> None:
+    subprocess.run(
         [sys.executable, "-c", RUNS, root, str(kills), str(longest)],
         env=os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
-        stdout=subprocess.PIPE,
-        text=True,
         check=True,
         timeout=600,
     )
-    return int(done.stdout.split()[-1])
 
 
 def left_behind(root: Path) -> dict[str, Any]:
@@ -138,7 +134,7 @@ def test_killed_fifty_times_the_model_and_its_metrics_are_those_of_an_undisturbe
     short: Params, tmp_path: Path
 ) -> None:
     run(tmp_path / "undisturbed", 0)
-    assert run(tmp_path / "killed", KILLS) > KILLS / 2
+    run(tmp_path / "killed", KILLS)
     log = (tmp_path / "killed" / "log").read_text()
     # In the middle of epochs, too.
     assert sum(f"going on after step {step}\n" in log for step in range(1, 16)) >= 5
