@@ -19,6 +19,7 @@ from sop.errors import UserError
 from sop.model.checkpoint import load_checkpoint, load_player, save_checkpoint
 from sop.model.pixelplayer import PixelPlayer, build, normalise_frames, separation_loss
 from sop.params import Params
+from sop.seeding import torch_seed
 from sop.training import gradients, make_optimizer, rate_factor, train
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -420,3 +421,73 @@ def test_progress_tells_of_steps_epochs_and_speed(
     assert sum(line.startswith("epoch ") for line in lines) == 2
     assert any(line.startswith("train: 8/8 steps, ") for line in lines)
     assert not math.isnan(losses[-1])
+
+
+def test_average_of_the_weights_is_what_is_kept(
+    tmp_path: Path, tiny_params: Params, tiny_videos: list[Video]
+) -> None:
+    plain = Run(tmp_path / "plain", tiny_params, tiny_videos).train()
+    params = with_values(tiny_params, {"train.average": 0.9})
+    averaged = Run(tmp_path / "averaged", params, tiny_videos).train()
+    # The steps are the same, the model that comes of them is not.
+    assert averaged.logged("train/loss") == plain.logged("train/loss")
+    name = "sound.down.0.weight"
+    assert averaged.state().keys() == plain.state().keys()
+    assert not torch.equal(averaged.state()[name], plain.state()[name])
+    start = player_of(params, torch_seed(params.seed, "model")).state_dict()[name]
+    moved = (averaged.state()[name] - start).norm()
+    assert 0 < moved < (plain.state()[name] - start).norm()
+
+
+def test_best_model_is_kept_beside_the_last(trained: Run, tmp_path: Path) -> None:
+    best = load_checkpoint(trained.checkpoint.with_name("best.pt"))
+    measured = trained.logged("validation/sdr")
+    # Evaluated after epochs 2 and 3, of four steps each.
+    assert best["step"] == (8, 12)[int(np.argmax(measured))]
+
+
+def test_steps_of_a_loss_that_is_not_finite_are_skipped_as_often_as_allowed(
+    tmp_path: Path,
+    tiny_params: Params,
+    tiny_videos: list[Video],
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    calls = []
+
+    def broken(*arguments: Any) -> torch.Tensor:
+        calls.append(1)
+        loss = gradients(*arguments)
+        return loss * math.nan if len(calls) in (2, 3) else loss
+
+    monkeypatch.setattr("sop.training.gradients", broken)
+    params = with_values(tiny_params, {"train.non_finite_steps": 2})
+    run = Run(tmp_path / "two", params, tiny_videos).train()
+    assert len(run.logged("train/loss")) == 2
+    assert "train: step 3 is skipped, its loss is nan" in capsys.readouterr().out
+    assert all(value.isfinite().all() for value in run.state().values())
+    calls.clear()
+    params = with_values(tiny_params, {"train.non_finite_steps": 1})
+    with pytest.raises(UserError, match=r"loss is nan at step 3, of \w+/\w+, "):
+        Run(tmp_path / "one", params, tiny_videos).train()
+
+
+def test_bfloat16_learns_what_float32_does(tiny_params: Params, tiny_videos: list[Video]) -> None:
+    losses = {}
+    for precision in ("float32", "bfloat16"):
+        params = with_values(tiny_params, {"train.precision": precision})
+        batch = batch_of(tiny_videos, params, 4)
+        player = player_of(params)
+        optimizer = make_optimizer(player, params.train)
+        losses[precision] = [training_step(player, optimizer, batch, params) for _ in range(8)]
+        assert {parameter.dtype for parameter in player.parameters()} == {torch.float32}
+    assert losses["bfloat16"] == pytest.approx(losses["float32"], rel=0.02)
+    assert losses["bfloat16"] != losses["float32"]
+
+
+def test_synchronised_batch_norm_on_a_cpu_is_a_users_mistake(
+    tmp_path: Path, tiny_params: Params, tiny_videos: list[Video]
+) -> None:
+    params = with_values(tiny_params, {"train.synchronise_batch_norm": True})
+    with pytest.raises(UserError, match=r"^train\.synchronise_batch_norm: .* GPUs only"):
+        Run(tmp_path, params, tiny_videos).train()
