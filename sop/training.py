@@ -6,8 +6,8 @@ Shapes: B mixtures, N sources, L samples.
 import math
 import shutil
 import signal
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from collections.abc import Generator, Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager, closing, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
@@ -42,6 +42,9 @@ VALIDATION_THRESHOLD = 0.5
 
 # Steps after which the processes of a team ask each other whether one was told to stop.
 AGREE_STEPS = 10
+
+# The longest step after which a run that was told to stop may still want its readers.
+GRACE_SECONDS = 600
 
 
 def train(
@@ -82,7 +85,9 @@ def train(
     )
     plan = make_plan(settings, len(mixtures), team)
     player = build(params.model, params.spectrogram, torch_seed(params.seed, "model"))
-    load_weights(player, params.model)
+    if team.leads:
+        # The others get them from it, when the model is shared.
+        load_weights(player, params.model)
     player = _on_device(player, settings, team)
     state = State(player, make_optimizer(player, settings), _average(player, settings))
     history = History(live)
@@ -100,12 +105,15 @@ def train(
         _introduce(params, plan, state, len(training), team)
 
     model = _shared(player, settings, team)
-    batches = training_batches(mixtures, plan, state.step, params, team)
-    if team.leads:
-        batches = track(batches, "train", plan.steps - state.step, unit="step")
     clock = Clock(settings.batch_size)
-    with told_to_stop() as told:
-        for batch in clock.waiting(batches):
+    # Closed in any case: readers that are left behind would keep the program from ending.
+    with (
+        told_to_stop() as told,
+        closing(training_batches(mixtures, plan, state.step, params, team)) as batches,
+    ):
+        left = plan.steps - state.step
+        shown = track(batches, "train", left, unit="step") if team.leads else iter(batches)
+        for batch in clock.waiting(shown):
             step = state.step + 1
             state.note(batch.left_out)
             factor = set_rates(state.optimizer, step - 1, plan.epoch_steps, settings)
@@ -305,7 +313,7 @@ def rate_factor(step: int, epoch_steps: int, params: TrainParams) -> float:
 
 def training_batches(
     mixtures: TrainingMixtures, plan: Plan, first: int, params: Params, team: Team
-) -> Iterator[Batch]:
+) -> Generator[Batch]:
     """This process's share of each batch after the first so many, read by other processes."""
     loader: DataLoader[Any] = DataLoader(
         mixtures,
@@ -316,12 +324,16 @@ def training_batches(
         prefetch_factor=4,
         worker_init_fn=_leave_signals_to_the_trainer,
     )
+    batches = iter(loader)
     try:
-        yield from loader
+        yield from batches
     except UserError as error:
         # A worker's error arrives as the last line of its traceback.
         line = str(error).strip().splitlines()[-1]
         raise UserError(line.removeprefix(f"{UserError.__module__}.UserError: ")) from None
+    finally:
+        # PyTorch does it when nothing refers to them any more, but an error's traceback does.
+        batches._shutdown_workers()  # type: ignore[attr-defined]
 
 
 def gradients(
@@ -506,6 +518,9 @@ def _all_stop(step: int, told: bool, team: Team) -> bool:
 
 
 def _leave_signals_to_the_trainer(worker: int) -> None:
-    """A terminal or a cluster sends them to all processes, and the trainer ends its readers."""
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, signal.SIG_IGN)
+    """A terminal or a cluster sends them to all processes, and the trainer ends its readers.
+
+    If it never does, they end by themselves.
+    """
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, lambda number, frame: signal.alarm(GRACE_SECONDS))

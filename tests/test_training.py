@@ -2,6 +2,7 @@ import copy
 import csv
 import json
 import math
+import multiprocessing
 import shutil
 from pathlib import Path
 from typing import Any
@@ -365,6 +366,8 @@ def test_diverged_loss_is_a_users_mistake_that_names_the_rate(
     with pytest.raises(UserError, match=said):
         run.train()
     assert not run.checkpoint.exists()
+    # A reader that is left behind would keep the program from ending.
+    assert multiprocessing.active_children() == []
 
 
 def test_too_few_validation_videos_are_named_before_any_step(
