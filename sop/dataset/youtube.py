@@ -242,6 +242,8 @@ def _reason(error: BaseException) -> str:
     # Whoever reads it knows the site and the id.
     message = re.sub(r"^\[[^\]]+\] (?:[^:]{1,100}: (?=[A-Z]))?", "", message)
     message = re.split(r" \(caused by |; please report|\. Use --|\. Visit |\. See ", message)[0]
+    if message.startswith("ffmpeg exited"):
+        message = f"no part of it can be fetched, its server may know whole files only ({message})"
     return message.rstrip(".")[:REASON_CHARACTERS] or "yt-dlp gives no reason"
 
 

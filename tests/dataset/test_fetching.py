@@ -205,6 +205,17 @@ def test_a_clip_begins_and_ends_where_asked(site: Site, clock_video: Callable) -
     assert found.seconds == pytest.approx(1.0, abs=0.1)
 
 
+def test_a_part_from_a_server_that_knows_no_parts_is_left_out_with_advice(site: Site) -> None:
+    whole = video_of(site).read_bytes()
+    # Its index at the end, which ffmpeg cannot reach without parts.
+    index = whole.index(b"moov") - 4
+    size = int.from_bytes(whole[index : index + 4], "big")
+    moved = whole[:index] + whole[index + size :] + whole[index : index + size]
+    site.answer(lambda handler: handler.body(moved))
+    with pytest.raises(LeftOutForNow, match="its server may know whole files only"):
+        site.fetch(clip_seconds=[0.5, 1.5], retries=0)
+
+
 def test_the_rate_is_limited(site: Site) -> None:
     size = video_of(site).stat().st_size
     began = time.monotonic()
