@@ -10,6 +10,7 @@ import time
 
 import torch
 
+from benchmarks.machine import setting
 from sop.device import keep_freed_memory
 from sop.model.pixelplayer import build, normalise_frames, separation_loss
 from sop.params import load_params
@@ -33,6 +34,7 @@ def main() -> None:
     print(f"| as glibc does it | {min(plain):.1f} |")
     print(f"| freed memory kept | {min(kept):.1f} |")
     print(f"| ratio, median of the pairs | {ratios[ROUNDS // 2]:.2f} |")
+    print(f"\n{setting()}")
 
 
 def measure(keep: bool) -> float:

@@ -15,6 +15,7 @@ from pathlib import Path
 
 import psutil
 
+from benchmarks.machine import setting
 from sop.dataset.extraction import extract, extract_video
 from sop.dataset.ffmpeg import binary
 from sop.dataset.parallel import Workers
@@ -40,6 +41,7 @@ def main() -> None:
         of_one_video(video, root, params)
         of_a_folder(video, root, params)
         of_memory(video, root)
+        print(f"\n{setting()}")
 
 
 def of_one_video(video: Path, root: Path, params: ExtractParams) -> None:

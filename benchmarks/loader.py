@@ -21,6 +21,7 @@ from torch import Tensor
 from torch.utils.data import default_collate
 from torchvision import transforms
 
+from benchmarks.machine import setting
 from sop.dataset.clips import FRAME_NAME
 from sop.dataset.extraction import extract_video
 from sop.dataset.ffmpeg import binary
@@ -59,6 +60,7 @@ def main() -> None:
             mixtures = TrainingMixtures(videos, reader, 100, BATCH, params.seed)
             ways[f"ours, {name}"] = mixtures.__getitem__
         report(ways)
+        print(f"\n{setting()}")
 
 
 def published_settings(root: Path) -> Params:

@@ -1,19 +1,29 @@
 """A training step at the published setting: ours against a plain rendering of the published one.
 
-Run: python -m benchmarks.step
+Run: python -m benchmarks.step [cpu | cuda] [--compile] [--batch N] [--curves FILE]
+
+Without a device: the CPU's table, then the GPU's where there is one. On a GPU it also trains both
+for some steps on the same sounds and pictures and draws their losses.
 """
 
+import argparse
 import json
+import re
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.nn.functional as F
+from torch import Tensor
+from torch.utils.flop_counter import FlopCounterMode
 
+from benchmarks.machine import setting
 from sop.dataset.mixtures import Batch
 from sop.device import keep_freed_memory
 from sop.distributed import Team
@@ -23,121 +33,325 @@ from sop.params import Params, load_params
 from sop.presets import apply_preset
 from sop.training import gradients, make_optimizer
 
-BATCH = 4
-STEPS = 2
 ROUNDS = 3
 THREADS = 2
-KINDS = {
-    "published": "the published step, float32",
-    "float32": "ours, float32",
-    "bfloat16": "ours, bfloat16",
+BATCHES = {"cpu": 4, "cuda": 80}
+STEPS = {"cpu": 2, "cuda": 20}
+CURVE_STEPS = 200
+CURVES = Path("benchmarks/step.png")
+
+PUBLISHED = "the published step, float32"
+EXACT = "the published step, float32 without TF32"
+KINDS = (
+    PUBLISHED,
+    EXACT,
+    "ours, float32",
+    "ours, bfloat16",
+    "ours, float32, compiled",
+    "ours, bfloat16, compiled",
+)
+COMPILED = "compiled"
+# What the curves compare.
+FASTEST = "ours, bfloat16"
+
+# Dense bfloat16 products summed in float32, in 10^12 operations per second, by the makers' data
+# sheets; the first that fits the GPU's name holds.
+PEAKS = {
+    r"\bMIG\b": None,
+    r"\bB200\b": 2250.0,
+    r"\bH200 NVL\b": 835.0,
+    r"\bH200\b": 989.0,
+    r"\bH100 PCIe\b": 756.0,
+    r"\bH100 NVL\b": 835.0,
+    r"\bH100\b": 989.0,
+    r"\bA100\b": 312.0,
+    r"\bL40S\b": 362.0,
+    r"\bL4\b": 121.0,
+    r"\bA10\b": 125.0,
+    r"\bRTX 4090\b": 165.0,
+    r"\bRTX 3090\b": 71.0,
 }
+
+Step = Callable[[Batch], Callable[[], Tensor]]
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What one kind of step was measured to do, in one process."""
+
+    speed: float
+    """Mixtures per second."""
+    operations: float
+    """Floating-point operations of a mixture: convolutions and matrix products of both passes."""
+    bytes: int
+    """The most that tensors held on the GPU at once; 0 on a CPU."""
 
 
 def main() -> None:
-    """Run all in turn, each in a process of its own, and print mixtures per second."""
-    speeds: dict[str, list[float]] = {kind: [] for kind in KINDS}
+    """Measure on the wanted devices, and print."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.step")
+    parser.add_argument("device", nargs="?", choices=BATCHES)
+    parser.add_argument("--compile", action="store_true", help="torch.compile on the CPU, too")
+    parser.add_argument("--batch", type=int, help="mixtures of a step")
+    parser.add_argument("--curves", type=Path, default=CURVES, help="PNG of the losses on a GPU")
+    parser.add_argument("--one", choices=KINDS, help=argparse.SUPPRESS)
+    parser.add_argument("--losses", action="store_true", help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.one:
+        print(json.dumps(one(options.one, options.device, options.batch, options.losses)))
+        return
+    devices = [options.device] if options.device else ["cpu"]
+    if not options.device and torch.cuda.is_available():
+        devices.append("cuda")
+    for device in devices:
+        batch = options.batch or BATCHES[device]
+        kinds = kinds_on(device, options.compile)
+        report(taken_in_turn(kinds, device, batch), device, batch)
+        if device == "cuda":
+            curves = {k: in_a_process(k, device, batch, "--losses") for k in (PUBLISHED, FASTEST)}
+            draw({kind: losses or [] for kind, losses in curves.items()}, options.curves)
+            print(f"\nLosses over {CURVE_STEPS} steps of both: {options.curves}")
+    print(f"\n{setting()}")
+
+
+def kinds_on(device: str, compiled: bool) -> list[str]:
+    """What is measured on a device; on a CPU, compilation if wanted, and there is no TF32."""
+    if device == "cuda":
+        return list(KINDS)
+    return [kind for kind in KINDS if kind != EXACT and (compiled or COMPILED not in kind)]
+
+
+def taken_in_turn(
+    kinds: Sequence[str], device: str, batch: int
+) -> dict[str, list[Measured | None]]:
+    """Each kind so many rounds, each time in a process of its own; None where memory ran out."""
+    found: dict[str, list[Measured | None]] = {kind: [] for kind in kinds}
     for _ in range(ROUNDS):
-        for kind, found in speeds.items():
-            command = [sys.executable, "-m", "benchmarks.step", kind]
-            done = subprocess.run(command, capture_output=True, text=True, check=True)
-            found.append(json.loads(done.stdout))
-    print(f"| batch of {BATCH}, {THREADS} threads, best of {ROUNDS} | mixtures/s | ratio |")
-    print("| --- | --- | --- |")
-    for kind, name in KINDS.items():
-        ratios = sorted(o / p for o, p in zip(speeds[kind], speeds["published"], strict=True))
-        print(f"| {name} | {max(speeds[kind]):.2f} | {ratios[ROUNDS // 2]:.2f} |")
+        for kind, measured in found.items():
+            values = in_a_process(kind, device, batch)
+            measured.append(None if values is None else Measured(**values))
+    return found
 
 
-def measure(kind: str) -> float:
-    """Mixtures per second of steps on random clips, loading not counted."""
+def in_a_process(kind: str, device: str, batch: int, *options: str) -> Any:
+    """What `one` returns in a process of its own."""
+    command = [sys.executable, "-m", "benchmarks.step", device, "--one", kind]
+    command += ["--batch", str(batch), *options]
+    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def one(kind: str, device: str, batch: int, wants_losses: bool) -> Any:
+    """One kind's measurement, or its losses; None where the GPU's memory ran out."""
     torch.set_num_threads(THREADS)
-    params = published_params("float32" if kind == "published" else kind)
-    mixture = params.mixture
-    audio = 0.1 * torch.randn(BATCH, mixture.sources, mixture.audio_samples)
-    size = (BATCH, mixture.sources, mixture.frames, mixture.image_size, mixture.image_size, 3)
-    frames = torch.randint(0, 256, size, dtype=torch.uint8)
-    player = build(params.model, params.spectrogram, params.seed).train()
-    step = (
-        published_step(player, params, audio, frames)
-        if kind == "published"
-        else our_step(player, params, Batch(audio, frames, ()))
-    )
-    step()
-    began = time.perf_counter()
-    for _ in range(STEPS):
-        step()
-    return STEPS * BATCH / (time.perf_counter() - began)
+    params = published_params(kind, batch)
+    try:
+        if wants_losses:
+            return losses(kind, params, torch.device(device), CURVE_STEPS)
+        return asdict(measure(kind, params, torch.device(device), STEPS[device]))
+    except torch.OutOfMemoryError:
+        return None
 
 
-def published_params(precision: str) -> Params:
-    """The preset `music` at a smaller batch and from random weights."""
+def published_params(kind: str, batch: int) -> Params:
+    """The preset `music` at another batch, in one part, and from random weights."""
     with tempfile.TemporaryDirectory() as folder:
         place = Path(folder) / "params.yaml"
         place.write_text(Path("params.yaml").read_text(encoding="utf-8"), encoding="utf-8")
         apply_preset("music", place)
         params = load_params(place)
+    precision = "bfloat16" if "bfloat16" in kind else "float32"
     train = params.train.model_copy(
-        update={"batch_size": BATCH, "parts": 1, "precision": precision}
+        update={"batch_size": batch, "parts": 1, "precision": precision}
     )
     return params.model_copy(update={"train": train})
 
 
-def our_step(player: PixelPlayer, params: Params, batch: Batch) -> Callable[[], None]:
-    """The step of `sop.training`."""
+def measure(kind: str, params: Params, device: torch.device, steps: int) -> Measured:
+    """Speed of steps on one batch, loading not counted."""
+    size = params.train.batch_size
+    player, step = make(kind, params, device)
+    again = step(clips(params, 0, device))
+    # Counted before compilation, which hides them.
+    with FlopCounterMode(display=False) as counter:
+        again()
+    if COMPILED in kind:
+        player.compile()
+    again()
+    wait(device)
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+    began = time.perf_counter()
+    for _ in range(steps):
+        again()
+    wait(device)
+    seconds = time.perf_counter() - began
+    used = torch.cuda.max_memory_allocated(device) if device.type == "cuda" else 0
+    return Measured(steps * size / seconds, counter.get_total_flops() / size, used)
+
+
+def losses(kind: str, params: Params, device: torch.device, steps: int) -> list[float]:
+    """Losses of a training on clips of which each step has new ones, the same for all kinds."""
+    player, step = make(kind, params, device)
+    if COMPILED in kind:
+        player.compile()
+    found = [step(clips(params, number, device))() for number in range(steps)]
+    return torch.stack(found).tolist()
+
+
+def clips(params: Params, number: int, device: torch.device) -> Batch:
+    """A batch in which the colour of a picture tells the pitch of its sound."""
+    mixture, batch = params.mixture, params.train.batch_size
+    # Made on the device: a GPU would wait for a CPU to make so many.
+    rng = torch.Generator(device).manual_seed(number)
+    shares = torch.rand(batch, mixture.sources, generator=rng, device=device)
+    moments = torch.arange(mixture.audio_samples, device=device) / params.extract.sample_rate
+    phases = 2 * torch.pi * 110 * 2 ** (4 * shares[..., None]) * moments
+    harmonics = torch.stack([torch.sin(times * phases) / times for times in (1, 2, 3)])
+    hiss = 0.1 * torch.randn(phases.shape, generator=rng, device=device)
+    audio = 0.1 * (harmonics.sum(dim=0) + hiss) / mixture.sources
+    size = (batch, mixture.sources, mixture.frames, mixture.image_size, mixture.image_size, 3)
+    frames = torch.randint(0, 64, size, dtype=torch.uint8, generator=rng, device=device)
+    colours = torch.stack([shares, 1 - shares, shares], dim=-1)
+    frames += (190 * colours).to(torch.uint8)[:, :, None, None, None]
+    return Batch(audio, frames, ())
+
+
+def make(kind: str, params: Params, device: torch.device) -> tuple[PixelPlayer, Step]:
+    """A model, and what makes a step of a batch: one that follows its gradients."""
+    player = build(params.model, params.spectrogram, params.seed).train().to(device)
+    if kind == EXACT:
+        torch.backends.cudnn.allow_tf32 = False
+    return player, (published_step if kind in (PUBLISHED, EXACT) else our_step)(player, params)
+
+
+def our_step(player: PixelPlayer, params: Params) -> Step:
+    """The step of `sop.training`; returns its loss."""
     keep_freed_memory()
     player.to(memory_format=torch.channels_last)
     optimizer = make_optimizer(player, params.train)
-    alone = Team(0, 1, torch.device("cpu"))
 
-    def step() -> None:
-        gradients(player, optimizer, batch, params, alone)
-        optimizer.step()
+    def of(batch: Batch) -> Callable[[], Tensor]:
+        alone = Team(0, 1, batch.audio.device)
 
-    return step
+        def step() -> Tensor:
+            loss = gradients(player, optimizer, batch, params, alone)
+            optimizer.step()
+            return loss
+
+        return step
+
+    return of
 
 
-def published_step(
-    player: PixelPlayer, params: Params, audio: torch.Tensor, frames: torch.Tensor
-) -> Callable[[], None]:
-    """One vision pass for each source, `grid_sample`, default layout, eager.
+def published_step(player: PixelPlayer, params: Params) -> Step:
+    """One vision pass for each source, `grid_sample`, default layout, eager; returns its loss.
 
     Spectrograms and normalised frames come from the published loader, and are not counted.
     """
-    spectrogram = params.spectrogram
-    mixture = stft(audio.sum(dim=1), spectrogram).abs()[:, None]
-    sources = [stft(source, spectrogram).abs()[:, None] for source in audio.unbind(1)]
-    clips = [clip.contiguous() for clip in normalise_frames(frames).unbind(1)]
-    columns = torch.linspace(-1, 1, mixture.shape[-1])
-    rows = warp_rows().float()
-    grid = torch.stack(torch.meshgrid(columns, rows, indexing="xy"), dim=-1)
-    grid = grid.expand(BATCH, -1, -1, -1)
-    optimizer = torch.optim.SGD(player.parameters(), lr=1e-3, momentum=0.9, weight_decay=1e-4)
+    spectrogram, train = params.spectrogram, params.train
+    groups = [
+        {"params": group["params"], "lr": group["lr"]}
+        for group in make_optimizer(player, train).param_groups
+    ]
+    optimizer = torch.optim.SGD(groups, momentum=train.momentum, weight_decay=train.weight_decay)
 
-    def step() -> None:
-        optimizer.zero_grad()
-        whole = F.grid_sample(mixture + 1e-10, grid, align_corners=True)
-        parts = [F.grid_sample(source, grid, align_corners=True) for source in sources]
-        weight = torch.log1p(whole).clamp(1e-3, 10)
-        truth = [(part > 0.5 * whole).float() for part in parts]
-        maps = player.sound(torch.log(whole).detach())
-        masks = []
-        for clip in clips:
-            features = player.vision(clip).transpose(1, 2)
-            image = torch.sigmoid(F.adaptive_max_pool3d(features, 1).flatten(1))[:, None]
-            masks.append(torch.sigmoid(player.synthesizer(image, maps)))
-        loss = sum(
-            F.binary_cross_entropy(mask, true, weight)
-            for mask, true in zip(masks, truth, strict=True)
-        )
-        (loss / len(masks)).backward()
-        optimizer.step()
+    def of(batch: Batch) -> Callable[[], Tensor]:
+        mixture = stft(batch.audio.sum(dim=1), spectrogram).abs()[:, None]
+        sources = [stft(source, spectrogram).abs()[:, None] for source in batch.audio.unbind(1)]
+        pictures = [clip.contiguous() for clip in normalise_frames(batch.frames).unbind(1)]
+        columns = torch.linspace(-1, 1, mixture.shape[-1])
+        grid = torch.stack(torch.meshgrid(columns, warp_rows().float(), indexing="xy"), dim=-1)
+        grid = grid.to(mixture.device).expand(len(mixture), -1, -1, -1)
 
-    return step
+        def step() -> Tensor:
+            optimizer.zero_grad()
+            whole = F.grid_sample(mixture + 1e-10, grid, align_corners=True)
+            parts = [F.grid_sample(source, grid, align_corners=True) for source in sources]
+            weight = torch.log1p(whole).clamp(1e-3, 10)
+            truth = [(part > 0.5 * whole).float() for part in parts]
+            maps = player.sound(torch.log(whole).detach())
+            masks = []
+            for clip in pictures:
+                features = player.vision(clip).transpose(1, 2)
+                image = torch.sigmoid(F.adaptive_max_pool3d(features, 1).flatten(1))[:, None]
+                masks.append(torch.sigmoid(player.synthesizer(image, maps)))
+            errors = [
+                F.binary_cross_entropy(mask, true, weight)
+                for mask, true in zip(masks, truth, strict=True)
+            ]
+            loss = torch.stack(errors).mean()
+            loss.backward()
+            optimizer.step()
+            return loss.detach()
+
+        return step
+
+    return of
+
+
+def report(found: Mapping[str, Sequence[Measured | None]], device: str, batch: int) -> None:
+    """Print a table; on a GPU with memory and the share of its peak rate."""
+    on = f"{THREADS} threads" if device == "cpu" else torch.cuda.get_device_name()
+    columns = [f"batch of {batch}, {on}, best of {ROUNDS}", "mixtures/s"]
+    columns.append("ratio, median of the pairs")
+    peak = None
+    if device == "cuda":
+        columns += ["GiB", "10^12 operations/s", "of the peak rate in bfloat16"]
+        peak = peak_rate(torch.cuda.get_device_name())
+    print(f"| {' | '.join(columns)} |")
+    print("| --- " * len(columns) + "|")
+    for kind, rounds in found.items():
+        measured = [one for one in rounds if one is not None]
+        if len(measured) < len(rounds):
+            print(f"| {kind} | out of memory |" + " |" * (len(columns) - 2))
+            continue
+        best = max(measured, key=lambda one: one.speed)
+        cells = [kind, f"{best.speed:.2f}", ratio(rounds, found[PUBLISHED])]
+        if device == "cuda":
+            rate = best.speed * best.operations / 1e12
+            cells += [f"{max(one.bytes for one in measured) / 2**30:.1f}", f"{rate:.0f}"]
+            cells.append("not known for this GPU" if peak is None else f"{rate / peak:.0%}")
+        print(f"| {' | '.join(cells)} |")
+    if device == "cuda":
+        print(f"\nConvolutions in float32 use TF32, PyTorch's default, but in the row {EXACT!r}.")
+
+
+def ratio(rounds: Sequence[Measured | None], bases: Sequence[Measured | None]) -> str:
+    """Median of the ratios of speeds taken one after the other."""
+    ratios = sorted(
+        one.speed / base.speed for one, base in zip(rounds, bases, strict=True) if one and base
+    )
+    return f"{ratios[len(ratios) // 2]:.2f}" if ratios else ""
+
+
+def peak_rate(name: str) -> float | None:
+    """A GPU's peak rate in 10^12 operations per second, by its name; None where not known."""
+    return next((peak for pattern, peak in PEAKS.items() if re.search(pattern, name)), None)
+
+
+def draw(curves: Mapping[str, Sequence[float]], path: Path) -> None:
+    """Draw losses by step."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    figure, axes = pyplot.subplots(figsize=(8, 4), layout="constrained")
+    for name, values in curves.items():
+        axes.plot(range(1, len(values) + 1), values, label=name, linewidth=1)
+    axes.set(xlabel="step", ylabel="loss")
+    axes.legend()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, dpi=120)
+    pyplot.close(figure)
+
+
+def wait(device: torch.device) -> None:
+    """Until the device has done what it was asked for."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
 
 
 if __name__ == "__main__":
-    if len(sys.argv) > 1:
-        print(json.dumps(measure(sys.argv[1])))
-    else:
-        main()
+    main()
