@@ -78,7 +78,14 @@ def source(path: Path, **options: Any) -> Any:
     Args:
         path: the file.
         options: further options of the input.
+
+    Raises:
+        LeftOut: its name cannot be given to ffmpeg-python.
     """
+    try:
+        str(path).encode()
+    except UnicodeEncodeError:
+        raise LeftOut("its name is not UTF-8; rename it") from None
     return ffmpeg.input(
         f"file:{path}",
         protocol_whitelist="file",
@@ -145,7 +152,9 @@ def running(outputs: Any, limits: Limits) -> Iterator[Running]:
         _limit_memory(process.pid, limits.bytes)
         run = Running(process.stdout)
         late = threading.Event()
-        alarm = threading.Timer(limits.seconds, _stop, (process, late))
+        # Without a limit, as long as a thread can wait at all.
+        seconds = min(limits.seconds, threading.TIMEOUT_MAX)
+        alarm = threading.Timer(seconds, _stop, (process, late))
         alarm.daemon = True
         alarm.start()
         try:

@@ -5,7 +5,9 @@ Shapes: B mixtures, N sources, F x M frequency bins x spectrogram frames, L samp
 
 import math
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from sop.params import LOG_FREQUENCY_ROWS, SpectrogramParams
@@ -36,6 +38,12 @@ def stft(audio: Tensor, params: SpectrogramParams) -> Tensor:
         return_complex=True,
     )
     return spectrum.reshape(*audio.shape[:-1], *spectrum.shape[-2:])
+
+
+def stft_power(audio: NDArray[np.float32], params: SpectrogramParams) -> NDArray[np.float32]:
+    """Squared magnitude of the `stft` of (L,) samples, (F, M)."""
+    power: NDArray[np.float32] = stft(torch.from_numpy(audio), params).abs().square().numpy()
+    return power
 
 
 def istft(spectrum: Tensor, params: SpectrogramParams) -> Tensor:
