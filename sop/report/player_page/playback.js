@@ -1,0 +1,196 @@
+// Sound in step with the video. The video is silent and leads; its time is looked at again and
+// again, and the sound starts anew where it has come apart from it.
+
+const RAMP_SECONDS = 0.02;
+const LEAD_SECONDS = 0.01;
+const DRIFT_SECONDS = 0.04;
+const PATIENCE_SECONDS = 0.15;
+
+class Playback {
+  // tracks: {audio, gain, muted, solo}, which sound together unless a place is heard instead.
+  constructor(video, sampleRate, seconds) {
+    this.video = video;
+    this.sampleRate = sampleRate;
+    this.seconds = seconds;
+    this.tracks = [];
+    this.place = null;
+    this.silenced = false;
+    this.context = null;
+    this.run = null;
+    for (const event of ["playing", "seeked", "ratechange", "timeupdate"]) {
+      video.addEventListener(event, () => this.follow());
+    }
+    for (const event of ["pause", "waiting", "ended", "emptied"]) {
+      video.addEventListener(event, () => this.stop());
+    }
+    video.addEventListener("seeking", () => {
+      if (Math.abs(this.drift()) > DRIFT_SECONDS) this.stop();
+    });
+  }
+
+  // Browsers allow sound from the first click or key on.
+  open() {
+    if (this.context) {
+      if (this.context.state !== "running") this.context.resume();
+      return;
+    }
+    try {
+      // At the clip's own rate, so that all resampling is left to the browser's good one.
+      this.context = new AudioContext({ sampleRate: this.sampleRate, latencyHint: "interactive" });
+    } catch {
+      this.context = new AudioContext();
+    }
+    this.context.addEventListener("statechange", () => this.follow());
+    this.meter = new AnalyserNode(this.context, { fftSize: 2048 });
+    this.master = new GainNode(this.context);
+    this.master.connect(this.meter).connect(this.context.destination);
+    this.regions = new GainNode(this.context);
+    this.regions.connect(this.master);
+    for (const track of this.tracks) this.attach(track, this.regions);
+    if (this.place) this.attach(this.place, this.master);
+    this.balance();
+  }
+
+  setTracks(tracks) {
+    this.tracks = tracks;
+    if (this.context) tracks.forEach((track) => this.attach(track, this.regions));
+    this.balance();
+  }
+
+  // Hear this sound in place of the tracks; null: hear the tracks.
+  setPlace(audio) {
+    const before = this.place;
+    this.place = audio && { audio, gain: 1 };
+    if (this.context) {
+      if (this.place) this.attach(this.place, this.master);
+      if (before) this.endSource(before);
+      if (this.place && this.run) this.startSource(this.place);
+    }
+    this.balance();
+  }
+
+  setSilenced(silenced) {
+    this.silenced = silenced;
+    this.balance();
+  }
+
+  // What is heard of a track, with the solos and mutes of all.
+  heardGain(track) {
+    const left = this.tracks.some((other) => other.solo) && !track.solo;
+    return track.muted || left ? 0 : track.gain;
+  }
+
+  balance() {
+    if (!this.context) return;
+    for (const track of this.tracks) this.ramp(track.node.gain, this.heardGain(track));
+    this.ramp(this.regions.gain, this.place ? 0 : 1);
+    this.ramp(this.master.gain, this.silenced ? 0 : 1);
+  }
+
+  ramp(parameter, value, when = this.context.currentTime) {
+    parameter.cancelScheduledValues(when);
+    parameter.setValueAtTime(parameter.value, when);
+    parameter.linearRampToValueAtTime(value, when + RAMP_SECONDS);
+  }
+
+  attach(track, output) {
+    track.node = new GainNode(this.context, { gain: track.gain });
+    track.node.connect(output);
+  }
+
+  // The track as a buffer as long as the video, so that both go round together.
+  buffer(track) {
+    if (!track.buffer) {
+      const length = Math.max(track.audio.length, Math.ceil(this.seconds * this.sampleRate));
+      track.buffer = new AudioBuffer({ length, sampleRate: this.sampleRate });
+      track.buffer.copyToChannel(track.audio, 0);
+    }
+    return track.buffer;
+  }
+
+  // Start all at once, or leave them alone where they are in step.
+  follow() {
+    const { video, context } = this;
+    const moving = !video.paused && !video.ended && !video.seeking && video.readyState >= 3;
+    if (!context || context.state !== "running" || !moving) return;
+    if (this.run && this.run.rate === video.playbackRate && this.run.loop === video.loop) {
+      const drift = Math.abs(this.drift());
+      if (drift <= DRIFT_SECONDS) {
+        this.run.apart = null;
+        return;
+      }
+      this.run.apart ??= context.currentTime;
+      if (context.currentTime - this.run.apart < PATIENCE_SECONDS) return;
+    }
+    this.start();
+  }
+
+  start() {
+    this.stop();
+    const { video, context } = this;
+    const latency = Math.min(context.outputLatency || context.baseLatency || 0, 0.5);
+    const rate = video.playbackRate;
+    const when = this.onSample(context.currentTime + LEAD_SECONDS);
+    const offset = video.currentTime + (LEAD_SECONDS + latency) * rate;
+    this.run = { when, offset, rate, latency, loop: video.loop, apart: null };
+    for (const track of this.tracks) this.startSource(track);
+    if (this.place) this.startSource(this.place);
+  }
+
+  startSource(track) {
+    const { context, run } = this;
+    const when = Math.max(run.when, this.onSample(context.currentTime + LEAD_SECONDS));
+    const position = run.offset + (when - run.when) * run.rate;
+    const offset = this.onSample(run.loop ? position % this.seconds : position);
+    track.fade = new GainNode(context, { gain: 0 });
+    track.fade.connect(track.node);
+    track.fade.gain.setValueAtTime(0, when);
+    track.fade.gain.linearRampToValueAtTime(1, when + RAMP_SECONDS);
+    track.source = new AudioBufferSourceNode(context, {
+      buffer: this.buffer(track),
+      playbackRate: run.rate,
+      loop: run.loop,
+      loopEnd: this.onSample(this.seconds),
+    });
+    track.source.connect(track.fade);
+    track.source.start(when, offset);
+  }
+
+  // Between two samples browsers interpolate linearly, which dulls the sound.
+  onSample(seconds) {
+    return Math.round(seconds * this.sampleRate) / this.sampleRate;
+  }
+
+  stop() {
+    if (!this.run) return;
+    this.run = null;
+    this.tracks.forEach((track) => this.endSource(track));
+    if (this.place) this.endSource(this.place);
+  }
+
+  endSource(track) {
+    if (!track.source) return;
+    const { source, fade } = track;
+    this.ramp(fade.gain, 0);
+    source.stop(this.context.currentTime + 2 * RAMP_SECONDS);
+    source.addEventListener("ended", () => fade.disconnect());
+    track.source = track.fade = null;
+  }
+
+  // How many seconds the sound that leaves the loudspeaker now is ahead of the video.
+  drift() {
+    if (!this.run) return 0;
+    const { when, offset, rate, latency, loop } = this.run;
+    const heard = offset + (this.context.currentTime - when - latency) * rate;
+    const drift = heard - this.video.currentTime;
+    return loop ? drift - this.seconds * Math.round(drift / this.seconds) : drift;
+  }
+
+  // Root mean square of what was just played, 0 to 1.
+  level() {
+    if (!this.context) return 0;
+    const samples = new Float32Array(this.meter.fftSize);
+    this.meter.getFloatTimeDomainData(samples);
+    return Math.sqrt(samples.reduce((sum, sample) => sum + sample * sample, 0) / samples.length);
+  }
+}

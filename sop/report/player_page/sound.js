@@ -1,0 +1,302 @@
+// What any place of the picture sounds like: sop/embedding.py and sop/dsp/spectrogram.py once
+// more, on the numbers that sop/report/player.py wrote into the page.
+//
+// Shapes: W windows, C channels, R rows of a mask, F bins, M frames. Spectrograms and masks lie
+// frame after frame: (M, F) and (M, R).
+
+// Read the clip's description and arrays out of the page.
+async function readClip() {
+  const clip = JSON.parse(document.getElementById("clip").textContent);
+  const text = atob(document.getElementById("data").textContent.trim());
+  const packed = new Uint8Array(text.length);
+  for (let i = 0; i < text.length; i++) packed[i] = text.charCodeAt(i);
+  const stream = new Blob([packed]).stream().pipeThrough(new DecompressionStream("deflate-raw"));
+  const bytes = await new Response(stream).arrayBuffer();
+  const kinds = { f4: Float32Array, i2: Int16Array, u1: Uint8Array };
+  let at = 0;
+  for (const [name, kind, size] of clip.arrays) {
+    clip[name] = new kinds[kind](bytes, at, size);
+    at += clip[name].byteLength;
+  }
+  clip.bins = clip.frame / 2 + 1;
+  clip.audio = Float32Array.from(clip.samples, (sample) => (sample / 32767) * clip.peak);
+  addUp(clip.components, clip.rows, clip.frames * clip.rows);
+  return clip;
+}
+
+// Undo differences from frame to frame, in each channel.
+function addUp(values, step, channel) {
+  for (let i = 0; i < values.length; i++) {
+    if (i % channel >= step) values[i] += values[i - step];
+  }
+}
+
+class Sound {
+  constructor(clip) {
+    this.clip = clip;
+    this.transform = fourier(clip.frame);
+    this.window = Float64Array.from(
+      { length: clip.frame },
+      (_, i) => 0.5 - 0.5 * Math.cos((2 * Math.PI * i) / clip.frame),
+    );
+    this.spectrum = this.stft(clip.audio);
+    this.warp = clip.logFrequency ? warp(clip.positions, clip.rows) : null;
+  }
+
+  // Periodic Hann window, centred frames, zeros around. Two real frames are one complex transform.
+  stft(audio) {
+    const { frame, hop, frames, bins } = this.clip;
+    const re = new Float32Array(frames * bins);
+    const im = new Float32Array(frames * bins);
+    const x = new Float64Array(frame);
+    const y = new Float64Array(frame);
+    for (let m = 0; m < frames; m += 2) {
+      const begin = m * hop - frame / 2;
+      for (let i = 0; i < frame; i++) {
+        x[i] = (audio[begin + i] || 0) * this.window[i];
+        y[i] = m + 1 < frames ? (audio[begin + hop + i] || 0) * this.window[i] : 0;
+      }
+      this.transform(x, y);
+      for (let k = 0; k < bins; k++) {
+        const mirrored = (frame - k) % frame;
+        const at = m * bins + k;
+        re[at] = (x[k] + x[mirrored]) / 2;
+        im[at] = (y[k] - y[mirrored]) / 2;
+        if (m + 1 < frames) {
+          re[at + bins] = (y[k] + y[mirrored]) / 2;
+          im[at + bins] = (x[mirrored] - x[k]) / 2;
+        }
+      }
+    }
+    return { re, im };
+  }
+
+  // What a mask, (M, F), lets through: hop * (M - 1) samples in [-1, 1].
+  sound(mask) {
+    const { frame, hop, frames, bins } = this.clip;
+    const { re, im } = this.spectrum;
+    const length = hop * (frames - 1);
+    const sum = new Float64Array(length + 2 * frame);
+    const x = new Float64Array(frame);
+    const y = new Float64Array(frame);
+    for (let m = 0; m < frames; m += 2) {
+      const pair = m + 1 < frames;
+      for (let k = 0; k < bins; k++) {
+        const at = m * bins + k;
+        const a = mask[at] * re[at];
+        const b = mask[at] * im[at];
+        const c = pair ? mask[at + bins] * re[at + bins] : 0;
+        const d = pair ? mask[at + bins] * im[at + bins] : 0;
+        // Frequency 0 and the highest are real; the rest mirrors.
+        const inner = k > 0 && k < bins - 1;
+        x[k] = inner ? a - d : a;
+        y[k] = inner ? b + c : c;
+        if (inner) {
+          x[frame - k] = a + d;
+          y[frame - k] = c - b;
+        }
+      }
+      this.transform(y, x);
+      for (let i = 0; i < frame; i++) {
+        const at = m * hop + i;
+        sum[at] += (x[i] / frame) * this.window[i];
+        if (pair) sum[at + hop] += (y[i] / frame) * this.window[i];
+      }
+    }
+    const power = this.windowPower(length + 2 * frame);
+    const audio = new Float32Array(length);
+    for (let i = 0; i < length; i++) {
+      const value = sum[i + frame / 2] / power[i + frame / 2];
+      audio[i] = Math.max(-1, Math.min(1, value));
+    }
+    return audio;
+  }
+
+  // The squared windows of all frames, added up.
+  windowPower(length) {
+    if (!this.power) {
+      this.power = new Float64Array(length);
+      for (let m = 0; m < this.clip.frames; m++) {
+        for (let i = 0; i < this.clip.frame; i++) {
+          this.power[m * this.clip.hop + i] += this.window[i] ** 2;
+        }
+      }
+    }
+    return this.power;
+  }
+
+  // Features, (W, C), to the mask before its activation, (M, R).
+  logits(features) {
+    const { windows, channels, frames, rows, fades, components, steps, offsets, bias } = this.clip;
+    const logits = new Float32Array(frames * rows);
+    for (let m = 0; m < frames; m++) {
+      const row = logits.subarray(m * rows, (m + 1) * rows);
+      const chosen = Array.from({ length: channels }, (_, c) => {
+        let sum = 0;
+        for (let w = 0; w < windows; w++) sum += fades[w * frames + m] * features[w * channels + c];
+        return sum;
+      });
+      row.fill(chosen.reduce((sum, feature, c) => sum + feature * offsets[c], bias));
+      for (let c = 0; c < channels; c++) {
+        const weight = chosen[c] * steps[c];
+        const at = (c * frames + m) * rows;
+        for (let r = 0; r < rows; r++) row[r] += weight * components[at + r];
+      }
+    }
+    return logits;
+  }
+
+  // Activated masks, (M, R), to the linear frequency axis, (M, F), none below 0.
+  finish(mask) {
+    const { frames, rows, bins } = this.clip;
+    const finished = this.warp ? new Float32Array(frames * bins) : mask;
+    if (this.warp) {
+      const { lower, weight } = this.warp;
+      for (let m = 0; m < frames; m++) {
+        for (let k = 0; k < bins; k++) {
+          const at = m * rows + lower[k];
+          finished[m * bins + k] = mask[at] + weight[k] * (mask[at + 1] - mask[at]);
+        }
+      }
+    }
+    for (let i = 0; i < finished.length; i++) if (finished[i] < 0) finished[i] = 0;
+    return finished;
+  }
+
+  // Logits of places beside each other to their masks, in place: Embedding.masks.
+  masks(masks) {
+    if (this.clip.activation === "softmax") softmax(masks);
+    else masks.forEach((mask) => activate(mask, this.clip.activation));
+    return masks.map((mask) => this.finish(mask));
+  }
+
+  cellFeatures(row, column) {
+    const { windows, height, width, channels, cells } = this.clip;
+    const features = new Float32Array(windows * channels);
+    for (let w = 0; w < windows; w++) {
+      const at = ((w * height + row) * width + column) * channels;
+      features.set(cells.subarray(at, at + channels), w * channels);
+    }
+    return features;
+  }
+
+  // The mask of one cell. Where the activation is a softmax, all cells of the picture share what
+  // there is, as in the heat map.
+  async cellMask(row, column) {
+    const features = this.cellFeatures(row, column);
+    if (this.clip.activation !== "softmax") return this.masks([this.logits(features)])[0];
+    this.total ??= this.totalOfCells();
+    const { greatest, sum } = await this.total;
+    const mask = this.logits(features);
+    for (let i = 0; i < mask.length; i++) mask[i] = Math.exp(mask[i] - greatest[i]) / sum[i];
+    return this.finish(mask);
+  }
+
+  // The softmax's denominator over all cells: sum * exp(greatest).
+  async totalOfCells() {
+    const { frames, rows, height, width } = this.clip;
+    const greatest = new Float32Array(frames * rows).fill(-Infinity);
+    const sum = new Float64Array(frames * rows);
+    for (let cell = 0; cell < height * width; cell++) {
+      const logits = this.logits(this.cellFeatures(Math.floor(cell / width), cell % width));
+      for (let i = 0; i < logits.length; i++) {
+        const top = Math.max(greatest[i], logits[i]);
+        sum[i] = sum[i] * Math.exp(greatest[i] - top) + Math.exp(logits[i] - top);
+        greatest[i] = top;
+      }
+      await breathe();
+    }
+    return { greatest, sum };
+  }
+
+  // Masks of the regions and of the rest, which sum to 1 in every bin.
+  async regionMasks() {
+    const { windows, channels, regions, features } = this.clip;
+    const size = windows * channels;
+    const logits = [];
+    for (let k = 0; k < regions.length; k++) {
+      logits.push(this.logits(features.subarray(k * size, (k + 1) * size)));
+      await breathe();
+    }
+    return shares(this.masks(logits), this.clip.frames * this.clip.bins);
+  }
+}
+
+// Where each linear row lies between two log ones. Rounded to single precision where the library
+// does so.
+function warp(positions, rows) {
+  const last = rows - 1;
+  const lower = new Uint32Array(positions.length);
+  const weight = new Float32Array(positions.length);
+  positions.forEach((position, k) => {
+    const share = Math.fround(Math.fround(position + 1) / 2);
+    const at = Math.min(Math.max(Math.fround(share * last), 0), last);
+    lower[k] = Math.min(Math.floor(at), last - 1);
+    weight[k] = at - lower[k];
+  });
+  return { lower, weight };
+}
+
+function activate(values, activation) {
+  const n = values.length;
+  if (activation === "sigmoid") {
+    for (let i = 0; i < n; i++) values[i] = 1 / (1 + Math.exp(-values[i]));
+  } else if (activation === "tanh") {
+    for (let i = 0; i < n; i++) values[i] = Math.tanh(values[i]);
+  } else if (activation === "relu") {
+    for (let i = 0; i < n; i++) if (values[i] < 0) values[i] = 0;
+  }
+}
+
+// Over the masks, bin by bin.
+function softmax(masks) {
+  const size = masks.length ? masks[0].length : 0;
+  for (let i = 0; i < size; i++) {
+    let greatest = -Infinity;
+    for (const mask of masks) greatest = Math.max(greatest, mask[i]);
+    let sum = 0;
+    for (const mask of masks) sum += mask[i] = Math.exp(mask[i] - greatest);
+    for (const mask of masks) mask[i] /= sum;
+  }
+}
+
+// Share every bin out among the masks and the rest, which comes last: sop.embedding.shares.
+function shares(masks, size) {
+  const rest = new Float32Array(size);
+  for (let i = 0; i < size; i++) {
+    let claimed = 0;
+    for (const mask of masks) claimed += mask[i];
+    const divisor = Math.max(claimed, 1);
+    for (const mask of masks) mask[i] /= divisor;
+    rest[i] = Math.max(1 - claimed / divisor, 0);
+  }
+  return [...masks, rest];
+}
+
+// Let the page answer before the next piece of work.
+function breathe() {
+  return new Promise((resolve) => setTimeout(resolve));
+}
+
+// 16-bit mono WAV.
+function wav(audio, sampleRate) {
+  const view = new DataView(new ArrayBuffer(44 + 2 * audio.length));
+  const text = (at, value) => [...value].forEach((c, i) => view.setUint8(at + i, c.charCodeAt(0)));
+  text(0, "RIFF");
+  view.setUint32(4, 36 + 2 * audio.length, true);
+  text(8, "WAVEfmt ");
+  view.setUint32(16, 16, true);
+  view.setUint16(20, 1, true);
+  view.setUint16(22, 1, true);
+  view.setUint32(24, sampleRate, true);
+  view.setUint32(28, 2 * sampleRate, true);
+  view.setUint16(32, 2, true);
+  view.setUint16(34, 16, true);
+  text(36, "data");
+  view.setUint32(40, 2 * audio.length, true);
+  audio.forEach((sample, i) => {
+    const clipped = Math.max(-1, Math.min(1, sample));
+    view.setInt16(44 + 2 * i, Math.round(clipped * 32767), true);
+  });
+  return new Blob([view], { type: "audio/wav" });
+}
