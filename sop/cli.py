@@ -2,16 +2,20 @@
 
 import argparse
 import json
+import math
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from sop.errors import UserError
 from sop.metrics import MEASURES
-from sop.params import load_params
+from sop.params import PUBLISHED_WIDTH, load_params
 from sop.presets import apply_preset, preset_names
 
 MODEL = Path("data/model/last.pt")
+
+MOST_GAIN = 100
 
 DESCRIPTION = """\
 The Sound of Pixels: learn from unlabeled videos which pixels make which sound.
@@ -72,6 +76,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         metavar="FILE",
         help="the model's file (default: %(default)s)",
     )
+    _add_separate(commands)
     options = parser.parse_args(arguments)
     match options.command:
         case "preset":
@@ -80,8 +85,132 @@ def main(arguments: Sequence[str] | None = None) -> int:
             return _export_published(options.checkpoint, options.out)
         case "import-published":
             return _import_published(options.out)
+        case "separate":
+            return _separate(options)
         case _:
             return _summary(Path("metrics/evaluate.json"))
+
+
+def _add_separate(commands: Any) -> None:
+    parser = commands.add_parser(
+        "separate",
+        help="take the sound of a video apart, region by region",
+        description="Find what sounds in a video, and write the sound of each region as a WAV, "
+        "what belongs to none as rest.wav; together they are the original sound. overlay.mp4 shows "
+        "where and when each sounds, regions.json tells it.",
+    )
+    parser.add_argument("video", type=Path, metavar="VIDEO", help="any file that ffmpeg reads")
+    parser.add_argument(
+        "--out", type=Path, required=True, metavar="DIR", help="folder that receives the files"
+    )
+    parser.add_argument(
+        "--checkpoint",
+        type=Path,
+        default=MODEL,
+        metavar="FILE",
+        help="the model (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--device",
+        type=_device,
+        default="auto",
+        metavar="NAME",
+        help="auto, cpu, cuda, cuda:1, ... (default: %(default)s)",
+    )
+    where = parser.add_mutually_exclusive_group()
+    where.add_argument(
+        "--regions",
+        type=_region_count,
+        metavar="auto|K",
+        help="how many regions there are (default: auto)",
+    )
+    where.add_argument(
+        "--at",
+        type=_place,
+        action="append",
+        default=[],
+        metavar="X,Y",
+        help="the sound of this place only, as shares of width and height (0.25,0.5), or in pixels "
+        "if one is over 1 (320,180); may be repeated",
+    )
+    parser.add_argument(
+        "--gain",
+        type=_gain,
+        action="append",
+        metavar="N=G",
+        help="make a new video with region N, or `rest`, G times as loud; may be repeated",
+    )
+    for option, what in (("--mute", "without region N, or `rest`"), ("--solo", "of region N only")):
+        parser.add_argument(
+            option,
+            action="append",
+            default=[],
+            metavar="N",
+            help=f"make a new video {what}; may be repeated",
+        )
+    parser.add_argument(
+        "--model-rate",
+        action="store_true",
+        help="mono sound at the model's rate, instead of the video's own rate and channels",
+    )
+    parser.add_argument(
+        "--page",
+        action="store_true",
+        help="make a page on which every pixel of a stretch can be heard: the one in which the "
+        "regions sound most",
+    )
+    parser.add_argument(
+        "--page-seconds",
+        type=_page_seconds,
+        default=6.0,
+        metavar="S",
+        help="how long that stretch is, 1 to 60 (default: %(default)g)",
+    )
+
+
+def _device(text: str) -> str:
+    if not re.fullmatch(r"auto|cpu|cuda(:\d{1,3})?", text):
+        raise UserError(f"--device {text}: none of auto, cpu, cuda, cuda:0, cuda:1, ...")
+    return text
+
+
+def _region_count(text: str) -> int | None:
+    if text == "auto":
+        return None
+    if not text.isdecimal() or not int(text):
+        raise UserError(f"--regions {text}: neither auto nor a number from 1 on")
+    return int(text)
+
+
+def _place(text: str) -> tuple[float, float]:
+    try:
+        x, y = map(float, text.split(","))
+    except ValueError:
+        raise UserError(f"--at {text}: not two numbers, as in 0.25,0.5 or 320,180") from None
+    return x, y
+
+
+def _gain(text: str) -> tuple[str, float]:
+    name, _, factor = text.partition("=")
+    try:
+        gain = float(factor)
+    except ValueError:
+        gain = -1.0
+    if not 0 <= gain <= MOST_GAIN:
+        raise UserError(
+            f"--gain {text}: not a region and a factor from 0 to {MOST_GAIN}, as in 1=0.5"
+        )
+    return name, gain
+
+
+def _page_seconds(text: str) -> float:
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = 0.0
+    if not 1 <= seconds <= 60:
+        raise UserError(f"--page-seconds {text}: not a number from 1 to 60")
+    return seconds
 
 
 def _preset(name: str) -> int:
@@ -123,15 +252,16 @@ Where to look next
 def _export_published(checkpoint: Path, folder: Path) -> int:
     # Takes seconds to import, which no other command should.
     from sop.model.checkpoint import load_player
-    from sop.model.published import WIDTH, export_published
+    from sop.model.published import export_published
 
     player, params = load_player(checkpoint)
     for path in export_published(player, folder):
         print(path)
-    if (params.model.sound_width, params.model.vision_width) != (WIDTH, WIDTH):
+    widths = (params.model.sound_width, params.model.vision_width)
+    if widths != (PUBLISHED_WIDTH, PUBLISHED_WIDTH):
         print(
-            f"The published code cannot load them: it builds nets of width {WIDTH} only, and here "
-            f"model.sound_width is {params.model.sound_width}, model.vision_width "
+            f"The published code cannot load them: it builds nets of width {PUBLISHED_WIDTH} only, "
+            f"and here model.sound_width is {params.model.sound_width}, model.vision_width "
             f"{params.model.vision_width}."
         )
     return 0
@@ -152,6 +282,54 @@ def _import_published(path: Path) -> int:
     print(path)
     print("Measure it with `python -m stages.evaluate`.")
     return 0
+
+
+def _separate(options: argparse.Namespace) -> int:
+    # Takes seconds to import, which no other command should.
+    import torch
+
+    from sop.device import keep_freed_memory
+    from sop.separation import Request, write_separation
+    from sop.separator import Separator
+
+    keep_freed_memory()
+    # ffmpeg works beside it, and threads that wait for one another on a busy core take far longer.
+    torch.set_num_threads(max(1, torch.get_num_threads() - 1))
+    separator = Separator.load(options.checkpoint, options.device)
+    request = Request(
+        regions=options.regions,
+        places=options.at,
+        gains=None if options.gain is None else dict(options.gain),
+        muted=frozenset(options.mute),
+        solo=frozenset(options.solo),
+        model_rate=options.model_rate,
+        page_seconds=options.page_seconds if options.page else None,
+    )
+    written = write_separation(options.video, options.out, separator, request)
+    found = written.description["regions"]
+    if not found:
+        print("No region sounds; rest.wav is the whole sound.")
+    for region in found:
+        centre = region["centre_pixels"]
+        print(
+            f"region {region['number']}: {region['energy']:.0%} of the energy, around "
+            f"{centre['x']},{centre['y']}, sounds {_seconds(region['sounds']):.1f} of "
+            f"{written.description['seconds']:.1f} s"
+        )
+    print(f"{options.out}: {', '.join(written.files)}")
+    if written.remix_peak > 1:
+        louder = 20 * math.log10(written.remix_peak)
+        print(f"The remix is {louder:.1f} dB over full scale and will distort; use lower gains.")
+    if written.page is not None:
+        begin, end = written.page
+        print(f"Open {options.out / 'page/index.html'}: seconds {begin:.1f} to {end:.1f}.")
+    else:
+        print("Watch overlay.mp4; --page makes a page on which any pixel can be heard.")
+    return 0
+
+
+def _seconds(intervals: Sequence[Sequence[float]]) -> float:
+    return sum(end - begin for begin, end in intervals)
 
 
 def _counted(mixtures: dict[str, Any]) -> str:

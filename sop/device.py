@@ -2,6 +2,9 @@
 
 import ctypes
 import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
 
 import torch
 
@@ -27,6 +30,34 @@ def choose_device(name: str) -> torch.device:
             "devices; set auto or cpu"
         )
     return device
+
+
+def is_bfloat16_fast(device: torch.device) -> bool:
+    """Whether convolutions in bfloat16 are faster than in float32, in both passes of training.
+
+    On a CPU they are where it multiplies matrices of it (AMX). Where it has instructions for no
+    more than dot products (AVX512-BF16), a step was measured to be slower, see benchmarks/.
+    """
+    if device.type == "cuda":
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
+    return bool(cpu_capabilities().get("amx_bf16"))
+
+
+def cpu_capabilities() -> Mapping[str, Any]:
+    """What the CPU is and can do, by PyTorch's names; empty where PyTorch is too old to tell."""
+    tell = getattr(torch.cpu, "get_capabilities", None)
+    return tell() if tell is not None else {}
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """Compute on one core: small arrays wait longer for a second, busy one than they take here."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
 
 
 def keep_freed_memory() -> None:

@@ -1,10 +1,228 @@
-"""Localization: how much of the sound the model assigns to each pixel."""
+"""Localization: which pixels sound, and which of them sound alike.
 
+Shapes: P = h x w cells of the picture, F x M frequency bins x spectrogram frames.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
 import torch
+from numpy.typing import NDArray
+from scipy import ndimage
+from scipy.cluster.vq import ClusterError, kmeans2
 from torch import Tensor
 
-from sop.dsp.spectrogram import to_linear_frequency
+from sop.device import one_thread
+from sop.dsp.spectrogram import stft_power, to_linear_frequency
+from sop.embedding import BLOCK_FRAMES, Embedding
+from sop.errors import UserError
 from sop.model.pixelplayer import PixelPlayer, Spectra
+
+Grid = NDArray[np.float64]
+
+# A sound whose samples stay below this is silent: -60 dB of full scale.
+SILENCE = 1e-3
+
+# A cell sounds if its mask lets through at least this share of all energy ...
+LEAST_ENERGY = 0.03
+
+# ... and this share of what the loudest cell of its region lets through.
+LEAST_OF_REGION = 0.3
+
+# Two groups of cells whose sounds correlate by more than this are one.
+ALIKE = 0.6
+
+MOST_REGIONS = 8
+
+
+@dataclass(frozen=True)
+class Region:
+    """Cells that sound alike."""
+
+    cells: NDArray[np.bool_]
+    """Which they are, (h, w)."""
+    energy: float
+    """Share of the energy of the whole sound that its loudest cell lets through."""
+
+    @property
+    def box(self) -> tuple[float, float, float, float]:
+        """Left, top, right and bottom, as shares of the picture's width and height."""
+        (top, bottom), (left, right) = (
+            (int(where[0]), int(where[-1]) + 1)
+            for where in (np.flatnonzero(self.cells.any(axis=axis)) for axis in (1, 0))
+        )
+        height, width = self.cells.shape
+        return left / width, top / height, right / width, bottom / height
+
+
+@dataclass(frozen=True)
+class Localization:
+    """Where a recording sounds."""
+
+    energy: Grid
+    """Share of the energy of the sound that the mask of each cell lets through, (h, w)."""
+    colours: NDArray[np.uint8]
+    """The cells' sounds as colours: three principal components as red, green and blue, (h, w, 3).
+    Source: Zhao et al., The Sound of Pixels, ECCV 2018 (clustering of sounds in space)."""
+    regions: tuple[Region, ...]
+    """The loudest first."""
+
+
+class Listener:
+    """Compares the sounds of all cells of a recording, however long it is.
+
+    What it keeps are the inner products of the cells' magnitude spectrograms, (P, P): energies lie
+    on the diagonal, and k-means and principal components need no more.
+    """
+
+    def __init__(self) -> None:
+        self._products: Grid | None = None
+        self._energy = 0.0
+        self._shape = (0, 0)
+        self._loudest = 0.0
+
+    def hear(self, embedding: Embedding, power: NDArray[np.float32] | None = None) -> None:
+        """Add the next stretch.
+
+        Args:
+            embedding: of the stretch.
+            power: energy of its bins, (F, M); None takes that of its sound alone, which fades where
+                a longer recording was cut.
+        """
+        height, width = embedding.cells.shape[1:3]
+        cells = embedding.cells.reshape(len(embedding.cells), height * width, -1)
+        if power is None:
+            power = stft_power(embedding.audio, embedding.spectrogram)
+        self._shape = (height, width)
+        self._loudest = max(self._loudest, float(np.abs(embedding.audio).max(initial=0)))
+        self._energy += float(power.sum(dtype=np.float64))
+        for first in range(0, power.shape[1], BLOCK_FRAMES):
+            block = slice(first, first + BLOCK_FRAMES)
+            sounds = embedding.masks(cells, block)
+            sounds *= np.sqrt(power[:, block])
+            flat = torch.from_numpy(sounds.reshape(len(sounds), -1))
+            with one_thread():
+                products = (flat @ flat.T).double().numpy()
+            self._products = products if self._products is None else self._products + products
+
+    def localize(self, regions: int | None = None) -> Localization:
+        """What was heard.
+
+        Args:
+            regions: how many there are; None finds out.
+
+        Raises:
+            UserError: there are fewer sounding cells than regions asked for.
+        """
+        products = self._products
+        if products is None or self._loudest < SILENCE or self._energy <= 0:
+            if regions:
+                raise UserError(f"--regions {regions}: the sound is silent, there are none")
+            shape = self._shape
+            return Localization(np.zeros(shape), np.zeros((*shape, 3), np.uint8), ())
+        energy = np.diag(products) / self._energy
+        sounding = np.flatnonzero(energy >= LEAST_ENERGY)
+        groups = _groups(products, sounding, regions)
+        found = [self._region(group, energy) for group in groups]
+        found.sort(key=lambda region: -region.energy)
+        return Localization(
+            energy.reshape(self._shape), _colours(products, energy, self._shape), tuple(found)
+        )
+
+    def _region(self, group: NDArray[np.int64], energy: Grid) -> Region:
+        """The cells of a group that sound clearly, in their largest connected patch."""
+        loudest = float(energy[group].max())
+        cells = np.zeros(self._shape, bool)
+        cells.flat[group[energy[group] >= LEAST_OF_REGION * loudest]] = True
+        patches, count = ndimage.label(cells, np.ones((3, 3)))
+        weights = ndimage.sum_labels(energy.reshape(self._shape), patches, range(1, count + 1))
+        return Region(patches == 1 + int(np.argmax(weights)), loudest)
+
+
+def _groups(
+    products: Grid, sounding: NDArray[np.int64], count: int | None
+) -> list[NDArray[np.int64]]:
+    """K-means of the sounding cells by the shape of their sound, not its loudness.
+
+    Without a count: the most groups of which no two have sounds that correlate by over `ALIKE`.
+    """
+    if not len(sounding):
+        return []
+    inner = products[np.ix_(sounding, sounding)]
+    scale = np.sqrt(np.diag(inner))
+    cosines = inner / np.outer(scale, scale)
+    # Points whose distances are those of the cells' normalised sounds.
+    values, vectors = np.linalg.eigh(cosines)
+    points = vectors[:, -MOST_REGIONS:] * np.sqrt(np.maximum(values[-MOST_REGIONS:], 0))
+    best = [sounding]
+    for groups in range(2, MOST_REGIONS + 1) if count is None else [count]:
+        if groups > len(sounding):
+            break
+        try:
+            centres, labels = kmeans2(
+                points, _far_apart(points, groups), minit="matrix", missing="raise"
+            )
+        except ClusterError:
+            # There are not so many different sounds.
+            break
+        units = centres / np.maximum(np.linalg.norm(centres, axis=1, keepdims=True), 1e-12)
+        likeness = units @ units.T - 2 * np.eye(groups)
+        if count is None and likeness.max() > ALIKE:
+            break
+        best = [sounding[labels == label] for label in range(groups)]
+    return best
+
+
+def _far_apart(points: Grid, count: int) -> Grid:
+    """Points to begin with: the longest, then each the farthest from those before."""
+    chosen = [int(np.argmax(np.linalg.norm(points, axis=1)))]
+    while len(chosen) < count:
+        distances = np.linalg.norm(points[:, None] - points[chosen], axis=2).min(axis=1)
+        chosen.append(int(np.argmax(distances)))
+    return points[chosen]
+
+
+def _colours(products: Grid, energy: Grid, shape: tuple[int, int]) -> NDArray[np.uint8]:
+    mean = products.mean(axis=0)
+    centred = products - mean - mean[:, None] + mean.mean()
+    values, vectors = np.linalg.eigh(centred)
+    components = vectors[:, :-4:-1] * np.sqrt(np.maximum(values[:-4:-1], 0))
+    # The sign of a component means nothing; the louder half of the cells is its bright end.
+    components = components * np.where(energy @ components < 0, -1, 1)
+    low, high = components.min(axis=0), components.max(axis=0)
+    colours = 255 * (components - low) / np.maximum(high - low, 1e-12)
+    grid: NDArray[np.uint8] = colours.round().astype(np.uint8).reshape(*shape, -1)
+    return grid
+
+
+def pool(
+    cells: NDArray[np.float32], where: NDArray[np.bool_], largest: bool
+) -> NDArray[np.float32]:
+    """Features of a region as the networks pool those of a clip.
+
+    Args:
+        cells: features, (W, h, w, C).
+        where: the region, (h, w).
+        largest: the largest of its cells, channel by channel, or their mean.
+
+    Returns:
+        (W, C).
+    """
+    inside = cells[:, where]
+    pooled: NDArray[np.float32] = inside.max(axis=1) if largest else inside.mean(axis=1)
+    return pooled
+
+
+def regions_of(places: Sequence[tuple[float, float]], shape: tuple[int, int]) -> list[Region]:
+    """Regions of one cell each, at places given as shares of the picture's width and height."""
+    height, width = shape
+    regions = []
+    for x, y in places:
+        cells = np.zeros(shape, bool)
+        cells[min(int(y * height), height - 1), min(int(x * width), width - 1)] = True
+        regions.append(Region(cells, float("nan")))
+    return regions
 
 
 def pixel_energy(player: PixelPlayer, spectra: Spectra, frames: Tensor) -> Tensor:

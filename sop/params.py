@@ -2,6 +2,7 @@
 
 import os
 import re
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -53,6 +54,15 @@ Sha256 = Annotated[str, _matching("[0-9a-f]{64}", "64 hexadecimal digits")]
 # What the U-Net halves: unet7 needs 2^7 rows and columns, and so on.
 UNET_LEVELS = {"unet5": 5, "unet6": 6, "unet7": 7}
 LOG_FREQUENCY_ROWS = 256
+
+# The published code builds its nets of no other width.
+PUBLISHED_WIDTH = 64
+
+# As in MUSIC-2mix-LogFreq-resnet18dilated-unet7-linear-frames3stride24-maxpool-binary-...
+_PUBLISHED_NAME = re.compile(
+    r".*-(?P<vision>resnet18\w*)-(?P<sound>unet\d)-(?P<synthesizer>linear|bias)-frames\d+stride\d+"
+    r"-(?P<pooling>maxpool|avgpool)-.*-channels(?P<channels>\d+)-.*"
+)
 
 # Where pydantic speaks of Python instead of YAML.
 ALLOWED = {"string_too_short": "not empty", "model_type": "a section with keys of its own"}
@@ -190,7 +200,7 @@ class ModelParams(Section):
 
     sound: Literal["unet5", "unet6", "unet7"]
     sound_width: Count
-    vision: Literal["resnet18fc", "resnet18dilated"]
+    vision: Literal["resnet18fc", "resnet18dilated", "resnet18half"]
     vision_width: Count
     synthesizer: Literal["linear", "bias"]
     channels: Count
@@ -216,6 +226,7 @@ class TrainParams(Section):
 
     loss: Literal["bce", "l1", "l2"]
     weighted_loss: bool
+    background: NotNegative
     repeats: Count
     epochs: Count
     batch_size: Count
@@ -246,6 +257,7 @@ class EvaluateParams(Section):
     mixtures: Count
     shown: Annotated[int, Field(ge=0)]
     mask_threshold: Share
+    localized: Annotated[int, Field(ge=0)]
 
 
 class Params(Section):
@@ -330,6 +342,41 @@ def validate(values: Any, name: str) -> Params:
         raise UserError(f"{name}: {'; '.join(_describe(error))}") from None
 
 
+def unlike_published(model: ModelParams, nets: Iterable[str]) -> list[str]:
+    """What differs in nets from the published ones, as far as the published model's name tells.
+
+    A part that is no weight, such as a dilation, would else be loaded into another net in silence.
+
+    Args:
+        model: the networks; `published.model` is named as the published code names its models.
+        nets: of `sound`, `vision` and `synthesizer`.
+
+    Returns:
+        What to set, such as `model.sound unet7 instead of unet5`; nothing for a name of another
+        form.
+    """
+    name = _PUBLISHED_NAME.fullmatch(model.published.model)
+    if name is None:
+        return []
+    channels = {"channels": int(name["channels"])}
+    theirs: dict[str, dict[str, str | int]] = {
+        "sound": {"sound": name["sound"], "sound_width": PUBLISHED_WIDTH, **channels},
+        "vision": {
+            "vision": name["vision"],
+            "vision_width": PUBLISHED_WIDTH,
+            "image_pooling": name["pooling"],
+            **channels,
+        },
+        "synthesizer": {"synthesizer": name["synthesizer"], **channels},
+    }
+    wanted = {key: value for net in nets for key, value in theirs[net].items()}
+    return [
+        f"model.{key} {value} instead of {getattr(model, key)}"
+        for key, value in wanted.items()
+        if getattr(model, key) != value
+    ]
+
+
 def _unfit_pairs(params: Params) -> list[str]:
     """The pairs of values that exclude each other, each as one sentence with what is allowed."""
     model, train, spectrogram, mixture = (
@@ -378,6 +425,12 @@ def _unfit_pairs(params: Params) -> list[str]:
         problems.append(
             f"model.vision_width {model.vision_width} does not fit model.weights.vision "
             "'imagenet': allowed is 64"
+        )
+    published = [net for net, start in model.weights if start == "published"]
+    if unlike := unlike_published(model, published):
+        problems.append(
+            f"model.weights 'published' of {', '.join(published)} does not fit the rest of model: "
+            f"set {', '.join(unlike)}, or `python -m sop preset music`, which sets all but weights"
         )
     if params.dataset.source == "synthetic" and (
         params.dataset.synthetic.seconds < params.index.shortest_seconds

@@ -23,14 +23,20 @@ from torch.utils.data import DataLoader, Sampler
 
 from sop.dataset.index import Video
 from sop.dataset.mixtures import Batch, Draws, MixtureReader, TrainingMixtures, collate
-from sop.device import keep_freed_memory
+from sop.device import is_bfloat16_fast, keep_freed_memory
 from sop.distributed import Team
 from sop.errors import UserError
 from sop.evaluation import Score, scores, separate_mixtures, summary
 from sop.files import remove_partials, replacing
 from sop.metrics import MEASURES
 from sop.model.checkpoint import load_weights, save_player
-from sop.model.pixelplayer import PixelPlayer, build, normalise_frames, separation_loss
+from sop.model.pixelplayer import (
+    PixelPlayer,
+    Spectra,
+    build,
+    normalise_frames,
+    separation_loss,
+)
 from sop.params import Params, TrainParams
 from sop.progress import say, track
 from sop.resume import Unfinished, identity
@@ -42,6 +48,9 @@ VALIDATION_THRESHOLD = 0.5
 
 # Steps after which the processes of a team ask each other whether one was told to stop.
 AGREE_STEPS = 10
+
+# Channels of nets that are stored in the default layout.
+NARROW = 8
 
 # The longest step after which a run that was told to stop may still want its readers.
 GRACE_SECONDS = 600
@@ -120,7 +129,7 @@ def train(
             loss = team.mean(gradients(model, state.optimizer, batch, params, team, plan.parts))
             if is_usable(loss, step, state, mixtures, settings):
                 state.advance()
-                history.add(step, loss)
+                history.add(step, loss, factor * settings.learning_rate.sound)
             state.step = step
 
             epoch, rest = divmod(step, plan.epoch_steps)
@@ -346,6 +355,8 @@ def gradients(
 ) -> Tensor:
     """The gradients of a batch, left in the parameters, and its loss, a scalar.
 
+    The loss is that of the sources; the gradients follow that of their backgrounds too.
+
     Each part has its own batch statistics and the gradients are their mean, as the published
     data-parallel training had it on as many GPUs.
 
@@ -362,6 +373,7 @@ def gradients(
     optimizer.zero_grad(set_to_none=True)
     total = torch.zeros((), device=team.device)
     half = is_half(params.train, team.device)
+    weight = params.train.background
     pairs = zip(batch.audio.chunk(parts), batch.frames.chunk(parts), strict=True)
     for part, (audio, frames) in enumerate(pairs, start=1):
         spectra = player.spectra(audio.to(team.device, non_blocking=True))
@@ -369,17 +381,33 @@ def gradients(
         pixels = normalise_frames(frames.to(team.device, non_blocking=True))
         with _exchanging(model, part == parts):
             with torch.autocast(team.device.type, torch.bfloat16, enabled=half):
-                logits = model(spectra.magnitude, pixels)
-            loss = separation_loss(logits.float(), spectra, true_masks, params.model, params.train)
-            (loss / parts).backward()
+                logits = model(spectra.magnitude, pixels, weight > 0)
+            loss, of_background = _losses(logits.float(), spectra, true_masks, params)
+            ((loss + weight * of_background) / parts).backward()
         total += loss.detach() / parts
     return total
+
+
+def _losses(
+    logits: Tensor, spectra: Spectra, true_masks: Tensor, params: Params
+) -> tuple[Tensor, Tensor | float]:
+    """The loss of the sources, and of their backgrounds, which should be silent, if there are any.
+
+    Max pooling alone leaves open what the rest of the picture sounds like.
+    """
+    sources = true_masks.shape[1]
+    loss = separation_loss(logits[:, :sources], spectra, true_masks, params.model, params.train)
+    behind = logits[:, sources:]
+    if not behind.shape[1]:
+        return loss, 0.0
+    silence = torch.zeros_like(true_masks)
+    return loss, separation_loss(behind, spectra, silence, params.model, params.train)
 
 
 def is_half(params: TrainParams, device: torch.device) -> bool:
     """Whether the networks compute in bfloat16."""
     if params.precision == "auto":
-        return device.type == "cuda" and torch.cuda.is_bf16_supported()
+        return is_bfloat16_fast(device)
     return params.precision == "bfloat16"
 
 
@@ -482,7 +510,11 @@ def _on_device(player: PixelPlayer, params: TrainParams, team: Team) -> PixelPla
         )
     if params.synchronise_batch_norm:
         player = nn.SyncBatchNorm.convert_sync_batchnorm(player)
-    return player.to(team.device).to(memory_format=torch.channels_last)
+    # PyTorch 2.15's convolutions for a CPU write beyond their memory where four channels, or fewer,
+    # are stored last.
+    narrow = min(player.params.sound_width, player.params.vision_width) < NARROW
+    layout = torch.contiguous_format if narrow else torch.channels_last
+    return player.to(team.device).to(memory_format=layout)
 
 
 def _average(player: PixelPlayer, params: TrainParams) -> AveragedModel | None:

@@ -7,13 +7,30 @@ from typing import Any
 
 import torch
 from dvclive.live import Live
+from scmrepo.exceptions import SCMError
 from torch import Tensor
 
 from sop.dataset.mixtures import Batch
+from sop.errors import UserError
+
+
+def opened(folder: str) -> Live:
+    """DVCLive, writing into a folder whose earlier results it removes.
+
+    Raises:
+        UserError: git, which it looks at, has no commit or cannot be read.
+    """
+    try:
+        return Live(folder, save_dvc_exp=False, dvcyaml=None)
+    except SCMError as error:
+        raise UserError(
+            f"git: {error}; DVCLive wants a commit to start from: `git add --all`, then "
+            "`git commit`"
+        ) from None
 
 
 class History:
-    """The loss of each step and the measures of each evaluation, also of before a stop.
+    """Loss and learning rate of each step, measures of each evaluation, also of before a stop.
 
     Losses stay on their device until they are looked at, so that no step waits for it.
 
@@ -24,24 +41,26 @@ class History:
     def __init__(self, live: Live | None) -> None:
         self._live = live
         self._entries: list[tuple[int, str, float]] = []
-        self._pending: list[tuple[int, Tensor]] = []
+        self._pending: list[tuple[int, Tensor, float]] = []
         self.last = math.nan
         """The loss that was looked at last."""
 
-    def add(self, step: int, loss: Tensor) -> None:
-        """Keep the loss of a step."""
-        self._pending.append((step, loss))
+    def add(self, step: int, loss: Tensor, rate: float) -> None:
+        """Keep the loss of a step, and the sound net's learning rate in it."""
+        self._pending.append((step, loss, rate))
 
     def flush(self) -> list[tuple[int, float]]:
         """Log the losses that came since the last time; returns them with their steps."""
         if not self._pending:
             return []
-        values = torch.stack([loss for _, loss in self._pending]).tolist()
-        flushed = [(step, value) for (step, _), value in zip(self._pending, values, strict=True)]
-        self._pending.clear()
-        for step, value in flushed:
+        values = torch.stack([loss for _, loss, _ in self._pending]).tolist()
+        flushed = []
+        for (step, _, rate), value in zip(self._pending, values, strict=True):
             self._log(step, "train/loss", value)
+            self._log(step, "train/learning_rate", rate)
+            flushed.append((step, value))
             self.last = value
+        self._pending.clear()
         return flushed
 
     def measured(self, step: int, results: dict[str, float]) -> None:

@@ -2,22 +2,25 @@
 
 from pathlib import Path
 
-from sop.dataset.index import VALIDATION, read_index
+from sop.dataset.index import DUETS, VALIDATION, read_index
 from sop.device import choose_device
 from sop.errors import run
 from sop.evaluation import separate_mixtures, summary
 from sop.files import write_json
+from sop.localization_metrics import find, localization_summary, scenes
 from sop.model.checkpoint import load_player
 from sop.params import load_params
 from sop.progress import track
 from sop.report.results import write_results
+from sop.separator import Separator
 
 
 def main() -> None:
     params = load_params()
     device = choose_device(params.device)
     player, _ = load_player(Path("data/model/last.pt"))
-    videos = read_index(Path("data/index") / VALIDATION)
+    index = Path("data/index")
+    videos = read_index(index / VALIDATION)
     count = params.evaluate.mixtures
     separations = separate_mixtures(
         player.to(device), videos, params, count, params.evaluate.mask_threshold, device
@@ -30,6 +33,14 @@ def main() -> None:
         plots=Path("metrics/evaluate"),
     )
     write_json(Path("metrics/evaluate.json"), summary(scores))
+
+    most = params.evaluate.localized
+    duets = [] if params.index.duets else read_index(index / DUETS)
+    with_truth = list(scenes(duets[:most], videos[:most], Path("data/videos"), params.extract))
+    separator = Separator(player, params, device)
+    found = (find(separator, scene) for scene in with_truth)
+    shown = track(found, "localize", len(with_truth), unit="scene")
+    write_json(Path("metrics/localization.json"), localization_summary(shown))
 
 
 if __name__ == "__main__":

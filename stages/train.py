@@ -3,13 +3,12 @@
 from contextlib import nullcontext
 from pathlib import Path
 
-from dvclive.live import Live
-
 from sop.dataset.index import TRAIN, VALIDATION, read_index
 from sop.distributed import is_launched, joined, launch, processes_wanted
 from sop.errors import run
 from sop.params import load_params
 from sop.training import train
+from sop.watch import opened
 
 
 def main() -> int:
@@ -20,9 +19,7 @@ def main() -> int:
     index = Path("data/index")
     with (
         joined(params.device) as team,
-        Live("metrics/train", save_dvc_exp=False, dvcyaml=None)
-        if team.leads
-        else nullcontext() as live,
+        opened("metrics/train") if team.leads else nullcontext() as live,
     ):
         train(
             params,

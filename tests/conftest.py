@@ -57,6 +57,7 @@ TINY = {
     "model.weights": {"sound": "scratch", "vision": "scratch", "synthesizer": "scratch"},
     "train.loss": "bce",
     "train.weighted_loss": True,
+    "train.background": 0.0,
     "train.repeats": 1,
     "train.epochs": 1,
     "train.batch_size": 4,
@@ -73,6 +74,7 @@ TINY = {
     "evaluate.mixtures": 4,
     "evaluate.shown": 2,
     "evaluate.mask_threshold": 0.5,
+    "evaluate.localized": 1,
 }
 
 

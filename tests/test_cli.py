@@ -55,11 +55,21 @@ def test_help_lists_the_commands() -> None:
     shown = sop("--help")
     assert shown.returncode == 0
     assert shown.stderr == ""
-    for part in ("preset", "summary", "export-published", "import-published", "dvc repro"):
+    for part in (
+        "preset",
+        "summary",
+        "export-published",
+        "import-published",
+        "separate",
+        "dvc repro",
+    ):
         assert part in shown.stdout
 
 
-@pytest.mark.parametrize("arguments", [("preset", "musik"), ("summary",)])
+@pytest.mark.parametrize(
+    "arguments",
+    [("preset", "musik"), ("summary",), ("separate", "video.mp4", "--out", "out")],
+)
 def test_mistake_ends_in_one_line_and_status_2(tmp_path: Path, arguments: tuple[str, ...]) -> None:
     shown = sop(*arguments, folder=tmp_path)
     assert shown.returncode == 2

@@ -29,6 +29,21 @@ FITTING = {
 }
 
 
+PUBLISHED = {"sound": "published", "vision": "published", "synthesizer": "published"}
+PUBLISHED_NETS = {
+    "model.sound": "unet7",
+    "model.sound_width": 64,
+    "model.vision": "resnet18dilated",
+    "model.vision_width": 64,
+    "model.synthesizer": "linear",
+    "model.channels": 32,
+}
+PUBLISHED_MODEL = (
+    "MUSIC-2mix-LogFreq-resnet18dilated-unet7-linear-frames3stride24-maxpool-binary-"
+    "weightedLoss-channels32-epoch100-step40_80"
+)
+
+
 def complaint(folder: Path, values: dict[str, Any]) -> str:
     """What is said about a params.yaml with these values in it; empty if it is valid."""
     yaml = YAML()
@@ -225,6 +240,22 @@ def test_wrong_key_or_value_is_named_with_what_is_allowed(
             ["model.vision_width 16", "'imagenet'", "64"],
         ),
         (
+            {"model.weights.sound": "published", "model.sound_width": 16, "model.channels": 8},
+            ["of sound ", "set model.sound_width 64 instead of 16, model.channels 32 instead of 8"],
+        ),
+        (
+            {"model.weights.vision": "published", "model.vision": "resnet18fc"},
+            ["of vision ", "model.vision resnet18dilated instead of resnet18fc", "preset music"],
+        ),
+        (
+            {"model.weights.vision": "published", "model.image_pooling": "avgpool"},
+            ["model.image_pooling maxpool instead of avgpool"],
+        ),
+        (
+            {"model.weights.synthesizer": "published", "model.synthesizer": "bias"},
+            ["of synthesizer ", "model.synthesizer linear instead of bias"],
+        ),
+        (
             {"dataset.fetch.clip_seconds": [10.0, 4.0]},
             ["dataset.fetch.clip_seconds: [10.0, 4.0]", "end after the begin"],
         ),
@@ -255,6 +286,16 @@ def test_values_that_exclude_each_other_are_named_with_what_is_allowed(
         {"model.output_activation": "softmax"},
         {"spectrogram.log_frequency": False},
         {"model.weights.vision": "imagenet"},
+        {"model.weights": PUBLISHED} | PUBLISHED_NETS,
+        {"model.weights": PUBLISHED, "model.published.model": "ours", "model.sound_width": 8},
+        {
+            "model.weights": PUBLISHED,
+            "model.published.model": PUBLISHED_MODEL.replace("dilated-unet7", "fc-unet6"),
+            **PUBLISHED_NETS,
+            "model.vision": "resnet18fc",
+            "model.sound": "unet6",
+        },
+        {"model.weights.synthesizer": "published", "model.channels": 32, "model.sound_width": 8},
         {"dataset.synthetic.seconds": 8.0, "dataset.source": "local"},
         {"cluster.scheduler": "tcp://10.0.0.7:8786"},
         {"cluster.scheduler": "tls://scheduler.example.org:8786"},

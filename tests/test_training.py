@@ -300,6 +300,24 @@ def test_each_part_has_batch_statistics_of_its_own(
     assert loss != pytest.approx(np.mean(losses), rel=1e-9)
 
 
+def test_weight_of_the_background_silences_it_and_keeps_the_loss_of_the_sources(
+    tiny_params: Params, tiny_videos: list[Video]
+) -> None:
+    batch = batch_of(tiny_videos, tiny_params, 4)
+    losses, claimed = [], []
+    for weight in (0.0, 4.0):
+        params = with_values(tiny_params, {"train.background": weight})
+        player = player_of(params)
+        optimizer = make_optimizer(player, params.train)
+        losses.append([training_step(player, optimizer, batch, params) for _ in range(30)])
+        magnitude = player.spectra(batch.audio).magnitude
+        with torch.inference_mode():
+            logits = player(magnitude, normalise_frames(batch.frames), True)
+        claimed.append(float(logits[:, 2:].sigmoid().mean()))
+    assert losses[0][0] == losses[1][0]
+    assert claimed[1] < 0.8 * claimed[0]
+
+
 def test_gradients_of_the_last_step_are_forgotten(
     tiny_params: Params, tiny_videos: list[Video]
 ) -> None:

@@ -1,5 +1,6 @@
 import json
 import math
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -8,7 +9,8 @@ from dvclive.live import Live
 
 from sop import watch
 from sop.dataset.mixtures import Batch
-from sop.watch import Clock, History
+from sop.errors import UserError
+from sop.watch import Clock, History, opened
 
 BATCH = Batch(torch.zeros(1), torch.zeros(1), ())
 
@@ -67,7 +69,7 @@ def test_history_is_logged_when_looked_at_and_again_after_a_stop(tmp_path: Path)
                 history.restore(entries)
                 first = 3
             for step in range(first, 5):
-                history.add(step, torch.tensor(1.0 / step))
+                history.add(step, torch.tensor(1.0 / step), 0.1 * step)
                 if step == 2:
                     assert history.flush() == [(1, 1.0), (2, 0.5)]
                     assert history.flush() == []
@@ -86,19 +88,36 @@ def test_history_is_logged_when_looked_at_and_again_after_a_stop(tmp_path: Path)
         "2\t0.3333333432674408",
         "3\t0.25",
     ]
+    assert tables[0]["learning_rate.tsv"].splitlines()[1:3] == ["0\t0.1", "1\t0.2"]
     assert tables[0]["sdr.tsv"].splitlines()[1:] == ["1\t3.0"]
+
+
+@pytest.mark.parametrize("has_git", [True, False])
+def test_results_are_written_where_there_is_no_commit_to_compare_with_or_it_is_said(
+    has_git: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(tmp_path.parent))
+    if has_git:
+        subprocess.run(["git", "init", "--quiet"], check=True)
+        with pytest.raises(UserError, match=r"^git: Empty git repo; .*`git commit`$"):
+            opened("metrics")
+        return
+    with opened("metrics") as live:
+        History(live).measured(1, {"sdr": 2.0})
+    assert json.loads(Path("metrics/metrics.json").read_text())["validation"]["sdr"] == 2
 
 
 def test_history_of_a_process_that_does_not_lead_and_of_a_loss_that_is_not_finite(
     tmp_path: Path,
 ) -> None:
     history = History(None)
-    history.add(1, torch.tensor(math.nan))
+    history.add(1, torch.tensor(math.nan), 0.1)
     assert math.isnan(history.flush()[0][1])
     history.measured(1, {"sdr": 1.0})
     history.end(0)
     with Live(str(tmp_path), save_dvc_exp=False, dvcyaml=None) as live:
         history = History(live)
-        history.add(1, torch.tensor(math.inf))
+        history.add(1, torch.tensor(math.inf), 0.1)
         history.flush()
     assert not list(tmp_path.rglob("loss.tsv"))

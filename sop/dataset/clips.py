@@ -6,10 +6,11 @@ import math
 import os
 import re
 import struct
+import sys
 import zipfile
 import zlib
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import NamedTuple
 
@@ -93,8 +94,9 @@ def read_audio(path: Path, centre_seconds: float, samples: int, sample_rate: int
         if length >= wanted:
             start = min(max(start, 0), length - wanted)
             run_up = min(start, _MP3_RUN_UP) if file.format == "MP3" else 0
-            file.seek(start - run_up)
-            audio = _read_exactly(file, run_up + wanted)[run_up:]
+            with _muted() if run_up else nullcontext():
+                file.seek(start - run_up)
+                audio = _read_exactly(file, run_up + wanted)[run_up:]
         else:
             whole = _read_exactly(file, length)
             audio = whole[np.arange(start, start + wanted) % length]
@@ -138,6 +140,29 @@ def read_frames(path: Path, numbers: Sequence[int], size: int, crop: Crop = CENT
     for frame, number, jpeg in zip(frames, numbers, _jpegs(path, numbers), strict=True):
         frame[...] = _square(jpeg, _place(path, number), size, crop)
     return frames
+
+
+def read_pictures(path: Path, numbers: Sequence[int], shorter: int) -> Frames:
+    """Read whole frames of one video, scaled alike (bicubic).
+
+    Args:
+        path: as in `read_frames`.
+        numbers: T frame numbers, from 1.
+        shorter: height or width of the result, whichever is less, pixels.
+
+    Returns:
+        (T, H, W, 3) RGB.
+
+    Raises:
+        LeftOut: a frame is missing or damaged.
+    """
+    pictures = []
+    for number, jpeg in zip(numbers, _jpegs(path, numbers), strict=True):
+        with _opened_picture(jpeg, _place(path, number)) as image:
+            scale = shorter / min(image.size)
+            size = (round(image.width * scale), round(image.height * scale))
+            pictures.append(np.asarray(_rgb(image).resize(size, Image.Resampling.BICUBIC)))
+    return np.stack(pictures)
 
 
 def _place(path: Path, number: int) -> Path:
@@ -227,6 +252,28 @@ def _opened_sound(path: Path) -> Iterator[soundfile.SoundFile]:
         raise LeftOut(f"{path}: not readable as sound ({_reason(error)})") from None
 
 
+@contextmanager
+def _muted() -> Iterator[None]:
+    """Nothing reaches standard error, not even from C.
+
+    After a seek libmpg123 complains of the first frames, which are read for no more than what they
+    hold of later ones, on a line each; neither it nor libsndfile can be told not to. What is
+    damaged is an error all the same.
+    """
+    if sys.__stderr__ is None:
+        # Closed when the program began: 2 may be any file by now.
+        yield
+        return
+    kept = os.dup(2)
+    try:
+        with Path(os.devnull).open("wb") as nowhere:
+            os.dup2(nowhere.fileno(), 2)
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+
+
 def _read_exactly(file: soundfile.SoundFile, samples: int) -> Audio:
     channels = file.read(samples, dtype="float32", always_2d=True)
     audio: Audio = channels[:, 0] if file.channels == 1 else channels.mean(axis=1)
@@ -235,15 +282,21 @@ def _read_exactly(file: soundfile.SoundFile, samples: int) -> Audio:
     return audio
 
 
-def _square(jpeg: bytes, place: Path, size: int, crop: Crop) -> Frames:
+@contextmanager
+def _opened_picture(jpeg: bytes, place: Path) -> Iterator[Image.Image]:
     try:
         with Image.open(io.BytesIO(jpeg), formats=["JPEG"]) as image:
-            # What makes training faster must not change an evaluation.
-            return _zoomed(image, size, crop) if crop.zoom > 1 else _scaled(image, size, crop)
+            yield image
     except UnidentifiedImageError:
         raise LeftOut(f"{place}: not readable as a picture (no JPEG)") from None
     except _PICTURE_ERRORS as error:
         raise LeftOut(f"{place}: not readable as a picture ({_reason(error)})") from None
+
+
+def _square(jpeg: bytes, place: Path, size: int, crop: Crop) -> Frames:
+    with _opened_picture(jpeg, place) as image:
+        # What makes training faster must not change an evaluation.
+        return _zoomed(image, size, crop) if crop.zoom > 1 else _scaled(image, size, crop)
 
 
 def _scaled(image: Image.Image, size: int, crop: Crop) -> Frames:

@@ -158,7 +158,7 @@ def extract_video(
             pictures = PictureOutput(params.frame_rate, params.frame_height, params.jpeg_quality)
             archive = stack.enter_context(replacing(frames))
         jpegs = decode(video, seconds, sound, pictures, limits)
-        count = _pack(jpegs, archive)
+        count = pack(jpegs, archive)
         if pictures is not None and count < max(1, pictures.count(seconds) - 1):
             raise LeftOut(
                 f"damaged: pictures of only {count / params.frame_rate:.1f} of {seconds:.1f} s "
@@ -274,8 +274,11 @@ def _hash(video: Path) -> tuple[Touch, str]:
         raise LeftOut(str(error)) from None
 
 
-def _pack(jpegs: Iterable[bytes], archive: Path | None) -> int:
-    """Write pictures, as they come, to an uncompressed zip; its bytes follow from theirs."""
+def pack(jpegs: Iterable[bytes], archive: Path | None) -> int:
+    """Write pictures, as they come, to an uncompressed zip, and count them.
+
+    The bytes of the zip follow from theirs.
+    """
     if archive is None:
         return sum(1 for _ in jpegs)
     count = 0

@@ -175,7 +175,8 @@ def load_imagenet(vision: VisionNet) -> None:
         for position, child in enumerate(children)
         if child and name.startswith(f"{child}.")
     }
-    vision.trunk.load_state_dict(renamed)
+    # A trunk of fewer stages takes those that it has.
+    vision.trunk.load_state_dict({name: renamed[name] for name in vision.trunk.state_dict()})
 
 
 def _check_sums(path: Path) -> None:

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from sop.dsp.spectrogram import binary_masks, ratio_masks, stft, to_log_frequency
 from sop.model.sound import SoundNet
 from sop.model.synthesizer import Synthesizer
-from sop.model.vision import VisionNet, pool_pixels
+from sop.model.vision import VisionNet, pool_background, pool_pixels
 from sop.params import UNET_LEVELS, Activation, ModelParams, SpectrogramParams, TrainParams
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
@@ -41,24 +41,26 @@ class PixelPlayer(nn.Module):
         self.params = model
         self.spectrogram = spectrogram
         self.sound = SoundNet(UNET_LEVELS[model.sound], model.channels, model.sound_width)
-        self.vision = VisionNet(
-            model.channels, model.vision == "resnet18dilated", model.vision_width
-        )
+        self.vision = VisionNet(model.channels, model.vision, model.vision_width)
         self.synthesizer = Synthesizer(model.synthesizer, model.channels)
 
-    def forward(self, magnitude: Tensor, frames: Tensor) -> Tensor:
+    def forward(self, magnitude: Tensor, frames: Tensor, background: bool = False) -> Tensor:
         """Logits of the masks: `activate` them with `output_activation`.
 
         Args:
             magnitude: of the mixture, (B, R, M), > 0.
             frames: of each source, ImageNet-normalised, (B, N, T, 3, H, W).
+            background: those of each source's background too, behind the sources.
 
         Returns:
-            (B, N, R, M).
+            (B, N, R, M), or (B, 2 N, R, M) with backgrounds.
         """
-        logits: Tensor = self.synthesizer(
-            self.image_features(frames), self.sound_features(magnitude)
-        )
+        pixels = self._pixels(frames)
+        image = self._image_features(pool_pixels(pixels, self.params.image_pooling), frames)
+        if background:
+            behind = self._image_features(pool_background(pixels), frames)
+            image = torch.cat([image, behind], dim=1)
+        logits: Tensor = self.synthesizer(image, self.sound_features(magnitude))
         return logits
 
     def spectra(self, sources: Tensor) -> Spectra:
@@ -84,18 +86,9 @@ class PixelPlayer(nn.Module):
         return activate(self.sound(magnitude.log()[:, None]), self.params.sound_activation, 1)
 
     def image_features(self, frames: Tensor) -> Tensor:
-        """Pooled image features: (B, N, T, 3, H, W) to (B, N, C).
-
-        In training the published code normalises each source's frames by their own batch
-        statistics, so there each source takes its own pass; otherwise one pass serves all.
-        """
-        if self.training:
-            pixels = torch.cat([self.vision(source) for source in frames.unbind(1)])
-        else:
-            pixels = self.vision(frames.transpose(0, 1).flatten(0, 1))
-        pooled = pool_pixels(pixels, self.params.image_pooling)
-        features = torch.stack(pooled.chunk(frames.shape[1]), dim=1)
-        return activate(features, self.params.image_activation, -1)
+        """Pooled image features: (B, N, T, 3, H, W) to (B, N, C)."""
+        pooled = pool_pixels(self._pixels(frames), self.params.image_pooling)
+        return self._image_features(pooled, frames)
 
     def pixel_features(self, frames: Tensor) -> Tensor:
         """Image features of each pixel: (B, T, 3, H, W) to (B, T, C, h, w)."""
@@ -104,6 +97,22 @@ class PixelPlayer(nn.Module):
     def masks(self, logits: Tensor) -> Tensor:
         """The masks of logits, (B, N, R, M)."""
         return activate(logits, self.params.output_activation, 1)
+
+    def _pixels(self, frames: Tensor) -> Tensor:
+        """What the vision net makes of the first sources, then the second ones: (N B, T, C, h, w).
+
+        In training the published code normalises each source's frames by their own batch
+        statistics, so there each source takes its own pass; otherwise one pass serves all.
+        """
+        if self.training:
+            return torch.cat([self.vision(source) for source in frames.unbind(1)])
+        pixels: Tensor = self.vision(frames.transpose(0, 1).flatten(0, 1))
+        return pixels
+
+    def _image_features(self, pooled: Tensor, frames: Tensor) -> Tensor:
+        """Pooled features, (N B, C), of each mixture's sources, activated: (B, N, C)."""
+        features = torch.stack(pooled.chunk(frames.shape[1]), dim=1)
+        return activate(features, self.params.image_activation, -1)
 
 
 def activate(x: Tensor, activation: Activation, axis: int) -> Tensor:

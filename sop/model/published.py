@@ -16,7 +16,13 @@ from sop.errors import UserError
 from sop.files import replacing
 from sop.model.checkpoint import load_checkpoint, load_net, published_names
 from sop.model.pixelplayer import PixelPlayer, build
-from sop.params import Params, PublishedParams, WeightsParams
+from sop.params import (
+    PUBLISHED_WIDTH,
+    Params,
+    PublishedParams,
+    WeightsParams,
+    unlike_published,
+)
 from sop.progress import LOG_INTERVAL_SECONDS, say
 
 FOLDER = Path("data/published")
@@ -32,11 +38,9 @@ FILES: dict[Net, str] = {
 OURS: dict[Net, str] = {"sound": "sound", "frame": "vision", "synthesizer": "synthesizer"}
 THEIRS = {ours: theirs for theirs, ours in OURS.items()}
 
-# The published code builds its nets of no other width.
-WIDTH = 64
 VALUES = (
-    f"model.sound unet7, sound_width {WIDTH}, vision resnet18dilated, vision_width {WIDTH}, "
-    "synthesizer linear, channels 32"
+    f"model.sound unet7, sound_width {PUBLISHED_WIDTH}, vision resnet18dilated, "
+    f"vision_width {PUBLISHED_WIDTH}, synthesizer linear, channels 32"
 )
 
 # The largest file has 121 MB; no other answer of a server needs to be read to its end.
@@ -71,8 +75,13 @@ def published_player(params: Params) -> tuple[PixelPlayer, Params]:
         params: what the model and its surroundings are like.
 
     Raises:
-        UserError: as `load_published` says.
+        UserError: as `load_published` says, or the parameters are of another model.
     """
+    if unlike := unlike_published(params.model, THEIRS):
+        raise UserError(
+            f"params.yaml does not fit the published model: set {', '.join(unlike)}, or "
+            "`python -m sop preset music`"
+        )
     weights = WeightsParams(sound="published", vision="published", synthesizer="published")
     model = params.model.model_copy(update={"weights": weights})
     player = build(model, params.spectrogram, params.seed)

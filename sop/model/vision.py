@@ -1,11 +1,13 @@
 """The vision net: a ResNet-18 that gives each pixel, or each clip, an embedding of C numbers."""
 
+from itertools import pairwise
 from typing import Literal
 
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torchvision.models.resnet import BasicBlock
 
+Vision = Literal["resnet18fc", "resnet18dilated", "resnet18half"]
 Pooling = Literal["maxpool", "avgpool"]
 
 
@@ -14,29 +16,33 @@ class VisionNet(nn.Module):
 
     Args:
         channels: C.
-        dilated: the last stage keeps its resolution (stride 16 in all instead of 32) and is
-            dilated by 2 instead.
-        width: channels of the first stage; each of the four doubles them.
+        kind: `resnet18fc` has all four stages, and stride 32. In `resnet18dilated` the last one
+            keeps its resolution, stride 16, and is dilated by 2 instead. `resnet18half` has the
+            first two and stride 8: each of its cells sees less of the picture around it, so a
+            small picture is still told apart into places.
+        width: channels of the first stage; each further one doubles them.
 
     Source: Zhao et al., The Sound of Pixels, ECCV 2018 (video analysis network), after He et al.,
     Deep Residual Learning, 2016, and Yu et al., Dilated Residual Networks, 2017.
     """
 
-    def __init__(self, channels: int = 32, dilated: bool = True, width: int = 64) -> None:
+    def __init__(
+        self, channels: int = 32, kind: Vision = "resnet18dilated", width: int = 64
+    ) -> None:
         super().__init__()
+        stages = 2 if kind == "resnet18half" else 4
+        widths = [width * 2**stage for stage in range(stages)]
         self.trunk = nn.Sequential(
             nn.Conv2d(3, width, 7, stride=2, padding=3, bias=False),
             nn.BatchNorm2d(width),
             nn.ReLU(inplace=True),
             nn.MaxPool2d(3, stride=2, padding=1),
             _stage(width, width, stride=1),
-            _stage(width, 2 * width, stride=2),
-            _stage(2 * width, 4 * width, stride=2),
-            _stage(4 * width, 8 * width, stride=2),
+            *(_stage(inputs, outputs, stride=2) for inputs, outputs in pairwise(widths)),
         )
-        if dilated:
-            self.trunk[7].apply(_dilate)
-        self.head = nn.Conv2d(8 * width, channels, 3, padding=1)
+        if kind == "resnet18dilated":
+            self.trunk[-1].apply(_dilate)
+        self.head = nn.Conv2d(widths[-1], channels, 3, padding=1)
 
     def forward(self, frames: Tensor) -> Tensor:
         """Embed every pixel of the frames' coarse grid.
@@ -45,7 +51,7 @@ class VisionNet(nn.Module):
             frames: ImageNet-normalised, (B, T, 3, H, W).
 
         Returns:
-            (B, T, C, H / stride, W / stride), stride 16 if dilated, else 32.
+            (B, T, C, H / stride, W / stride).
         """
         features: Tensor = self.head(self.trunk(frames.flatten(0, 1)))
         return features.view(*frames.shape[:2], *features.shape[1:])
@@ -55,6 +61,20 @@ def pool_pixels(features: Tensor, pooling: Pooling) -> Tensor:
     """Pool pixel features over frames, height and width: (B, T, C, h, w) to (B, C)."""
     pool = F.adaptive_max_pool3d if pooling == "maxpool" else F.adaptive_avg_pool3d
     return pool(features.transpose(1, 2), 1).flatten(1)
+
+
+def pool_background(features: Tensor) -> Tensor:
+    """What most likely shows no instrument: the lower quartile of each channel over the pixels.
+
+    Args:
+        features: of pixels, (B, T, C, h, w).
+
+    Returns:
+        (B, C).
+    """
+    pixels = features.transpose(1, 2).flatten(2)
+    quarter = max(1, pixels.shape[-1] // 4)
+    return pixels.kthvalue(quarter, dim=-1).values
 
 
 def _stage(inputs: int, outputs: int, stride: int) -> nn.Sequential:

@@ -1,4 +1,5 @@
 import io
+import os
 import re
 import subprocess
 import zipfile
@@ -140,6 +141,21 @@ def test_compressed_sound_is_read_from_the_middle(tmp_path: Path, ending: str) -
         first = int(seconds * RATE) - 4000
         np.testing.assert_allclose(audio, whole[first : first + 8000], atol=1e-4)
     assert sound_seconds(path) == pytest.approx(8, abs=0.2)
+
+
+def test_reading_the_middle_of_an_mp3_says_nothing_and_leaves_standard_error_as_it_was(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "sound.mp3"
+    soundfile.write(path, noise(20), RATE)
+    for seconds in np.linspace(3, 17, 30):
+        read_audio(path, float(seconds), 8000, RATE)
+    assert capfd.readouterr().err == ""
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    with pytest.raises(LeftOut):
+        read_audio(path, 19.0, 8000, RATE)
+    os.write(2, b"heard")
+    assert capfd.readouterr().err.endswith("heard")
 
 
 def test_quiet_sound_is_not_made_louder(tmp_path: Path) -> None:

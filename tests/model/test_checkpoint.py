@@ -38,8 +38,8 @@ PUBLISHED_NETS = {
     "sound.unet5": lambda: SoundNet(5),
     "sound.unet6": lambda: SoundNet(6),
     "sound.unet7": lambda: SoundNet(7),
-    "frame.resnet18fc": lambda: VisionNet(dilated=False),
-    "frame.resnet18dilated": lambda: VisionNet(dilated=True),
+    "frame.resnet18fc": lambda: VisionNet(kind="resnet18fc"),
+    "frame.resnet18dilated": lambda: VisionNet(kind="resnet18dilated"),
     "synthesizer.linear": lambda: Synthesizer("linear"),
     "synthesizer.bias": lambda: Synthesizer("bias"),
 }

@@ -18,7 +18,7 @@ from sop.model.pixelplayer import (
 )
 from sop.model.sound import SoundNet
 from sop.model.synthesizer import Synthesizer
-from sop.model.vision import VisionNet, pool_pixels
+from sop.model.vision import Vision, VisionNet, pool_background, pool_pixels
 from sop.params import Params
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -63,15 +63,19 @@ def test_sound_net_doubles_its_channels_up_to_eightfold() -> None:
     assert net.up[0].out_channels == 32
 
 
-@pytest.mark.parametrize(("dilated", "side"), [(True, 4), (False, 2)])
-def test_vision_net_has_a_stride_of_16_if_dilated_else_32(dilated: bool, side: int) -> None:
-    net = VisionNet(channels=5, dilated=dilated, width=2).eval()
+@pytest.mark.parametrize(
+    ("kind", "side"), [("resnet18fc", 2), ("resnet18dilated", 4), ("resnet18half", 8)]
+)
+def test_vision_net_has_a_stride_of_32_or_16_if_dilated_or_8_if_half(
+    kind: Vision, side: int
+) -> None:
+    net = VisionNet(channels=5, kind=kind, width=2).eval()
     assert net(noise(2, 3, 3, 64, 64)).shape == (2, 3, 5, side, side)
     assert net(noise(1, 1, 3, 64, 96)).shape == (1, 1, 5, side, side * 3 // 2)
 
 
 def test_vision_trunk_is_torchvisions_resnet() -> None:
-    net = VisionNet(dilated=False, width=64).eval()
+    net = VisionNet(kind="resnet18fc", width=64).eval()
     published = resnet18(weights=None).eval()
     layers = [*published.children()][:-2]
     published = nn.Sequential(*layers)
@@ -84,7 +88,8 @@ def test_vision_trunk_is_torchvisions_resnet() -> None:
 
 
 def test_every_other_pixel_of_the_dilated_net_is_one_of_the_plain_net() -> None:
-    dilated, plain = VisionNet(4, True, 2).eval(), VisionNet(4, False, 2).eval()
+    dilated = VisionNet(4, "resnet18dilated", 2).eval()
+    plain = VisionNet(4, "resnet18fc", 2).eval()
     dilated.load_state_dict(plain.state_dict())
     with torch.inference_mode():
         full, coarse = (net.trunk(noise(1, 3, 64, 64)) for net in (dilated, plain))
@@ -95,6 +100,21 @@ def test_every_other_pixel_of_the_dilated_net_is_one_of_the_plain_net() -> None:
 def test_pooling_runs_over_frames_and_pixels(pooling: Any, reduce: Any) -> None:
     features = noise(2, 3, 4, 5, 6)
     torch.testing.assert_close(pool_pixels(features, pooling), reduce(features, dim=(1, 3, 4)))
+
+
+def test_background_is_the_lower_quartile_of_each_channel_over_frames_and_pixels() -> None:
+    features = noise(2, 3, 4, 5, 6)
+    lower = features.permute(0, 2, 1, 3, 4).reshape(2, 4, 90).sort(dim=-1).values[..., 21]
+    torch.testing.assert_close(pool_background(features), lower)
+
+
+def test_backgrounds_follow_the_sources_and_leave_them_as_they_are(tiny_params: Params) -> None:
+    player = tiny_player(tiny_params).eval()
+    magnitude, frames = positive(2, 256, 32), noise(2, 2, 2, 3, 32, 32)
+    with torch.inference_mode():
+        alone, both = player(magnitude, frames), player(magnitude, frames, True)
+    assert both.shape == (2, 4, 256, 32)
+    torch.testing.assert_close(both[:, :2], alone)
 
 
 @pytest.mark.parametrize("kind", ["linear", "bias"])
@@ -127,7 +147,7 @@ def test_synthesizer_gives_a_pixel_the_mask_of_its_features() -> None:
 
 
 @pytest.mark.parametrize("sound", ["unet5", "unet6", "unet7"])
-@pytest.mark.parametrize("vision", ["resnet18fc", "resnet18dilated"])
+@pytest.mark.parametrize("vision", ["resnet18fc", "resnet18dilated", "resnet18half"])
 @pytest.mark.parametrize(("synthesizer", "log"), [("linear", True), ("bias", False)])
 def test_masks_have_the_spectrograms_shape_for_all_nets(
     tiny_params: Params, sound: str, vision: str, synthesizer: str, log: bool

@@ -315,6 +315,16 @@ def test_published_player_says_where_it_is_from(
     assert not loaded.training
 
 
+def test_parameters_of_another_model_are_refused_before_anything_is_fetched(
+    server: Server, params: PublishedParams, tiny_params: Params
+) -> None:
+    name = tiny_params.model.published.model
+    where = params.model_copy(update={"model": name})
+    with pytest.raises(UserError, match=r"set model\.sound unet7 instead of unet5, model\."):
+        published_player(with_values(tiny_params, {"model.published": where.model_dump()}))
+    assert server.asked == []
+
+
 @pytest.mark.parametrize(
     ("change", "said"),
     [

@@ -142,6 +142,8 @@ def render(video: PlannedVideo, params: VideoParams, seed: int, folder: Path) ->
             stems=played,
             sample_rate=params.sample_rate,
             frame_rate=params.frame_rate,
+            width=params.width,
+            height=params.height,
             boxes=scene.boxes,
             onsets_seconds=np.array([seconds for seconds, _ in onsets]),
             onset_instruments=np.array([index for _, index in onsets], dtype=np.int64),

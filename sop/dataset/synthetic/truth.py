@@ -19,6 +19,9 @@ class Truth:
     """The sound of each, (N, L); their sum is the sound of the video before AAC."""
     sample_rate: int
     frame_rate: int
+    width: int
+    """Of the picture, pixels."""
+    height: int
     boxes: NDArray[np.float32]
     """Where each player is, (N, F, 4): left, top, right, bottom in pixels."""
     onsets_seconds: NDArray[np.float64]
@@ -36,6 +39,8 @@ def write_truth(path: Path, truth: Truth) -> None:
             stems=truth.stems,
             sample_rate=np.int64(truth.sample_rate),
             frame_rate=np.int64(truth.frame_rate),
+            width=np.int64(truth.width),
+            height=np.int64(truth.height),
             boxes=truth.boxes,
             onsets_seconds=truth.onsets_seconds,
             onset_instruments=truth.onset_instruments,
@@ -50,6 +55,8 @@ def read_truth(path: Path) -> Truth:
             stems=file["stems"],
             sample_rate=int(file["sample_rate"]),
             frame_rate=int(file["frame_rate"]),
+            width=int(file["width"]),
+            height=int(file["height"]),
             boxes=file["boxes"],
             onsets_seconds=file["onsets_seconds"],
             onset_instruments=file["onset_instruments"],
