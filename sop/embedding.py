@@ -37,8 +37,8 @@ class Embedding:
     components: Values
     """What the sound net makes of it, cross-faded over the windows, (C, R, M)."""
     cells: Values
-    """Features of the picture's cells in each window, pooled over its frames: rows of cells from
-    the top, in each from the left, (W, h, w, C)."""
+    """Features of the picture's cells in each window, pooled over its frames and not yet activated:
+    rows of cells from the top, in each from the left, (W, h, w, C)."""
     scale: Values
     """How the synthesizer weighs each channel, (C,)."""
     fades: Values
@@ -46,6 +46,8 @@ class Embedding:
     bias: float
     activation: Activation
     """Of the masks."""
+    image_activation: Activation = "none"
+    """Of features, of a cell or pooled over a region."""
 
     def masks(self, features: Values, frames: slice = slice(None)) -> Values:
         """The masks of places.
@@ -58,7 +60,7 @@ class Embedding:
             How much of each bin belongs to them, (K, F, M), >= 0; masks of binary models lie in
             [0, 1].
         """
-        weights = np.einsum("wm,wkc->mkc", self.fades[:, frames], features * self.scale)
+        weights = np.einsum("wm,wkc->mkc", self.fades[:, frames], self.weights(features))
         components = self.components[:, :, frames].transpose(2, 0, 1)
         with torch.inference_mode(), one_thread():
             logits = torch.from_numpy(weights) @ torch.from_numpy(components)
@@ -67,6 +69,12 @@ class Embedding:
             if self.spectrogram.log_frequency:
                 masks = to_linear_frequency(masks, self.spectrogram.stft_frame // 2 + 1)
             return masks.clamp_(min=0).numpy()
+
+    def weights(self, features: Values) -> Values:
+        """How much of each component features ask for: activated and scaled, (..., C)."""
+        activated = activate(torch.from_numpy(features), self.image_activation, -1).numpy()
+        weighed: Values = activated * self.scale
+        return weighed
 
     def heat(self) -> Values:
         """Energy of the sound that the mask of each cell lets through in each window, (W, h, w).

@@ -5,12 +5,12 @@ Shapes: P = h x w cells of the picture, F x M frequency bins x spectrogram frame
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import combinations
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from scipy import ndimage
-from scipy.cluster.vq import ClusterError, kmeans2
 from torch import Tensor
 
 from sop.device import one_thread
@@ -18,20 +18,26 @@ from sop.dsp.spectrogram import stft_power, to_linear_frequency
 from sop.embedding import BLOCK_FRAMES, Embedding
 from sop.errors import UserError
 from sop.model.pixelplayer import PixelPlayer, Spectra
+from sop.model.vision import Pooling, pool_pixels
 
 Grid = NDArray[np.float64]
+Cells = NDArray[np.int64]
 
 # A sound whose samples stay below this is silent: -60 dB of full scale.
 SILENCE = 1e-3
 
-# A cell sounds if its mask lets through at least this share of all energy ...
-LEAST_ENERGY = 0.03
+# A cell sounds if its mask lets through at least this share of all energy.
+SOUNDING = 0.0005
 
-# ... and this share of what the loudest cell of its region lets through.
-LEAST_OF_REGION = 0.3
+# A patch of sounding cells counts if its loudest cell reaches this share of all energy, and this
+# share of what the loudest cell of all reaches.
+LOUD = 0.03
+LOUD_BESIDE_OTHERS = 0.2
 
-# Two groups of cells whose sounds correlate by more than this are one.
-ALIKE = 0.6
+# Patches are parts of one thing if their sounds correlate by over this, and the way from one to
+# the other is no longer than this share of the picture's height.
+ALIKE = 0.7
+NEAR = 0.2
 
 MOST_REGIONS = 8
 
@@ -73,7 +79,7 @@ class Listener:
     """Compares the sounds of all cells of a recording, however long it is.
 
     What it keeps are the inner products of the cells' magnitude spectrograms, (P, P): energies lie
-    on the diagonal, and k-means and principal components need no more.
+    on the diagonal, and likeness and principal components need no more.
     """
 
     def __init__(self) -> None:
@@ -122,65 +128,63 @@ class Listener:
             shape = self._shape
             return Localization(np.zeros(shape), np.zeros((*shape, 3), np.uint8), ())
         energy = np.diag(products) / self._energy
-        sounding = np.flatnonzero(energy >= LEAST_ENERGY)
-        groups = _groups(products, sounding, regions)
-        found = [self._region(group, energy) for group in groups]
+        patches = _patches(energy.reshape(self._shape))
+        groups = _groups(patches, products, self._shape, regions)
+        found = []
+        for group in groups:
+            cells = np.zeros(self._shape, bool)
+            cells.flat[group] = True
+            found.append(Region(cells, float(energy[group].max())))
         found.sort(key=lambda region: -region.energy)
         return Localization(
-            energy.reshape(self._shape), _colours(products, energy, self._shape), tuple(found)
+            energy.reshape(self._shape),
+            _colours(products, energy, self._shape),
+            tuple(found[:MOST_REGIONS]),
         )
 
-    def _region(self, group: NDArray[np.int64], energy: Grid) -> Region:
-        """The cells of a group that sound clearly, in their largest connected patch."""
-        loudest = float(energy[group].max())
-        cells = np.zeros(self._shape, bool)
-        cells.flat[group[energy[group] >= LEAST_OF_REGION * loudest]] = True
-        patches, count = ndimage.label(cells, np.ones((3, 3)))
-        weights = ndimage.sum_labels(energy.reshape(self._shape), patches, range(1, count + 1))
-        return Region(patches == 1 + int(np.argmax(weights)), loudest)
+
+def _patches(energy: Grid) -> list[Cells]:
+    """Connected sounding cells, as far as they are loud, each by their flat indices."""
+    labels, count = ndimage.label(energy >= SOUNDING, np.ones((3, 3)))
+    loudest = max(LOUD, LOUD_BESIDE_OTHERS * float(energy.max()))
+    patches = [np.flatnonzero(labels == label) for label in range(1, count + 1)]
+    return [patch for patch in patches if energy.flat[patch].max() >= loudest]
 
 
 def _groups(
-    products: Grid, sounding: NDArray[np.int64], count: int | None
-) -> list[NDArray[np.int64]]:
-    """K-means of the sounding cells by the shape of their sound, not its loudness.
+    patches: list[Cells], products: Grid, shape: tuple[int, int], count: int | None
+) -> list[Cells]:
+    """Join patches, the most alike first, while two are near and alike, or are more than `count`.
 
-    Without a count: the most groups of which no two have sounds that correlate by over `ALIKE`.
+    The cells of one player let through different parts of its sound, and players in one picture
+    often share parts of theirs: by sound alone, k-means takes the one apart and joins the other.
     """
-    if not len(sounding):
-        return []
-    inner = products[np.ix_(sounding, sounding)]
-    scale = np.sqrt(np.diag(inner))
-    cosines = inner / np.outer(scale, scale)
-    # Points whose distances are those of the cells' normalised sounds.
-    values, vectors = np.linalg.eigh(cosines)
-    points = vectors[:, -MOST_REGIONS:] * np.sqrt(np.maximum(values[-MOST_REGIONS:], 0))
-    best = [sounding]
-    for groups in range(2, MOST_REGIONS + 1) if count is None else [count]:
-        if groups > len(sounding):
+    groups = list(patches)
+    near = max(1, round(NEAR * shape[0]))
+    while len(groups) > 1:
+        inner = np.array([[products[np.ix_(a, b)].sum() for b in groups] for a in groups])
+        norms = np.sqrt(np.diag(inner))
+        likeness = inner / np.outer(norms, norms)
+        joins = [
+            (likeness[i, j], i, j)
+            for i, j in combinations(range(len(groups)), 2)
+            if _distance(groups[i], groups[j], shape[1]) <= near and likeness[i, j] > ALIKE
+        ]
+        if count is not None:
+            pairs = combinations(range(len(groups)), 2)
+            joins = [(likeness[i, j], i, j) for i, j in pairs] if len(groups) > count else []
+        if not joins:
             break
-        try:
-            centres, labels = kmeans2(
-                points, _far_apart(points, groups), minit="matrix", missing="raise"
-            )
-        except ClusterError:
-            # There are not so many different sounds.
-            break
-        units = centres / np.maximum(np.linalg.norm(centres, axis=1, keepdims=True), 1e-12)
-        likeness = units @ units.T - 2 * np.eye(groups)
-        if count is None and likeness.max() > ALIKE:
-            break
-        best = [sounding[labels == label] for label in range(groups)]
-    return best
+        _, one, other = max(joins)
+        groups[one] = np.concatenate([groups[one], groups.pop(other)])
+    return groups
 
 
-def _far_apart(points: Grid, count: int) -> Grid:
-    """Points to begin with: the longest, then each the farthest from those before."""
-    chosen = [int(np.argmax(np.linalg.norm(points, axis=1)))]
-    while len(chosen) < count:
-        distances = np.linalg.norm(points[:, None] - points[chosen], axis=2).min(axis=1)
-        chosen.append(int(np.argmax(distances)))
-    return points[chosen]
+def _distance(one: Cells, other: Cells, width: int) -> int:
+    """Steps from a cell of one to the nearest of the other, also diagonal ones."""
+    down = np.abs(one[:, None] // width - other // width)
+    across = np.abs(one[:, None] % width - other % width)
+    return int(np.maximum(down, across).min())
 
 
 def _colours(products: Grid, energy: Grid, shape: tuple[int, int]) -> NDArray[np.uint8]:
@@ -197,20 +201,20 @@ def _colours(products: Grid, energy: Grid, shape: tuple[int, int]) -> NDArray[np
 
 
 def pool(
-    cells: NDArray[np.float32], where: NDArray[np.bool_], largest: bool
+    cells: NDArray[np.float32], where: NDArray[np.bool_], pooling: Pooling
 ) -> NDArray[np.float32]:
     """Features of a region as the networks pool those of a clip.
 
     Args:
         cells: features, (W, h, w, C).
         where: the region, (h, w).
-        largest: the largest of its cells, channel by channel, or their mean.
+        pooling: of the model.
 
     Returns:
         (W, C).
     """
-    inside = cells[:, where]
-    pooled: NDArray[np.float32] = inside.max(axis=1) if largest else inside.mean(axis=1)
+    inside = torch.from_numpy(cells[:, where])
+    pooled: NDArray[np.float32] = pool_pixels(inside.mT[:, None, :, :, None], pooling).numpy()
     return pooled
 
 

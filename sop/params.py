@@ -204,7 +204,7 @@ class ModelParams(Section):
     vision_width: Count
     synthesizer: Literal["linear", "bias"]
     channels: Count
-    image_pooling: Literal["maxpool", "avgpool"]
+    image_pooling: Literal["maxpool", "avgpool", "attention"]
     image_activation: Activation
     sound_activation: Activation
     output_activation: Activation

@@ -17,7 +17,7 @@ from sop.dsp.spectrogram import to_log_frequency
 from sop.embedding import Embedding, Values, shares
 from sop.localization import Listener, Localization, Region, pool, regions_of
 from sop.model.checkpoint import load_player
-from sop.model.pixelplayer import MAGNITUDE_FLOOR, PixelPlayer, activate, normalise_frames
+from sop.model.pixelplayer import MAGNITUDE_FLOOR, PixelPlayer, normalise_frames
 from sop.params import Params
 from sop.progress import track
 from sop.recording import Recording, recorded
@@ -139,8 +139,7 @@ class Separator:
 
     def features(self, embedding: Embedding, region: Region) -> Values:
         """Features of a region in each window, (W, C)."""
-        largest = self.params.model.image_pooling == "maxpool"
-        return pool(embedding.cells, region.cells, largest)
+        return pool(embedding.cells, region.cells, self.params.model.image_pooling)
 
     def power(self, recording: Recording, first: int, count: int) -> Values:
         """Energy of the sound's bins in frames `first` to before `first + count`, (F, count).
@@ -188,6 +187,7 @@ class Separator:
             fades=fades,
             bias=float(self.player.synthesizer.bias.detach()),
             activation=self.params.model.output_activation,
+            image_activation=self.params.model.image_activation,
         )
 
     def _see_and_hear(self, recording: Recording, starts: list[int]) -> tuple[Values, Values]:
@@ -203,8 +203,8 @@ class Separator:
         )
         pixels = normalise_frames(torch.from_numpy(frames).to(self.device))
         features = self.player.vision(pixels)
-        pooled = features.amax(dim=1) if model.image_pooling == "maxpool" else features.mean(dim=1)
-        cells = activate(pooled, model.image_activation, 1).permute(0, 2, 3, 1)
+        pooled = features.mean(dim=1) if model.image_pooling == "avgpool" else features.amax(dim=1)
+        cells = pooled.permute(0, 2, 3, 1)
         magnitude = self._magnitude(recording, starts)
         maps = self.player.sound_features(magnitude)
         return maps.float().cpu().numpy(), cells.float().cpu().numpy()

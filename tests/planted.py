@@ -56,10 +56,11 @@ def plant(separator: Separator, low: Any = LOW_CELLS, high: Any = HIGH_CELLS) ->
     def see_and_hear(recording: Any, starts: list[int]) -> tuple[np.ndarray, np.ndarray]:
         maps = np.zeros((len(starts), channels, rows, window), np.float32)
         maps[:, 0, is_low], maps[:, 1, ~is_low] = YES - NO, YES - NO
-        cells = np.zeros((len(starts), ROWS, COLUMNS, channels), np.float32)
+        # The model's sigmoid makes ones and zeros of them.
+        cells = np.full((len(starts), ROWS, COLUMNS, channels), 3 * NO, np.float32)
         for channel, patch in enumerate((low, high)):
             if patch is not None:
-                cells[(slice(None), *patch, channel)] = 1
+                cells[(slice(None), *patch, channel)] = 3 * YES
         return maps, cells
 
     torch.nn.init.constant_(separator.player.synthesizer.bias, NO)

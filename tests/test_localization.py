@@ -1,3 +1,5 @@
+from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -42,6 +44,16 @@ def scene(audio: np.ndarray, low: list[Patch], high: list[Patch]) -> Embedding:
     )
 
 
+def tall(audio: np.ndarray, low: Sequence[Patch], high: Sequence[Patch] = ()) -> Embedding:
+    """The same in a picture of ten rows, where things can be near."""
+    embedding = scene(audio, [], [])
+    cells = np.zeros((1, 10, COLUMNS, 2), np.float32)
+    for channel, patches in enumerate((low, high)):
+        for patch in patches:
+            cells[(0, *patch, channel)] = 1
+    return replace(embedding, cells=cells)
+
+
 def found(embedding: Embedding, regions: int | None = None) -> Localization:
     listener = Listener()
     listener.hear(embedding)
@@ -73,9 +85,18 @@ def test_box_is_in_shares_of_the_picture() -> None:
     assert right.box == (5 / COLUMNS, 0, 1, 2 / ROWS)
 
 
-def test_the_same_sound_at_two_places_is_one_group() -> None:
-    where = found(scene(tone(LOW_HZ, 3.0), [LEFT, RIGHT], []))
-    assert len(where.regions) == 1
+def test_the_same_sound_at_two_near_places_is_one_region_and_at_far_ones_two() -> None:
+    near = (slice(0, 1), slice(0, 1)), (slice(2, 3), slice(0, 1))
+    far = (slice(0, 1), slice(0, 1)), (slice(0, 1), slice(4, 5))
+    sound = tone(LOW_HZ, 3.0)
+    assert [r.cells.sum() for r in found(tall(sound, near)).regions] == [2]
+    assert [r.cells.sum() for r in found(tall(sound, far)).regions] == [1, 1]
+
+
+def test_two_sounds_at_near_places_are_two_regions() -> None:
+    above, below = (slice(0, 1), slice(0, 1)), (slice(2, 3), slice(0, 1))
+    where = found(tall(TWO_TONES, (above,), (below,)))
+    assert len(where.regions) == 2
 
 
 def test_one_place_is_one_region() -> None:
@@ -147,8 +168,8 @@ def power_of(embedding: Embedding) -> np.ndarray:
 def test_pooling_takes_the_largest_or_the_mean() -> None:
     cells = np.arange(2 * 2 * 3 * 2, dtype=np.float32).reshape(2, 2, 3, 2)
     where = np.array([[True, False, True], [False, False, False]])
-    np.testing.assert_array_equal(pool(cells, where, largest=True), cells[:, 0, 2])
-    np.testing.assert_array_equal(pool(cells, where, largest=False), cells[:, 0, 1])
+    np.testing.assert_array_equal(pool(cells, where, "maxpool"), cells[:, 0, 2])
+    np.testing.assert_array_equal(pool(cells, where, "avgpool"), cells[:, 0, 1])
 
 
 def test_places_are_cells() -> None:

@@ -34,6 +34,7 @@ PUBLISHED_NETS = {
     "model.sound": "unet7",
     "model.sound_width": 64,
     "model.vision": "resnet18dilated",
+    "model.image_pooling": "maxpool",
     "model.vision_width": 64,
     "model.synthesizer": "linear",
     "model.channels": 32,

@@ -3,12 +3,11 @@
 from itertools import pairwise
 from typing import Literal
 
-import torch.nn.functional as F
 from torch import Tensor, nn
 from torchvision.models.resnet import BasicBlock
 
 Vision = Literal["resnet18fc", "resnet18dilated", "resnet18half"]
-Pooling = Literal["maxpool", "avgpool"]
+Pooling = Literal["maxpool", "avgpool", "attention"]
 
 
 class VisionNet(nn.Module):
@@ -58,9 +57,19 @@ class VisionNet(nn.Module):
 
 
 def pool_pixels(features: Tensor, pooling: Pooling) -> Tensor:
-    """Pool pixel features over frames, height and width: (B, T, C, h, w) to (B, C)."""
-    pool = F.adaptive_max_pool3d if pooling == "maxpool" else F.adaptive_avg_pool3d
-    return pool(features.transpose(1, 2), 1).flatten(1)
+    """Pool pixel features over frames, height and width: (B, T, C, h, w) to (B, C).
+
+    The largest of each channel may come from a place of its own, and then no place alone stands
+    for the whole. With `attention` each place speaks for itself, the more so the larger its
+    largest channel is (softmax over the places), so what is pooled is what can be seen at one.
+    """
+    pixels = features.transpose(1, 2).flatten(2)
+    if pooling == "maxpool":
+        return pixels.amax(dim=-1)
+    if pooling == "avgpool":
+        return pixels.mean(dim=-1)
+    attention = pixels.amax(dim=1, keepdim=True).softmax(dim=-1)
+    return (pixels * attention).sum(dim=-1)
 
 
 def pool_background(features: Tensor) -> Tensor:

@@ -214,10 +214,10 @@ def _contents(clip: PlayerClip) -> tuple[dict[str, Any], str]:
     floats = {
         "steps": steps,
         "offsets": offsets,
-        # Weighed here, so that the page need not know the scale.
-        "cells": embedding.cells * embedding.scale,
+        # Weighed here, so that the page need not know activation and scale.
+        "cells": embedding.weights(embedding.cells),
         "fades": embedding.fades,
-        "features": np.array([region.features * embedding.scale for region in clip.regions]),
+        "features": np.array([embedding.weights(region.features) for region in clip.regions]),
         "positions": positions,
         "heat": clip.heat,
     }

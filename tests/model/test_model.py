@@ -102,6 +102,16 @@ def test_pooling_runs_over_frames_and_pixels(pooling: Any, reduce: Any) -> None:
     torch.testing.assert_close(pool_pixels(features, pooling), reduce(features, dim=(1, 3, 4)))
 
 
+def test_attention_pools_whole_places_and_mostly_the_one_of_the_largest_channel() -> None:
+    features = noise(2, 3, 4, 5, 6)
+    places = features.transpose(1, 2).flatten(2)
+    weights = places.amax(1).exp() / places.amax(1).exp().sum(-1, keepdim=True)
+    expected = torch.einsum("bcp,bp->bc", places, weights)
+    torch.testing.assert_close(pool_pixels(features, "attention"), expected)
+    features[:, 1, :, 2, 3] += torch.tensor([30.0, 0, 0, 0])
+    torch.testing.assert_close(pool_pixels(features, "attention"), features[:, 1, :, 2, 3])
+
+
 def test_background_is_the_lower_quartile_of_each_channel_over_frames_and_pixels() -> None:
     features = noise(2, 3, 4, 5, 6)
     lower = features.permute(0, 2, 1, 3, 4).reshape(2, 4, 90).sort(dim=-1).values[..., 21]
