@@ -3,4 +3,4 @@
 from sop.cli import main
 from sop.errors import run
 
-run(main)
+run(main, interrupted="nothing was left half-written")

@@ -20,8 +20,14 @@ class NoNetwork(LeftOutForNow):
     """It was not reached at all, as if there were no network."""
 
 
-def run(main: Callable[[], int | None]) -> None:
+def run(
+    main: Callable[[], int | None], interrupted: str = "the next run goes on from here"
+) -> None:
     """Run a program to its exit status: a user's mistake ends in one line, ours in a traceback.
+
+    Args:
+        main: the program.
+        interrupted: what Ctrl-C leaves.
 
     Exit status: 2 after a `UserError`, 130 after Ctrl-C, else what `main` returns.
     """
@@ -31,5 +37,5 @@ def run(main: Callable[[], int | None]) -> None:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt:
-        print("interrupted; the next run goes on from here", file=sys.stderr)
+        print(f"interrupted; {interrupted}", file=sys.stderr)
         sys.exit(130)

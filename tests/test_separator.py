@@ -114,6 +114,16 @@ def test_a_place_is_one_cell(planted: Separator) -> None:
     assert first.cells.sum() == last.cells.sum() == 1
 
 
+def test_region_of_one_cell_has_the_features_of_that_cell(params: Params) -> None:
+    attentive = with_values(params, {"model.image_pooling": "attention"})
+    separator = plant_noise(separator_of(attentive))
+    recording = duet(3.0)
+    embedding = separator.embed(recording, 0, 40)
+    (region,) = separator.at(recording, [(0.3, 0.9)])
+    features = separator.features(embedding, region)
+    np.testing.assert_allclose(features, embedding.cells[:, region.cells][:, 0], rtol=1e-6)
+
+
 @pytest.mark.parametrize("pooling", ["maxpool", "avgpool"])
 def test_features_of_a_region_are_pooled_as_the_model_does(params: Params, pooling: str) -> None:
     separator = plant_noise(separator_of(with_values(params, {"model.image_pooling": pooling})))
