@@ -27,17 +27,18 @@ Cells = NDArray[np.int64]
 SILENCE = 1e-3
 
 # A cell sounds if its mask lets through at least this share of all energy.
-SOUNDING = 0.0005
+SOUNDING = 0.0001
 
 # A patch of sounding cells counts if its loudest cell reaches this share of all energy, and this
 # share of what the loudest cell of all reaches.
 LOUD = 0.03
 LOUD_BESIDE_OTHERS = 0.2
 
-# Patches are parts of one thing if their sounds correlate by over this, and the way from one to
-# the other is no longer than this share of the picture's height.
-ALIKE = 0.7
-NEAR = 0.2
+# Patches are parts of one thing if their sounds correlate by over this, and no more lies between
+# them than these shares of the picture's height. Who plays is upright: what is above another
+# belongs to it sooner than what is beside it.
+ALIKE = 0.3
+NEAR_DOWN, NEAR_ACROSS = 0.3, 0.1
 
 MOST_REGIONS = 8
 
@@ -160,7 +161,6 @@ def _groups(
     often share parts of theirs: by sound alone, k-means takes the one apart and joins the other.
     """
     groups = list(patches)
-    near = max(1, round(NEAR * shape[0]))
     while len(groups) > 1:
         inner = np.array([[products[np.ix_(a, b)].sum() for b in groups] for a in groups])
         norms = np.sqrt(np.diag(inner))
@@ -168,7 +168,7 @@ def _groups(
         joins = [
             (likeness[i, j], i, j)
             for i, j in combinations(range(len(groups)), 2)
-            if _distance(groups[i], groups[j], shape[1]) <= near and likeness[i, j] > ALIKE
+            if likeness[i, j] > ALIKE and _are_near(groups[i], groups[j], shape)
         ]
         if count is not None:
             pairs = combinations(range(len(groups)), 2)
@@ -180,11 +180,12 @@ def _groups(
     return groups
 
 
-def _distance(one: Cells, other: Cells, width: int) -> int:
-    """Steps from a cell of one to the nearest of the other, also diagonal ones."""
+def _are_near(one: Cells, other: Cells, shape: tuple[int, int]) -> bool:
+    height, width = shape
     down = np.abs(one[:, None] // width - other // width)
     across = np.abs(one[:, None] % width - other % width)
-    return int(np.maximum(down, across).min())
+    near = (down <= max(1, NEAR_DOWN * height)) & (across <= max(1, NEAR_ACROSS * height))
+    return bool(near.any())
 
 
 def _colours(products: Grid, energy: Grid, shape: tuple[int, int]) -> NDArray[np.uint8]:

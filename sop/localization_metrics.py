@@ -51,8 +51,10 @@ class Found:
 
     kind: Kind
     regions: int
+    placed: tuple[bool, ...]
+    """Of each sounding player: whether a region of its own has its loudest cell in its box."""
     pointed: tuple[bool, ...]
-    """Of each sounding player: whether its region's loudest cell lies in its box."""
+    """The same of the region that sounds like the player."""
     overlaps: tuple[float, ...]
     """Intersection over union of its box and that of its region; 0 if it has none."""
     sdr: NDArray[np.float64]
@@ -120,7 +122,8 @@ def find(separator: Separator, scene: Scene) -> Found | NotFound:
 def localization_summary(results: Iterable[Found | NotFound]) -> dict[str, Any]:
     """What metrics/localization.json holds; None where there was nothing to measure.
 
-    `pointing` is the share of scenes all of whose players were pointed at.
+    `pointing` is the share of scenes all of whose players were pointed at, each by a region of its
+    own; `pointing_by_sound` wants that region to be the one that sounds like the player.
     """
     found, left_out = [], {}
     for result in results:
@@ -141,6 +144,10 @@ def localization_summary(results: Iterable[Found | NotFound]) -> dict[str, Any]:
     return {
         "scenes": {kind: len(by_kind[kind]) for kind in KINDS},
         "pointing": {
+            kind: _share(all(one.placed) for one in by_kind[kind])
+            for kind in ("solo", "distractor", "duet")
+        },
+        "pointing_by_sound": {
             kind: _share(all(one.pointed) for one in by_kind[kind])
             for kind in ("solo", "distractor", "duet")
         },
@@ -172,10 +179,16 @@ def _find(separator: Separator, scene: Scene) -> Found:
     length = min(sounds.shape[-1], scene.stems.shape[-1])
     sounds, stems = sounds[:, :length], scene.stems[:, :length]
     pairs = _matches(sounds, stems)
+    inside = np.array(
+        [[_is_inside(_loudest(where, r), box) for r in where.regions] for box in scene.boxes],
+        dtype=bool,
+    ).reshape(len(scene.boxes), len(where.regions))
+    players, regions = linear_sum_assignment(inside, maximize=True)
+    on_player = {int(n) for n, k in zip(players, regions, strict=True) if inside[n, k]}
     pointed, overlaps = [], []
     for player, box in enumerate(scene.boxes):
         region = where.regions[pairs[player]] if player in pairs else None
-        pointed.append(region is not None and _is_inside(_loudest(where, region), box))
+        pointed.append(player in pairs and bool(inside[player, pairs[player]]))
         overlaps.append(0.0 if region is None else _overlap(region.box, box))
     scores = np.empty((4, 0))
     if scene.kind == "duet":
@@ -187,7 +200,8 @@ def _find(separator: Separator, scene: Scene) -> Found:
         estimates = np.where(estimates.any(axis=1, keepdims=True), estimates, mixture)
         bss = bss_eval(stems, np.stack([estimates, np.broadcast_to(mixture, estimates.shape)]))
         scores = np.stack([bss.sdr[0], bss.sir[0], bss.sar[0], bss.sdr[0] - bss.sdr[1]])
-    return Found(scene.kind, len(where.regions), tuple(pointed), tuple(overlaps), *scores)
+    placed = tuple(player in on_player for player in range(len(scene.boxes)))
+    return Found(scene.kind, len(where.regions), placed, tuple(pointed), tuple(overlaps), *scores)
 
 
 def _truth(video: Video, videos: Path) -> Truth | None:
