@@ -51,6 +51,8 @@ class Region:
     """Which they are, (h, w)."""
     energy: float
     """Share of the energy of the whole sound that its loudest cell lets through."""
+    features: NDArray[np.float32] | None = None
+    """What is seen there, pooled over the whole recording, (C,); None pools each window alone."""
 
     @property
     def box(self) -> tuple[float, float, float, float]:
@@ -80,10 +82,15 @@ class Listener:
     """Compares the sounds of all cells of a recording, however long it is.
 
     What it keeps are the inner products of the cells' magnitude spectrograms, (P, P): energies lie
-    on the diagonal, and likeness and principal components need no more.
+    on the diagonal, and likeness and principal components need no more. And what is seen at each
+    cell, which tells longer than a window what plays there.
+
+    Args:
+        pooling: of the model.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, pooling: Pooling = "maxpool") -> None:
+        self._seen = _Seen(pooling)
         self._products: Grid | None = None
         self._energy = 0.0
         self._shape = (0, 0)
@@ -101,6 +108,7 @@ class Listener:
         cells = embedding.cells.reshape(len(embedding.cells), height * width, -1)
         if power is None:
             power = stft_power(embedding.audio, embedding.spectrogram)
+        self._seen.add(cells, embedding.fades.sum(axis=1))
         self._shape = (height, width)
         self._loudest = max(self._loudest, float(np.abs(embedding.audio).max(initial=0)))
         self._energy += float(power.sum(dtype=np.float64))
@@ -135,13 +143,50 @@ class Listener:
         for group in groups:
             cells = np.zeros(self._shape, bool)
             cells.flat[group] = True
-            found.append(Region(cells, float(energy[group].max())))
+            found.append(Region(cells, float(energy[group].max()), self._seen.at(group)))
         found.sort(key=lambda region: -region.energy)
         return Localization(
             energy.reshape(self._shape),
             _colours(products, energy, self._shape),
             tuple(found[:MOST_REGIONS]),
         )
+
+
+class _Seen:
+    """Features of cells, pooled over windows as they come."""
+
+    def __init__(self, pooling: Pooling) -> None:
+        self._pooling = pooling
+        self._total: Grid = np.zeros(0)
+        self._weight: Grid = np.zeros(0)
+
+    def add(self, cells: NDArray[np.float32], share: NDArray[np.float32]) -> None:
+        """Add windows, (W, P, C), each with its share of the recording, (W,)."""
+        features = cells.astype(np.float64)
+        weight = np.broadcast_to(share[:, None].astype(np.float64), features.shape[:2])
+        if self._pooling == "attention":
+            # Nothing that a network makes is so large that its exponential would not be finite.
+            weight = weight * np.exp(np.minimum(features.max(axis=2), 500.0))
+        total = (
+            features.max(axis=0)
+            if self._pooling == "maxpool"
+            else (weight[..., None] * features).sum(axis=0)
+        )
+        if not self._weight.size:
+            self._total, self._weight = total, weight.sum(axis=0)
+            return
+        self._weight = self._weight + weight.sum(axis=0)
+        join = np.maximum if self._pooling == "maxpool" else np.add
+        self._total = join(self._total, total)
+
+    def at(self, cells: Cells) -> NDArray[np.float32]:
+        """Pooled over a group of cells too, (C,)."""
+        if self._pooling == "maxpool":
+            pooled = self._total[cells].max(axis=0)
+        else:
+            pooled = self._total[cells].sum(axis=0) / self._weight[cells].sum()
+        features: NDArray[np.float32] = pooled.astype(np.float32)
+        return features
 
 
 def _patches(energy: Grid) -> list[Cells]:

@@ -102,7 +102,7 @@ class Separator:
             regions: how many there are; None finds out.
             progress: what this is called where its progress is shown; None shows none.
         """
-        listener = Listener()
+        listener = Listener(self.params.model.image_pooling)
         for first, embedding in self.stretches(recording, progress):
             listener.hear(embedding, self.power(recording, first, embedding.fades.shape[1]))
         return listener.localize(regions)
@@ -139,6 +139,8 @@ class Separator:
 
     def features(self, embedding: Embedding, region: Region) -> Values:
         """Features of a region in each window, (W, C)."""
+        if region.features is not None:
+            return np.tile(region.features, (len(embedding.cells), 1))
         return pool(embedding.cells, region.cells, self.params.model.image_pooling)
 
     def power(self, recording: Recording, first: int, count: int) -> Values:

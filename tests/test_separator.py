@@ -124,15 +124,26 @@ def test_region_of_one_cell_has_the_features_of_that_cell(params: Params) -> Non
     np.testing.assert_allclose(features, embedding.cells[:, region.cells][:, 0], rtol=1e-6)
 
 
-@pytest.mark.parametrize("pooling", ["maxpool", "avgpool"])
-def test_features_of_a_region_are_pooled_as_the_model_does(params: Params, pooling: str) -> None:
+@pytest.mark.parametrize("pooling", ["maxpool", "avgpool", "attention"])
+def test_features_of_a_region_are_pooled_over_the_whole_recording_as_the_model_does(
+    params: Params, pooling: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     separator = plant_noise(separator_of(with_values(params, {"model.image_pooling": pooling})))
-    recording = duet(3.0)
-    embedding = separator.embed(recording, 0, 40)
+    recording = duet(8.0)
+    whole = separator.embed(recording, 0, separator.frames(recording))
+    monkeypatch.setattr("sop.separator.STRETCH_WINDOWS", 2)
     region, *_ = separator.localize(recording, 1).regions
-    cells = embedding.cells[:, region.cells]
-    expected = cells.max(axis=1) if pooling == "maxpool" else cells.mean(axis=1)
-    np.testing.assert_allclose(separator.features(embedding, region), expected, rtol=1e-6)
+    cells = whole.cells[:, region.cells].astype(np.float64)
+    weights = np.broadcast_to(whole.fades.sum(axis=1)[:, None], cells.shape[:2])
+    if pooling == "attention":
+        weights = weights * np.exp(cells.max(axis=2))
+    expected = np.average(cells.reshape(-1, cells.shape[2]), axis=0, weights=weights.ravel())
+    if pooling == "maxpool":
+        expected = cells.max(axis=(0, 1))
+    features = separator.features(whole, region)
+    assert features.shape == (len(whole.cells), cells.shape[2])
+    for window in features:
+        np.testing.assert_allclose(window, expected, rtol=1e-5)
 
 
 def test_library_call_takes_a_video_apart(tmp_path: Path, planted: Separator) -> None:

@@ -51,9 +51,27 @@ def disturb():
     return other
 
 
+def fetched():
+    return sum(path.stat().st_size for path in (root / "unfinished").rglob("*") if path.is_file())
+
+
+def wait_for_a_partial_file(child, before):
+    '''However slow the machine is, some kills meet a fetch at work.'''
+    until = time.monotonic() + 60
+    while time.monotonic() < until and os.waitid(os.P_PID, child, ENDED) is None:
+        try:
+            if fetched() > before:
+                break
+        except FileNotFoundError:
+            pass
+        time.sleep(0.01)
+
+
+ENDED = os.WEXITED | os.WNOHANG | os.WNOWAIT
 completed = 0
-for _ in range(kills):
+for number in range(kills):
     other = disturb()
+    before = fetched()
     child = os.fork()
     if child == 0:
         os.setsid()
@@ -61,6 +79,8 @@ for _ in range(kills):
         run(other)
         os._exit(0)
     time.sleep(rng.uniform(0.0, longest))
+    if number % 10 == 0:
+        wait_for_a_partial_file(child, before)
     try:
         os.killpg(child, signal.SIGKILL)
     except ProcessLookupError:
