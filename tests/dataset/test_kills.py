@@ -39,13 +39,13 @@ def run(values):
     extract(params.extract, videos, audio, frames, Workers(2), hashes)
 
 
-def disturb():
+def disturb(pattern):
     '''Other parameters, and one file that is missing, so that there is work in every run.'''
     other = json.loads(json.dumps(values))
     other["extract"]["frame_rate"] = rng.choice((8.0, 4.0))
     other["extract"]["sample_rate"] = rng.choice((11025, 8000))
     other["dataset"]["lists"]["most_per_category"] = rng.choice((1, None, None))
-    files = [path for path in root.glob("*/*/*") if path.is_file()]
+    files = [path for path in root.glob(pattern) if path.is_file()]
     if files:
         rng.choice(files).unlink()
     return other
@@ -70,7 +70,8 @@ def wait_for_a_partial_file(child, before):
 ENDED = os.WEXITED | os.WNOHANG | os.WNOWAIT
 completed = 0
 for number in range(kills):
-    other = disturb()
+    is_fetch = number % 8 == 0
+    other = disturb("videos/*/*.mp4" if is_fetch else "[!u]*/*/*")
     before = fetched()
     child = os.fork()
     if child == 0:
@@ -79,7 +80,7 @@ for number in range(kills):
         run(other)
         os._exit(0)
     time.sleep(rng.uniform(0.0, longest))
-    if number % 10 == 0:
+    if is_fetch:
         wait_for_a_partial_file(child, before)
     try:
         os.killpg(child, signal.SIGKILL)
