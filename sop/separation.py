@@ -61,7 +61,7 @@ _STAGE_PREFIX = f"{PARTIAL_PREFIX}separation-"
 _DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
 
 OVERLAY_LINES = 360
-OVERLAY_RATE = 15
+OVERLAY_RATE = 12
 # Of the overlay whose light is worked out at a time.
 CHUNK_SECONDS = 10
 
