@@ -35,6 +35,11 @@ DARK = 0.4
 TINT = 0.5
 
 
+def hex_colour(number: int) -> str:
+    """The colour of a region, counted from 0, as `#rrggbb`; after the last comes the first."""
+    return "#" + bytes(COLOURS[number % len(COLOURS)]).hex()
+
+
 @dataclass(frozen=True)
 class Heat:
     """How loud each region is, over time, in each cell of the picture."""

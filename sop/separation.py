@@ -35,7 +35,7 @@ from sop.media import (
     write_remix,
     write_video,
 )
-from sop.overlay import COLOURS, Heat, Picture, overlaid
+from sop.overlay import Heat, Picture, hex_colour, overlaid
 from sop.params import SpectrogramParams
 from sop.progress import track
 from sop.recording import Recording, recorded
@@ -201,7 +201,7 @@ class _Work:
                 {
                     "number": number,
                     "file": name,
-                    "colour": _colour(number - 1),
+                    "colour": hex_colour(number - 1),
                     **_position(region, where.energy, size),
                     "energy": round(float(share), 6),
                     "sounds": sounds,
@@ -375,7 +375,7 @@ class _Work:
                     name=f"Region {number + 1}",
                     cells=region.cells,
                     features=self._separator.features(embedding, region),
-                    colour=_colour(number),
+                    colour=hex_colour(number),
                     download=None,
                 )
                 for number, region in enumerate(regions)
@@ -569,10 +569,6 @@ def _position(region: Region, energy: NDArray[np.float64], size: tuple[int, int]
         "centre_pixels": {"x": round(x * width), "y": round(y * height)},
         "size": float(region.cells.mean()),
     }
-
-
-def _colour(number: int) -> str:
-    return "#" + bytes(COLOURS[number % len(COLOURS)]).hex()
 
 
 def _shown(name: str) -> str:

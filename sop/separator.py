@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from sop.device import choose_device
 from sop.dsp.spectrogram import to_log_frequency
 from sop.embedding import Embedding, Values, shares
-from sop.localization import Listener, Localization, Region, pool, regions_of
+from sop.localization import Listener, Localization, Region, pool
 from sop.model.checkpoint import load_player
 from sop.model.pixelplayer import MAGNITUDE_FLOOR, PixelPlayer, normalise_frames
 from sop.params import Params
@@ -106,11 +106,6 @@ class Separator:
         for first, embedding in self.stretches(recording, progress):
             listener.hear(embedding, self.power(recording, first, embedding.fades.shape[1]))
         return listener.localize(regions)
-
-    def at(self, recording: Recording, places: list[tuple[float, float]]) -> list[Region]:
-        """Regions of one cell each, at places given as shares of width and height."""
-        shape = self.embed(recording, 0, 2).cells.shape[1:3]
-        return regions_of(places, (shape[0], shape[1]))
 
     def stretches(
         self, recording: Recording, progress: str | None = None

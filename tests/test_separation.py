@@ -34,6 +34,7 @@ from sop.dataset.decoding import probe
 from sop.dataset.ffmpeg import Limits, binary, header
 from sop.dsp.fullrate import components
 from sop.errors import UserError
+from sop.localization import regions_of
 from sop.media import reading_pictures, reading_sound
 from sop.model.checkpoint import save_player
 from sop.params import Params
@@ -533,7 +534,7 @@ def uncertain(params: Params) -> Separator:
 def component(separator: Separator, recording: Heard, monkeypatch: Any, windows: int) -> np.ndarray:
     """What the cell at the top left lets through, stretch by stretch, (L,)."""
     monkeypatch.setattr(streaming, "STRETCH_WINDOWS", windows)
-    regions = tuple(separator.at(recording, [(0, 0)]))
+    regions = tuple(regions_of([(0, 0)], (ROWS, COLUMNS)))
     stretches = separator.stretches(recording)
     masks = (separator.shares(embedding, regions) for _, embedding in stretches)
     blocks = [recording.sound(0, recording.samples)[:, None]]

@@ -25,6 +25,7 @@ import sop
 from sop import separator as module
 from sop.dsp.spectrogram import stft_power
 from sop.errors import UserError
+from sop.localization import regions_of
 from sop.model.checkpoint import save_player
 from sop.params import Params
 from sop.separator import Separator
@@ -76,7 +77,7 @@ def test_masks_do_not_depend_on_where_a_recording_is_cut(
 ) -> None:
     separator = plant_noise(separator_of(params))
     recording = Heard(np.random.default_rng(0).uniform(-0.5, 0.5, 30 * RATE))
-    regions = tuple(separator.at(recording, [(0.1, 0.1), (0.9, 0.9)]))
+    regions = tuple(regions_of([(0.1, 0.1), (0.9, 0.9)], (ROWS, COLUMNS)))
     found = []
     for windows in (4, 16):
         monkeypatch.setattr(module, "STRETCH_WINDOWS", windows)
@@ -107,19 +108,12 @@ def test_what_sounds_is_found_in_any_length(planted: Separator, seconds: float) 
     assert high.energy == pytest.approx(0.2, abs=0.03)
 
 
-def test_a_place_is_one_cell(planted: Separator) -> None:
-    first, last = planted.at(duet(2.0), [(0.0, 0.0), (1.0, 1.0)])
-    assert first.cells[0, 0]
-    assert last.cells[-1, -1]
-    assert first.cells.sum() == last.cells.sum() == 1
-
-
 def test_region_of_one_cell_has_the_features_of_that_cell(params: Params) -> None:
     attentive = with_values(params, {"model.image_pooling": "attention"})
     separator = plant_noise(separator_of(attentive))
     recording = duet(3.0)
     embedding = separator.embed(recording, 0, 40)
-    (region,) = separator.at(recording, [(0.3, 0.9)])
+    (region,) = regions_of([(0.3, 0.9)], (ROWS, COLUMNS))
     features = separator.features(embedding, region)
     np.testing.assert_allclose(features, embedding.cells[:, region.cells][:, 0], rtol=1e-6)
 

@@ -26,9 +26,6 @@ from sop.embedding import Embedding
 from sop.errors import UserError
 from sop.files import replacing, write_text
 
-REGION_COLOURS = ("#E69F00", "#56B4E9", "#009E73", "#CC79A7", "#D55E00", "#F0E442", "#0072B2")
-"""Okabe and Ito's, which people of any colour vision tell apart; the most distinct come first."""
-
 VIDEO_FORMATS = (".mp4", ".webm")
 
 _TEMPLATES = Path(__file__).parent / "player_page"
@@ -48,7 +45,7 @@ class PlayerRegion:
     features: NDArray[np.float32]
     """As those of a place in `Embedding.masks`, (W, C)."""
     colour: str
-    """`#rrggbb`, such as one of `REGION_COLOURS`."""
+    """`#rrggbb`, such as `sop.overlay.hex_colour` gives."""
     download: str | None
     """File name of its WAV beside the page; None: the page offers what it computed."""
 

@@ -12,8 +12,9 @@ import pytest
 
 from sop.dataset.ffmpeg import binary
 from sop.embedding import Embedding
+from sop.overlay import hex_colour
 from sop.params import Activation, SpectrogramParams
-from sop.report.player import REGION_COLOURS, PlayerClip, PlayerRegion
+from sop.report.player import PlayerClip, PlayerRegion
 
 RATE = 11025
 SECONDS = 3.0
@@ -99,7 +100,7 @@ def tones(audio: np.ndarray | None = None, names: tuple[str, str] = ("low", "hig
     for k, (name, column) in enumerate(zip(names, (0, 2), strict=True)):
         chosen = np.zeros((2, 4), bool)
         chosen[:, column : column + 2 - k] = True
-        regions.append(PlayerRegion(name, chosen, cells[:, 0, column], REGION_COLOURS[k], None))
+        regions.append(PlayerRegion(name, chosen, cells[:, 0, column], hex_colour(k), None))
     return clip_of(embedding, tuple(regions), "Two tones")
 
 
@@ -134,9 +135,7 @@ def noise(
         activation=activation,
     )
     regions = tuple(
-        PlayerRegion(
-            f"region {k}", np.arange(12).reshape(3, 4) % 3 == k, f, REGION_COLOURS[k], None
-        )
+        PlayerRegion(f"region {k}", np.arange(12).reshape(3, 4) % 3 == k, f, hex_colour(k), None)
         for k, f in enumerate(random.normal(size=(2, 3, channels)).astype(np.float32))
         if grid == (3, 4)
     )

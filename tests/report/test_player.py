@@ -16,8 +16,9 @@ from sop.dataset.synthetic import plan, render
 from sop.embedding import Embedding, shares
 from sop.errors import UserError
 from sop.model.pixelplayer import build, normalise_frames
+from sop.overlay import hex_colour
 from sop.params import Params
-from sop.report.player import REGION_COLOURS, PlayerClip, PlayerRegion, quantise, write_player
+from sop.report.player import PlayerClip, PlayerRegion, quantise, write_player
 
 from .conftest import HIGH_LEVEL, LOW, LOW_LEVEL, RATE, SECONDS, clip_of, make_video, noise, tones
 
@@ -164,7 +165,7 @@ def duet(
         chosen = np.zeros((height, width), bool)
         chosen[height // 3 :, k * width // 2 : (k + 1) * width // 2] = True
         regions.append(
-            PlayerRegion(name, chosen, cells[:, chosen].mean(axis=1), REGION_COLOURS[k], None)
+            PlayerRegion(name, chosen, cells[:, chosen].mean(axis=1), hex_colour(k), None)
         )
     return clip_of(embedding, tuple(regions), "A duet"), file
 
