@@ -18,12 +18,9 @@ from sop.dataset.index import Video
 from sop.dataset.mixtures import Mixture, MixtureReader, collate, evaluation_draws
 from sop.dsp.spectrogram import istft, separate
 from sop.errors import LeftOut, UserError
-from sop.metrics import MEASURES, bss_eval, si_sdr, summarise
+from sop.metrics import MEASURES, bss_eval, si_sdr, summarise, why_not_measurable
 from sop.model.pixelplayer import PixelPlayer, normalise_frames, separation_loss
 from sop.params import Params
-
-# The published code calls a sound silent whose absolute samples sum to no more than this.
-SILENCE = 1e-5
 
 
 @dataclass(frozen=True)
@@ -60,19 +57,17 @@ class Separation:
     estimates: NDArray[np.float32]
     """(N, L)."""
     loss: float
+    sources: NDArray[np.float32]
+    """What was mixed, (N, samples of the clip); the truth is its part that has estimates."""
+    masks: NDArray[np.float32]
+    """What the model predicted, before any threshold, (N, R, M)."""
 
     def score(self) -> Score | NotCounted:
         """Measure it; BSS Eval is not defined where a sound is silent."""
-        for signals, what in (
-            (self.truth, "is silent there"),
-            (self.estimates, "has a silent estimate"),
-        ):
+        for signals, whose in ((self.truth, ""), (self.estimates, "'s estimate")):
             for video, signal in zip(self.videos, signals, strict=True):
-                if not np.isfinite(signal).all():
-                    return NotCounted(self.number, f"{video.name}: a sample is not finite")
-                # Without its mean, which is no sound either, a constant signal has no SI-SDR.
-                if np.abs(signal).sum() <= SILENCE or np.ptp(signal) == 0:
-                    return NotCounted(self.number, f"{video.name} {what}")
+                if reason := why_not_measurable(signal):
+                    return NotCounted(self.number, f"{video.name}{whose}: {reason}")
         unseparated = np.broadcast_to(self.mixture, self.estimates.shape)
         bss = bss_eval(self.truth, np.stack([self.estimates, unseparated]))
         measures = {
@@ -141,9 +136,18 @@ def separate_mixtures(
         separated = iter(_separate(player, readable, params, threshold, device) if readable else [])
         for item in group:
             if isinstance(item, Mixture):
-                mixture, estimates, loss = next(separated)
-                truth = item.audio[:, : estimates.shape[-1]]
-                yield Separation(number, item.videos, item.frames, mixture, truth, estimates, loss)
+                mixture, estimates, loss, masks = next(separated)
+                yield Separation(
+                    number,
+                    item.videos,
+                    item.frames,
+                    mixture=mixture,
+                    truth=item.audio[:, : estimates.shape[-1]],
+                    estimates=estimates,
+                    loss=loss,
+                    sources=item.audio,
+                    masks=masks,
+                )
             else:
                 yield NotCounted(number, item)
             number += 1
@@ -191,8 +195,8 @@ def _separate(
     params: Params,
     threshold: float,
     device: torch.device,
-) -> list[tuple[NDArray[np.float32], NDArray[np.float32], float]]:
-    """Reconstructed mixture (L,), estimates (N, L) and loss of each mixture."""
+) -> list[tuple[NDArray[np.float32], NDArray[np.float32], float, NDArray[np.float32]]]:
+    """Reconstructed mixture (L,), estimates (N, L), loss and masks (N, R, M) of each mixture."""
     batch = collate(mixtures)
     above = threshold if params.model.mask == "binary" else None
     losses = []
@@ -213,4 +217,4 @@ def _separate(
                 params.train,
             )
             losses.append(float(loss))
-    return list(zip(whole, estimates, losses, strict=True))
+    return list(zip(whole, estimates, losses, masks.cpu().numpy(), strict=True))

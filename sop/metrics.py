@@ -14,6 +14,9 @@ Signals = NDArray[np.floating[Any]]
 Decibels = NDArray[np.float64]
 
 MEASURES = ("sdr", "sir", "sar", "si_sdr", "sdr_mixture", "sdr_improvement")
+# The published code calls a sound silent whose absolute samples sum to no more than this.
+SILENCE = 1e-5
+
 FILTER_TAPS = 512  # the distortion filter that BSS Eval forgives, as in mir_eval
 
 
@@ -60,7 +63,10 @@ def bss_eval(references: Signals, estimates: Signals, taps: int = FILTER_TAPS) -
             block = linalg.toeplitz(np.r_[lags[0], lags[:-taps:-1]], lags[:taps])
             gram[i, :, j], gram[j, :, i] = block, block.T
     # Inner products of the delayed references with each estimate: (set, N, source, delay).
-    cross = fft.irfft(reference_spectra.conj() * fft.rfft(sets, size)[:, :, None], size)[..., :taps]
+    cross = np.empty((len(sets), sources, sources, taps))
+    for number, one in enumerate(sets):
+        spectra = fft.rfft(one, size)[:, None]
+        cross[number] = fft.irfft(reference_spectra.conj() * spectra, size)[..., :taps]
 
     on_all = _explained(gram.reshape(sources * taps, -1), cross.reshape(-1, sources * taps))
     on_all = on_all.reshape(-1, sources)
@@ -96,6 +102,16 @@ def si_sdr(references: Signals, estimates: Signals) -> Decibels:
     scale = np.sum(estimate * reference, axis=-1) / np.sum(reference**2, axis=-1)
     target = scale[..., None] * reference
     return _decibels(np.sum(target**2, axis=-1), np.sum((estimate - target) ** 2, axis=-1))
+
+
+def why_not_measurable(signal: Signals) -> str | None:
+    """Why BSS Eval and SI-SDR are not defined for a signal (L,); None where they are."""
+    if not np.isfinite(signal).all():
+        return "a sample is not finite"
+    # Without its mean, which is no sound either, a constant signal has no SI-SDR.
+    if np.abs(signal).sum() <= SILENCE or np.ptp(signal) == 0:
+        return "is silent"
+    return None
 
 
 def summarise(values: Mapping[str, Signals | list[float]]) -> dict[str, dict[str, float | None]]:

@@ -260,6 +260,34 @@ class EvaluateParams(Section):
     localized: Annotated[int, Field(ge=0)]
 
 
+class DenoiseParams(Section):
+    """What is done about what is left of the other sources."""
+
+    method: Literal["auto", "none", "lms", "nlms", "rls", "renormalise", "wiener"]
+    tuning_share: Share
+    taps: Annotated[list[Annotated[int, Field(ge=1, le=4096)]], Field(min_length=1)]
+    lms_rates: Annotated[list[Positive], Field(min_length=1)]
+    nlms_rates: Annotated[list[Annotated[float, Field(gt=0, lt=2)]], Field(min_length=1)]
+    rls_forgetting: Annotated[list[Annotated[float, Field(ge=0.5, le=1)]], Field(min_length=1)]
+    mask_powers: Annotated[list[Positive], Field(min_length=1)]
+    wiener_frames: Annotated[list[Count], Field(min_length=1)]
+    wiener_iterations: Annotated[list[Count], Field(min_length=1)]
+
+
+# For models that were trained before there was such a section: nothing of a model depends on it.
+NO_DENOISE = DenoiseParams(
+    method="none",
+    tuning_share=0.5,
+    taps=[1],
+    lms_rates=[1e-4],
+    nlms_rates=[1e-2],
+    rls_forgetting=[1.0],
+    mask_powers=[1.0],
+    wiener_frames=[1],
+    wiener_iterations=[1],
+)
+
+
 class Params(Section):
     """All of params.yaml."""
 
@@ -275,6 +303,7 @@ class Params(Section):
     model: ModelParams
     train: TrainParams
     evaluate: EvaluateParams
+    denoise: DenoiseParams
 
     @model_validator(mode="after")
     def _pairs_fit(self) -> "Params":

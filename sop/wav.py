@@ -5,9 +5,10 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Literal
+from typing import IO, Any, Literal
 
 import numpy as np
+import soundfile
 from numpy.typing import NDArray
 
 from sop.errors import UserError
@@ -152,6 +153,12 @@ def writable(path: Path) -> Iterator[Path]:
         except OSError as error:
             raise UserError(f"{path}: cannot be written ({error.strerror})") from None
         yield partial
+
+
+def write_sound(path: Path, audio: NDArray[np.floating[Any]], sample_rate: int) -> None:
+    """Write (L,) samples as a 16-bit WAV file; what is over full scale is clipped."""
+    with replacing(path) as partial:
+        soundfile.write(partial, np.clip(audio, -1, 1), sample_rate, subtype="PCM_16")
 
 
 @dataclass(frozen=True)

@@ -56,6 +56,8 @@ def separation(number: int = 0, **changes: Any) -> Separation:
         truth=truth,
         estimates=truth + 0.3 * truth[::-1],
         loss=0.5,
+        sources=truth,
+        masks=np.ones((2, 256, 8), np.float32),
     )
     return replace(made, **changes)
 
@@ -241,10 +243,10 @@ def test_what_cannot_be_measured_is_not_counted_and_says_why() -> None:
     silent, constant, broken = truth.copy(), truth.copy(), estimates.copy()
     silent[1], constant[0], broken[1, 5] = 0, 0.25, np.nan
     for changes, reason in (
-        ({"truth": silent}, "cello/b is silent there"),
-        ({"truth": constant}, "flute/a is silent there"),
-        ({"estimates": silent}, "cello/b has a silent estimate"),
-        ({"estimates": broken}, "cello/b: a sample is not finite"),
+        ({"truth": silent}, "cello/b: is silent"),
+        ({"truth": constant}, "flute/a: is silent"),
+        ({"estimates": silent}, "cello/b's estimate: is silent"),
+        ({"estimates": broken}, "cello/b's estimate: a sample is not finite"),
     ):
         assert separation(number=7, **changes).score() == NotCounted(7, reason)
 
@@ -266,7 +268,7 @@ def test_scores_keep_order_and_pass_on_what_was_left_out() -> None:
 def test_summary_counts_and_averages_over_sources() -> None:
     results = [
         score(0, ("flute/a", "cello/a"), start=0.0, loss=0.2),
-        NotCounted(1, "tuba/a is silent there"),
+        NotCounted(1, "tuba/a: is silent"),
         score(2, ("cello/b", "tuba/b"), start=4.0, loss=0.6),
         NotCounted(3, "x.wav: holds no sound"),
     ]
@@ -278,7 +280,7 @@ def test_summary_counts_and_averages_over_sources() -> None:
     assert made["mixtures"] == {
         "counted": 2,
         "left_out": 2,
-        "reasons": {"1": "tuba/a is silent there", "3": "x.wav: holds no sound"},
+        "reasons": {"1": "tuba/a: is silent", "3": "x.wav: holds no sound"},
     }
     assert list(made["category"]) == ["cello", "flute", "tuba"]
     assert made["category"]["cello"]["sdr"] == {"mean": 2.5, "median": 2.5}

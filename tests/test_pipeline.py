@@ -16,7 +16,7 @@ import yaml
 from conftest import ROOT
 from ruamel.yaml import YAML
 
-STAGES = ["download", "extract", "index", "train", "evaluate"]
+STAGES = ["download", "extract", "index", "train", "evaluate", "denoise"]
 
 # Code that every stage uses and that decides nothing about its outputs.
 WITHOUT_INFLUENCE = {"sop/errors.py", "sop/files.py", "sop/params.py", "sop/progress.py"}
@@ -46,6 +46,9 @@ TINY = {
     "train.evaluate_mixtures": 2,
     "evaluate.mixtures": 4,
     "evaluate.shown": 2,
+    "denoise.taps": [4, 16],
+    "denoise.nlms_rates": [0.01],
+    "denoise.rls_forgetting": [0.999],
 }
 
 
@@ -141,10 +144,11 @@ def test_second_repro_does_nothing(project):
 @pytest.mark.parametrize(
     ("values", "stages"),
     [
-        ({"train.epochs": 2}, ["train", "evaluate"]),
-        ({"evaluate.mask_threshold": 0.4}, ["evaluate"]),
-        ({"evaluate.mixtures": 3}, ["evaluate"]),
-        ({"extract.frame_rate": 4}, ["extract", "index", "train", "evaluate"]),
+        ({"train.epochs": 2}, ["train", "evaluate", "denoise"]),
+        ({"evaluate.mask_threshold": 0.4}, ["evaluate", "denoise"]),
+        ({"evaluate.mixtures": 3}, ["evaluate", "denoise"]),
+        ({"denoise.method": "none"}, ["denoise"]),
+        ({"extract.frame_rate": 4}, ["extract", "index", "train", "evaluate", "denoise"]),
         ({"workers": 1, "device": "cpu"}, []),
     ],
 )
@@ -197,7 +201,7 @@ def test_a_second_clone_pulls_everything_and_makes_nothing(project, tmp_path):
     pulled = clone.dvc("pull")
     assert pulled.returncode == 0, pulled.stderr
     assert clone.repro() == []
-    for stage_output in ("videos", "audio", "frames", "index", "model", "evaluate"):
+    for stage_output in ("videos", "audio", "frames", "index", "model", "evaluate", "denoise"):
         assert tree(clone.folder / "data" / stage_output) == tree(
             project.folder / "data" / stage_output
         )

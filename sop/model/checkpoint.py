@@ -14,7 +14,7 @@ from sop.files import replacing
 from sop.model.pixelplayer import PixelPlayer
 from sop.model.sound import SoundNet
 from sop.model.vision import VisionNet
-from sop.params import ModelParams, Params, validate
+from sop.params import NO_DENOISE, ModelParams, Params, validate
 
 State = Mapping[str, Tensor]
 
@@ -69,7 +69,10 @@ def load_player(path: Path) -> tuple[PixelPlayer, Params]:
     content = load_checkpoint(path)
     if not {"model", "params"} <= content.keys():
         raise UserError(f"{path}: not a checkpoint of this project, it holds no model and params")
-    params = validate(content["params"], str(path))
+    values = content["params"]
+    if isinstance(values, dict):
+        values = {"denoise": NO_DENOISE.model_dump(), **values}
+    params = validate(values, str(path))
     player = PixelPlayer(params.model, params.spectrogram)
     load_net(player, content["model"], str(path))
     return player.eval(), params

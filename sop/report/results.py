@@ -5,15 +5,15 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-import soundfile
-from numpy.typing import NDArray
 
 from sop.evaluation import NotCounted, Score, Separation
-from sop.files import replacing, write_text
+from sop.files import write_text
 from sop.metrics import MEASURES
 from sop.model.pixelplayer import PixelPlayer
 from sop.params import Params
+from sop.records import Record, write_record
 from sop.report.figure import write_figure
+from sop.wav import write_sound
 
 
 def write_results(
@@ -25,11 +25,13 @@ def write_results(
 ) -> list[Score | NotCounted]:
     """Measure separations as they come and write what is kept of them.
 
+    Each is kept as a record (`sop.records`), for what comes after; some as sounds.
+
     Args:
         separations: of `separate_mixtures`.
         player: the model that made them.
         params: how many mixtures are shown, and the sample rate.
-        sounds: folder for the WAV files of the shown mixtures.
+        sounds: folder for the WAV files of the shown mixtures, and the records.
         plots: folder for the tables and the picture: the shown mixture of median SDR.
 
     Returns:
@@ -43,6 +45,8 @@ def write_results(
             continue
         score = separation.score()
         scores.append(score)
+        names = tuple(video.name for video in separation.videos)
+        write_record(sounds, Record(separation.number, names, separation.sources, separation.masks))
         if separation.number < params.evaluate.shown:
             write_sounds(separation, sounds, params.extract.sample_rate)
             if isinstance(score, Score):
@@ -84,13 +88,8 @@ def write_sounds(separation: Separation, folder: Path, sample_rate: int) -> None
     `<number>/1-<category>-separated.wav` and so on.
     """
     place = folder / f"{separation.number:03d}"
-    _write_wav(place / "mixture.wav", separation.mixture, sample_rate)
+    write_sound(place / "mixture.wav", separation.mixture, sample_rate)
     for position, video in enumerate(separation.videos):
         name = f"{position + 1}-{video.category}"
-        _write_wav(place / f"{name}-true.wav", separation.truth[position], sample_rate)
-        _write_wav(place / f"{name}-separated.wav", separation.estimates[position], sample_rate)
-
-
-def _write_wav(path: Path, audio: NDArray[np.float32], sample_rate: int) -> None:
-    with replacing(path) as partial:
-        soundfile.write(partial, np.clip(audio, -1, 1), sample_rate, subtype="PCM_16")
+        write_sound(place / f"{name}-true.wav", separation.truth[position], sample_rate)
+        write_sound(place / f"{name}-separated.wav", separation.estimates[position], sample_rate)
