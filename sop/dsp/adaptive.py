@@ -37,7 +37,7 @@ RLS_REST = 32
 # All weights have one at once where that energy rises so many times.
 MOST_RISE = 10.0
 
-# Squares and products of what is louder would overflow.
+# Squares and products of what is louder would overflow; what is below its inverse is silence.
 MOST_ENERGY = 1e100
 
 # Of the triangle, worked on together.
@@ -486,7 +486,7 @@ def _rls(  # type: ignore[no-untyped-def]
             _listen(heard, taps, n, window)
             for i in range(size):
                 peak = max(peak, window[i] * window[i])
-            if peak == 0:
+            if peak < 1 / MOST_ENERGY:
                 error[n] = target[n]
                 continue
             _project(factor, window, along)
