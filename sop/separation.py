@@ -22,6 +22,8 @@ import psutil
 from numpy.typing import NDArray
 from PIL import Image
 
+from sop.cancelling import FilterBank, filter_bank
+from sop.dsp.adaptive import FilterSetting
 from sop.dsp.fullrate import components
 from sop.errors import LeftOut, UserError
 from sop.files import PARTIAL_PREFIX, write_json
@@ -77,6 +79,9 @@ LIGHT_SECONDS = 0.15
 
 BLOCK_SAMPLES = 1 << 15
 
+# More of the regions' energy than this is no noise that was taken out of them.
+MUCH_MOVED = 0.5
+
 
 @dataclass(frozen=True)
 class Request:
@@ -98,6 +103,9 @@ class Request:
     """Whether sound is mono, at the model's rate, instead of what the video has."""
     page_seconds: float | None = None
     """How much of the video a page lets one hear pixel by pixel; None makes no page."""
+    denoise: FilterSetting | None = None
+    """What takes out of each region's sound what the other regions' sounds predict of it, channel
+    by channel; that goes to the rest."""
 
     @property
     def remixes(self) -> bool:
@@ -117,6 +125,24 @@ class Written:
     """The largest sample of the remix, full scale being 1; 0 without one."""
     page: Interval | None
     """Which seconds the page plays; None without one."""
+    notes: tuple[str, ...]
+    """What was asked for and could not be done, or did what was hardly meant, and why."""
+
+
+@dataclass(frozen=True)
+class _Apart:
+    """The sound of a video, taken apart and written."""
+
+    sound: Sound
+    energy: NDArray[np.float64]
+    """Of each component, (K + 1,)."""
+    levels: Values
+    """Of each component, before any filter, at each spectrogram frame, (K + 1, M)."""
+    peak: float
+    """The largest sample of the mix."""
+    denoise: FilterSetting | None
+    """What it was filtered with."""
+    notes: tuple[str, ...]
 
 
 def write_separation(
@@ -176,18 +202,19 @@ class _Work:
         names = [f"region-{number}.wav" for number in range(1, len(regions) + 1)] + [f"{REST}.wav"]
         with tempfile.TemporaryDirectory(dir=self._folder) as scratch:
             mix = Path(scratch) / "mix.wav" if self._request.remixes else None
-            sound, energy, levels, peak = self._take_apart(regions, names, mix, gains)
+            apart = self._take_apart(regions, names, mix, gains)
             files = list(names)
             if mix is not None:
                 remix = write_remix(self._video, mix, self._folder / "remix", self._limits)
                 files.append(remix.name)
+        levels = apart.levels
         files += self._pictures(where, regions, levels)
         page = None
         if self._request.page_seconds is not None:
             page = self._page(where, regions, levels, self._request.page_seconds)
             files += ["page/index.html", "page/video.mp4"]
         files.append(DESCRIPTION)
-        shares = energy / (energy.sum() or 1.0)
+        shares = apart.energy / (apart.energy.sum() or 1.0)
         times = [self._times(level, levels) for level in levels]
         width, height = size
         described = {
@@ -195,8 +222,9 @@ class _Work:
             "seconds": round(self._recording.seconds, 6),
             "width": width,
             "height": height,
-            "sample_rate": sound.sample_rate,
-            "channels": sound.channels,
+            "sample_rate": apart.sound.sample_rate,
+            "channels": apart.sound.channels,
+            "denoise": _told(apart.denoise),
             "regions": [
                 {
                     "number": number,
@@ -218,7 +246,7 @@ class _Work:
             "files": files,
         }
         write_json(self._folder / DESCRIPTION, described)
-        return Written(tuple(files), described, peak, page)
+        return Written(tuple(files), described, apart.peak, page, apart.notes)
 
     def _size(self) -> tuple[int, int]:
         """Width and height of the picture on display, pixels."""
@@ -252,13 +280,8 @@ class _Work:
         names: list[str],
         mix: Path | None,
         gains: list[float],
-    ) -> tuple[Sound, NDArray[np.float64], Values, float]:
-        """Write the sound of each region and the rest, and their mix.
-
-        Returns:
-            What the sound is; the energy of each, (K + 1,), and at each spectrogram frame,
-            (K + 1, M); and the largest sample of the mix.
-        """
+    ) -> _Apart:
+        """Write the sound of each region and the rest, and their mix."""
         separator, recording = self._separator, self._recording
         levels: list[Values] = []
 
@@ -270,10 +293,15 @@ class _Work:
                 yield shared
 
         energy = np.zeros(len(names))
-        peak = 0.0
+        peak = heard = moved = 0.0
         weights = np.array(gains, np.float32)[:, None, None]
         with ExitStack() as stack:
             sound = stack.enter_context(self._sound())
+            denoise, notes = _feasible(self._request.denoise, len(regions), sound.samples)
+            bank = None
+            if denoise is not None:
+                others = [len(regions) - 1] * (len(regions) * sound.channels)
+                bank = stack.enter_context(filter_bank(denoise, others))
 
             def writer(path: Path) -> WavWriter:
                 return stack.enter_context(
@@ -290,6 +318,10 @@ class _Work:
                 recording.sample_rate,
                 separator.params.spectrogram,
             ):
+                if bank is not None:
+                    raw, block = block, _denoised(block, bank)
+                    heard += _energy(raw[:-1])
+                    moved += _energy(raw[:-1] - block[:-1])
                 for file, part in zip(writers, block, strict=True):
                     file.write(part)
                 energy += np.einsum("ksc,ksc->k", block, block, dtype=np.float64)
@@ -300,7 +332,12 @@ class _Work:
             # Masks of after the end of the sound.
             for _ in stretches:
                 pass
-        return sound, energy, np.concatenate(levels, axis=1), peak
+        if denoise is not None and moved > MUCH_MOVED * heard:
+            notes += (
+                f"--denoise {denoise.name}: moved {moved / heard:.0%} of the regions' energy to "
+                "the rest; they hold traces of one another, which predict what is wanted too",
+            )
+        return _Apart(sound, energy, np.concatenate(levels, axis=1), peak, denoise, notes)
 
     @contextmanager
     def _sound(self) -> Iterator[Sound]:
@@ -480,6 +517,55 @@ def intervals(sounding: NDArray[np.bool_], hop_seconds: float, seconds: float) -
         for begin, end in joined
         if end - begin > 0.999 * min(SHORTEST_SOUND_SECONDS, seconds)
     ]
+
+
+def _feasible(
+    setting: FilterSetting | None, regions: int, samples: int
+) -> tuple[FilterSetting | None, tuple[str, ...]]:
+    """The filter, or None if it can have no effect, and the reason why."""
+    if setting is None:
+        return None, ()
+    if regions < 2:
+        why = f"it takes two regions that sound, and there is {regions or 'none'}"
+    elif setting.taps > samples:
+        why = f"{setting.taps} taps are more than the {samples} samples of the sound"
+    else:
+        return setting, ()
+    return None, (f"--denoise {setting.name}: nothing was filtered, {why}",)
+
+
+def _denoised(block: Values, bank: FilterBank) -> Values:
+    """Move what the regions' sounds predict of one another to the rest.
+
+    Args:
+        block: the next of regions and rest, (K + 1, s, channels).
+        bank: filters, those of a region's channels one after the other.
+
+    Returns:
+        (K + 1, s, channels), of the same sum.
+    """
+    regions = block[:-1]
+    signals = np.moveaxis(regions, 2, 1)
+    places = list(np.ndindex(*signals.shape[:2]))
+    clean = bank.clean(
+        (signals[place] for place in places),
+        (np.delete(signals[:, channel], region, axis=0) for region, channel in places),
+    )
+    filtered = np.moveaxis(clean.reshape(signals.shape), 1, 2)
+    rest = block[-1] + (regions - filtered).sum(axis=0)
+    return np.concatenate([filtered, rest[None]])
+
+
+def _energy(sound: Values) -> float:
+    return float(np.square(sound, dtype=np.float64).sum())
+
+
+def _told(setting: FilterSetting | None) -> dict[str, Any] | None:
+    """What the description says of a filter."""
+    if setting is None:
+        return None
+    rate = "forgetting" if setting.name == "rls" else "rate"
+    return {"filter": setting.name, "taps": setting.taps, rate: setting.rate}
 
 
 class _Moment:

@@ -61,6 +61,7 @@ def test_help_lists_the_commands() -> None:
         "export-published",
         "import-published",
         "separate",
+        "denoise",
         "dvc repro",
     ):
         assert part in shown.stdout
@@ -68,7 +69,13 @@ def test_help_lists_the_commands() -> None:
 
 @pytest.mark.parametrize(
     "arguments",
-    [("preset", "musik"), ("summary",), ("separate", "video.mp4", "--out", "out")],
+    [
+        ("preset", "musik"),
+        ("summary",),
+        ("separate", "video.mp4", "--out", "out"),
+        ("separate", "video.mp4", "--out", "out", "--denoise", "lms"),
+        ("denoise", "target.wav", "noise.wav", "--out", "clean.wav"),
+    ],
 )
 def test_mistake_ends_in_one_line_and_status_2(tmp_path: Path, arguments: tuple[str, ...]) -> None:
     shown = sop(*arguments, folder=tmp_path)

@@ -32,6 +32,7 @@ from sop import separator as streaming
 from sop.cli import main
 from sop.dataset.decoding import probe
 from sop.dataset.ffmpeg import Limits, binary, header
+from sop.dsp.adaptive import FilterSetting
 from sop.dsp.fullrate import components
 from sop.errors import UserError
 from sop.localization import regions_of
@@ -457,6 +458,12 @@ def bad_inputs(folder: Path, video: Path) -> Iterator[tuple[list[str], str]]:
     yield [str(folder / "text.mp4"), *out], "text.mp4: not a video"
     yield [str(mute), *out], "mute.mp4: holds no sound"
     yield [str(blind), *out], "blind.mp4: holds no pictures"
+    yield [good, *out, "--taps", "8"], "--taps 8: of a filter; choose one by --denoise"
+    yield [good, *out, "--denoise", "lms"], "--denoise lms: needs --rate"
+    yield [good, *out, "--denoise", "rls", "--rate", "0.1"], "--rate 0.1: of lms and nlms"
+    yield [good, *out, "--denoise", "rls", "--forgetting", "2"], "--denoise rls: forgetting 2"
+    yield [good, *out, "--denoise", "rls", "--taps", "4097"], "rls: 1 references x 4097 taps"
+    yield [good, *out, "--denoise", "lms", "--rate", "9"], "lms: rate 9: diverges"
     yield [good, "--out", str(folder / "file")], "file: cannot be written"
     yield [good, "--out", str(folder / "file" / "out")], "out: cannot be written"
     yield [good, "--out", "/proc/out"], "/proc/out: cannot be written"
@@ -514,6 +521,148 @@ def test_one_of_places_and_regions(checkpoint: Path, video: Path, tmp_path: Path
     with pytest.raises(SystemExit) as stop:
         main(command)
     assert stop.value.code == 2
+
+
+PLACES = ((0.1, 0.5), (0.5, 0.5), (0.9, 0.5))
+
+
+def parts_of(folder: Path, regions: int) -> tuple[list[np.ndarray], np.ndarray]:
+    """The sounds of the regions, and the rest."""
+    names = [f"region-{number}.wav" for number in range(1, regions + 1)]
+    return [read(folder / name)[0] for name in names], read(folder / "rest.wav")[0]
+
+
+@pytest.mark.parametrize(
+    "setting",
+    [
+        FilterSetting("rls", 8, 0.9999),
+        FilterSetting("nlms", 8, 0.01),
+        FilterSetting("lms", 8, 0.001),
+    ],
+    ids=lambda setting: setting.name,
+)
+def test_denoised_sounds_are_filtered_with_the_others_and_sum_to_the_sound(
+    tmp_path: Path, uncertain: Separator, video: Path, setting: FilterSetting
+) -> None:
+    # Each place has a share of the whole sound, so that any predicts the others.
+    before, after = tmp_path / "before", tmp_path / "after"
+    write_separation(video, before, uncertain, Request(places=PLACES))
+    wishes = Request(places=PLACES, gains={"1": 0.5}, denoise=setting)
+    written = write_separation(video, after, uncertain, wishes)
+    raw, raw_rest = parts_of(before, 3)
+    filtered, rest = parts_of(after, 3)
+    original = sound_of(video)
+    assert decibels(sum(filtered) + rest - original, original) < -100
+    for region, sound in enumerate(filtered):
+        others = np.delete(np.array(raw), region, axis=0)
+        for channel in range(2):
+            expected = setting.make(2).clean(raw[region][:, channel], others[:, :, channel])
+            np.testing.assert_allclose(sound[:, channel], expected, rtol=0, atol=1e-5)
+        assert decibels(sound, raw[region]) < -1
+    assert decibels(raw_rest, rest) < -1
+    energies = np.array([np.square(part).sum() for part in (*filtered, rest)])
+    told = [*written.description["regions"], written.description["rest"]]
+    shares = [component["energy"] for component in told]
+    assert shares == pytest.approx(energies / energies.sum(), abs=1e-3)
+    mix = 0.5 * filtered[0] + filtered[1] + filtered[2] + rest
+    (remix,) = after.glob("remix.*")
+    assert decibels(sound_of(remix)[: len(mix)] - mix, mix) < -20
+    rate = "forgetting" if setting.name == "rls" else "rate"
+    assert described(after)["denoise"] == {"filter": setting.name, "taps": 8, rate: setting.rate}
+    assert described(before)["denoise"] is None
+    # Each region was nothing but the others' sound.
+    assert setting.name == "lms" or "of the regions' energy" in written.notes[0]
+
+
+def test_denoising_keeps_what_others_do_not_predict(
+    tmp_path: Path, planted: Separator, video: Path
+) -> None:
+    setting = FilterSetting("lms", 64, 0.01)
+    written = write_separation(video, tmp_path, planted, Request(denoise=setting))
+    original = sound_of(video)
+    (low, high), rest = parts_of(tmp_path, 2)
+    assert decibels(low + high + rest - original, original) < -60
+    assert decibels(rest, original) < -20
+    assert written.notes == ()
+
+
+def test_regions_that_are_emptied_by_traces_of_one_another_are_said(
+    tmp_path: Path, planted: Separator, video: Path, separated: Path
+) -> None:
+    # From its trace at -70 dB a tone is predicted as well as from itself.
+    setting = FilterSetting("rls", 64, 0.9999)
+    written = write_separation(video, tmp_path, planted, Request(denoise=setting))
+    (low, high), rest = parts_of(tmp_path, 2)
+    original = sound_of(video)
+    assert decibels(low + high + rest - original, original) < -60
+    (note,) = written.notes
+    share = float(re.search(r"moved (\d+)% of the regions' energy to the rest", note)[1]) / 100
+    (raw_low, raw_high), _ = parts_of(separated, 2)
+    moved = [raw_low - low, raw_high - high]
+    energy = np.square([raw_low, raw_high]).sum()
+    assert share == pytest.approx(np.square(moved).sum() / energy, abs=0.01)
+
+
+@pytest.mark.parametrize(
+    ("wishes", "said"),
+    [
+        ({"regions": 1}, "it takes two regions that sound, and there is 1"),
+        ({"places": PLACES[:1]}, "it takes two regions that sound, and there is 1"),
+        ({"denoise": FilterSetting("nlms", 10**9, 0.01)}, "1000000000 taps are more than the 176"),
+    ],
+)
+def test_denoising_that_can_have_no_effect_is_said(
+    tmp_path: Path, planted: Separator, video: Path, wishes: dict[str, Any], said: str
+) -> None:
+    wishes = {"denoise": FilterSetting("rls", 8, 0.999), **wishes}
+    written = write_separation(video, tmp_path / "with", planted, Request(**wishes))
+    write_separation(video, tmp_path / "without", planted, Request(**{**wishes, "denoise": None}))
+    (note,) = written.notes
+    assert said in note
+    assert described(tmp_path / "with")["denoise"] is None
+    for name in described(tmp_path / "with")["files"]:
+        if name.endswith(".wav"):
+            files = [tmp_path / folder / name for folder in ("with", "without")]
+            assert files[0].read_bytes() == files[1].read_bytes()
+
+
+def test_silence_is_denoised(tmp_path: Path, planted: Separator) -> None:
+    silent = film(tmp_path / "silent.mp4", "0|0", 1.0)
+    setting = FilterSetting("rls", 8, 0.999)
+    written = write_separation(silent, tmp_path / "out", planted, Request(denoise=setting))
+    assert written.notes == (
+        "--denoise rls: nothing was filtered, it takes two regions that sound, and there is none",
+    )
+    wishes = Request(denoise=setting, places=PLACES)
+    write_separation(silent, tmp_path / "out", planted, wishes)
+    assert not np.any(parts_of(tmp_path / "out", 3)[0])
+
+
+def test_rate_that_diverges_in_the_middle_leaves_nothing(
+    tmp_path: Path, uncertain: Separator
+) -> None:
+    louder = film(tmp_path / "louder.mp4", f"sin(2*PI*{LOW_HZ}*t)*(0.01+0.5*gt(t\\,2))", SECONDS)
+    quiet = film(tmp_path / "quiet.mp4", f"0.01*sin(2*PI*{LOW_HZ}*t)", SECONDS)
+    wishes = Request(places=PLACES, denoise=FilterSetting("lms", 64, 2.0))
+    write_separation(quiet, tmp_path / "out", uncertain, wishes)
+    before = {path: path.read_bytes() for path in (tmp_path / "out").iterdir()}
+    with pytest.raises(UserError, match=r"lms: rate 2: diverges.*must be below.*nlms"):
+        write_separation(louder, tmp_path / "out", uncertain, wishes)
+    assert {path: path.read_bytes() for path in (tmp_path / "out").iterdir()} == before
+
+
+def test_command_denoises(
+    tmp_path: Path, checkpoint: Path, video: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "out"
+    command = ["separate", str(video), "--out", str(out), "--checkpoint", str(checkpoint)]
+    command += ["--device", "cpu", "--denoise"]
+    assert main([*command, "rls", "--forgetting", "0.999", "--taps", "4"]) == 0
+    assert "nothing was filtered" not in capsys.readouterr().out
+    assert described(out)["denoise"] == {"filter": "rls", "taps": 4, "forgetting": 0.999}
+    assert main([*command, "nlms", "--regions", "1"]) == 0
+    note = "NOTE --denoise nlms: nothing was filtered, it takes two regions that sound"
+    assert any(line.startswith(note) for line in capsys.readouterr().out.splitlines())
 
 
 def test_times_leave_out_what_is_too_short() -> None:
