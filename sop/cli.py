@@ -90,6 +90,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     _add_separate(commands)
     _add_denoise(commands)
+    compare = commands.add_parser(
+        "compare",
+        help="tell whether one revision's results are better than another's, or it is luck",
+        description="Compare the evaluations of two revisions mixture by mixture: a commit, branch "
+        "or tag, an experiment of DVC, or `workspace`, what lies here.",
+    )
+    compare.add_argument("a", nargs="?", default="HEAD", metavar="REV_A", help="(default: HEAD)")
+    compare.add_argument(
+        "b", nargs="?", default="workspace", metavar="REV_B", help="(default: workspace)"
+    )
+    compare.add_argument("--json", action="store_true", help="print JSON instead of text")
     options = parser.parse_args(arguments)
     match options.command:
         case "preset":
@@ -102,8 +113,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
             return _separate(options)
         case "denoise":
             return _denoise(options)
+        case "compare":
+            return _compare(options.a, options.b, options.json)
         case _:
-            return _summary(Path("metrics/evaluate.json"))
+            return _summary(Path("metrics/details"))
 
 
 def _add_separate(commands: Any) -> None:
@@ -355,13 +368,17 @@ def _preset(name: str) -> int:
     return 0
 
 
-def _summary(path: Path) -> int:
-    try:
-        metrics = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise UserError(f"{path}: not there yet; `dvc repro` makes it") from None
-    except ValueError as error:
-        raise UserError(f"{path}: not readable as JSON ({error}); `dvc repro` mends it") from None
+def _compare(a: str, b: str, as_json: bool) -> int:
+    # pandas and scipy take a moment to import, which no other command should.
+    from sop.comparison import compare
+
+    found = compare(a, b, Path(), load_params().seed)
+    print(json.dumps(found.as_dict(), indent=2) if as_json else found.as_text())
+    return 0
+
+
+def _summary(folder: Path) -> int:
+    metrics, denoise = _metrics(folder / "evaluate.json"), folder / "denoise.json"
     print(f"{'':18}{'mean':>8}{'median':>8}  dB")
     for name in MEASURES:
         print(f"{name:18}{metrics[name]['mean']:8.2f}{metrics[name]['median']:8.2f}")
@@ -372,16 +389,46 @@ def _summary(path: Path) -> int:
         print(f"{category:18}" + "".join(f"{value:8.2f}" for value in columns))
     print()
     print(_counted(metrics["mixtures"]))
+    if denoise.exists():
+        print()
+        print(_denoised(_metrics(denoise)))
     print(
         """
 Where to look next
-  data/evaluate/                 mixtures and separated sounds to listen to
+  data/report/index.html         all of it to look at and to listen to, in a browser
+  data/evaluate/, data/denoise/  mixtures and separated sounds
   metrics/evaluate/example.png   a mixture, the sound of each pixel, spectrograms
   dvc plots show                 training curves, SDR by category
   dvc metrics diff               against the last commit
+  python -m sop compare          better than the last commit, or luck?
   params.yaml                    edit, then `dvc repro` again"""
     )
     return 0
+
+
+def _metrics(path: Path) -> dict[str, Any]:
+    try:
+        metrics: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise UserError(f"{path}: not there yet; `dvc repro` makes it") from None
+    except ValueError as error:
+        raise UserError(f"{path}: not readable as JSON ({error}); `dvc repro` mends it") from None
+    return metrics
+
+
+def _denoised(metrics: dict[str, Any]) -> str:
+    """What the stage `denoise` took, and what it changed."""
+    setting = [f"{name} {value:g}" for name, value in metrics["setting"].items()]
+    lines = [f"denoise: {', '.join([metrics['method'], *setting])} ({metrics['reason']})"]
+    for name in ("sdr", "sir", "sar"):
+        change = metrics["change"][name]
+        if change is not None and metrics["method"] != "none":
+            lines.append(
+                f"  {name.upper()} {metrics['before'][name]:.2f} to {metrics['after'][name]:.2f} "
+                f"dB, by {change['mean']:+.2f} ({change['low']:+.2f} to {change['high']:+.2f}), "
+                f"over {metrics['mixtures']['held_out']} mixtures held out"
+            )
+    return "\n".join(lines)
 
 
 def _export_published(checkpoint: Path, folder: Path) -> int:

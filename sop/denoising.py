@@ -309,8 +309,8 @@ def choose(method: str, tuning: Changes) -> Choice:
     if method == NONE:
         return Choice(None, "denoise.method is none")
     if method != "auto":
-        (best,) = tuning.best_of_each().values()
-        return Choice(best, f"denoise.method is {method}")
+        (forced,) = tuning.best_of_each().values()
+        return Choice(forced, f"denoise.method is {method}")
     if not tuning.mixtures:
         return Choice(None, "no mixture is left for tuning; evaluate more mixtures or videos")
     best = tuning.best(filter(tuning.wins, tuning.tried))

@@ -7,7 +7,7 @@ import errno
 import os
 import select
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import chain
@@ -326,6 +326,33 @@ def write_clip(video: Path, begin: float, seconds: float, out: Path, limits: Lim
         _check(run)
         if any("Output file is empty" in text for _, text in run.messages):
             raise LeftOut(f"ends before second {begin:g}")
+
+
+def write_beside(videos: Sequence[Path], sound: Path, side: int, out: Path, limits: Limits) -> None:
+    """Write the middle squares of videos beside each other, with one sound, for browsers.
+
+    Args:
+        videos: any files that ffmpeg reads, equally long.
+        sound: a WAV.
+        side: of each square, pixels; even.
+        out: an MP4.
+        limits: of ffmpeg.
+
+    Raises:
+        LeftOut: one of them cannot be read.
+    """
+    squares = [
+        source(video)["V:0"]
+        .filter("fps", fps=CLIP_RATE, start_time=0, round="near")
+        .filter("crop", "min(iw,ih)", "min(iw,ih)")
+        .filter("scale", side, side, out_range="tv", flags="bicubic")
+        .filter("setsar", 1)
+        for video in videos
+    ]
+    together = ffmpeg.filter(squares, "hstack", inputs=len(squares)) if squares[1:] else squares[0]
+    with writable(out) as partial:
+        pictures = together.filter("format", "yuv420p")
+        _check(finish(_for_browsers(pictures, _wav(sound), partial), limits))
 
 
 def _in_step(stream: Any, seconds: float) -> Any:

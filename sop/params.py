@@ -274,7 +274,14 @@ class DenoiseParams(Section):
     wiener_iterations: Annotated[list[Count], Field(min_length=1)]
 
 
-# For models that were trained before there was such a section: nothing of a model depends on it.
+class ReportParams(Section):
+    """The page on a run."""
+
+    players: Annotated[int, Field(ge=0)]
+
+
+# For models that were trained before there were such sections: nothing of a model depends on them.
+NO_REPORT = ReportParams(players=0)
 NO_DENOISE = DenoiseParams(
     method="none",
     tuning_share=0.5,
@@ -304,6 +311,7 @@ class Params(Section):
     train: TrainParams
     evaluate: EvaluateParams
     denoise: DenoiseParams
+    report: ReportParams
 
     @model_validator(mode="after")
     def _pairs_fit(self) -> "Params":

@@ -53,12 +53,17 @@ class Record(NamedTuple):
 
     def estimates(self, params: Params) -> NDArray[np.float32]:
         """The separated sounds, as they were evaluated, (N, L)."""
-        sounds: NDArray[np.float32] = separate(
-            self.spectrum(params)[None],
-            torch.from_numpy(self.masks)[None],
-            params.spectrogram,
-            params.evaluate.mask_threshold if params.model.mask == "binary" else None,
-        )[0].numpy()
+        binary = params.model.mask == "binary"
+        return self.masked(self.masks, params, params.evaluate.mask_threshold if binary else None)
+
+    def masked(
+        self, masks: NDArray[np.float32], params: Params, threshold: float | None = None
+    ) -> NDArray[np.float32]:
+        """The sounds that masks (N, R, M) make of the mixture, (N, L); see `separate`."""
+        spectrum, given = self.spectrum(params)[None], torch.from_numpy(masks)[None]
+        sounds: NDArray[np.float32] = separate(spectrum, given, params.spectrogram, threshold)[
+            0
+        ].numpy()
         return sounds
 
     def truth(self, params: Params) -> NDArray[np.float32]:

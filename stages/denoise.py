@@ -3,11 +3,11 @@
 from pathlib import Path
 
 from sop.denoising import denoise, summary
-from sop.errors import run
-from sop.files import write_json
+from sop.metrics_files import write_metrics
 from sop.params import load_params
 from sop.records import record_paths
 from sop.report.denoised import write_denoised
+from sop.stage import run_stage
 
 
 def main() -> None:
@@ -21,9 +21,9 @@ def main() -> None:
         sounds=Path("data/denoise"),
         plots=Path("metrics/denoise"),
     )
-    write_json(Path("metrics/denoise.json"), summary(denoised))
+    write_metrics("denoise", summary(denoised))
     print(denoised.choice.candidate or "none", denoised.choice.reason, sep=": ")
 
 
 if __name__ == "__main__":
-    run(main)
+    run_stage("denoise", main)

@@ -4,9 +4,9 @@ from pathlib import Path
 
 from sop.dataset.download import download
 from sop.dataset.sources import Places
-from sop.errors import run
-from sop.files import write_json
+from sop.metrics_files import write_metrics
 from sop.params import load_params
+from sop.stage import run_stage
 
 
 def main() -> None:
@@ -17,8 +17,8 @@ def main() -> None:
         hashes=Path("data/hashes.sqlite"),
     )
     summary = download(params, Path("data/videos"), places)
-    write_json(Path("metrics/download.json"), summary)
+    write_metrics("download", summary)
 
 
 if __name__ == "__main__":
-    run(main)
+    run_stage("download", main)

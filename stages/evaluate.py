@@ -4,15 +4,15 @@ from pathlib import Path
 
 from sop.dataset.index import DUETS, VALIDATION, read_index
 from sop.device import choose_device
-from sop.errors import run
 from sop.evaluation import separate_mixtures, summary
-from sop.files import write_json
 from sop.localization_metrics import find, localization_summary, scenes
+from sop.metrics_files import write_metrics
 from sop.model.checkpoint import load_player
 from sop.params import load_params
 from sop.progress import track
 from sop.report.results import write_results
 from sop.separator import Separator
+from sop.stage import run_stage
 
 
 def main() -> None:
@@ -32,7 +32,7 @@ def main() -> None:
         sounds=Path("data/evaluate"),
         plots=Path("metrics/evaluate"),
     )
-    write_json(Path("metrics/evaluate.json"), summary(scores))
+    write_metrics("evaluate", summary(scores))
 
     most = params.evaluate.localized
     duets = [] if params.index.duets else read_index(index / DUETS)
@@ -40,8 +40,8 @@ def main() -> None:
     separator = Separator(player, params, device)
     found = (find(separator, scene) for scene in with_truth)
     shown = track(found, "localize", len(with_truth), unit="scene")
-    write_json(Path("metrics/localization.json"), localization_summary(shown))
+    write_metrics("localization", localization_summary(shown))
 
 
 if __name__ == "__main__":
-    run(main)
+    run_stage("evaluate", main)

@@ -4,9 +4,9 @@ from pathlib import Path
 
 from sop.dataset.extraction import extract
 from sop.dataset.parallel import Workers
-from sop.errors import run
-from sop.files import write_json
+from sop.metrics_files import write_metrics
 from sop.params import load_params
+from sop.stage import run_stage
 
 
 def main() -> None:
@@ -19,8 +19,8 @@ def main() -> None:
         Workers(params.worker_count, params.cluster.scheduler),
         Path("data/hashes.sqlite"),
     )
-    write_json(Path("metrics/extract.json"), summary)
+    write_metrics("extract", summary)
 
 
 if __name__ == "__main__":
-    run(main)
+    run_stage("extract", main)

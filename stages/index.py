@@ -3,9 +3,9 @@
 from pathlib import Path
 
 from sop.dataset.index import build_index, write_index
-from sop.errors import run
-from sop.files import write_json
+from sop.metrics_files import write_metrics
 from sop.params import load_params
+from sop.stage import run_stage
 
 
 def main() -> None:
@@ -18,8 +18,8 @@ def main() -> None:
         seed=params.seed,
     )
     write_index(index, Path("data/index"))
-    write_json(Path("metrics/index.json"), index.summary())
+    write_metrics("index", index.summary())
 
 
 if __name__ == "__main__":
-    run(main)
+    run_stage("index", main)

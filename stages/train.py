@@ -5,8 +5,8 @@ from pathlib import Path
 
 from sop.dataset.index import TRAIN, VALIDATION, read_index
 from sop.distributed import is_launched, joined, launch, processes_wanted
-from sop.errors import run
 from sop.params import load_params
+from sop.stage import run_stage
 from sop.training import train
 from sop.watch import opened
 
@@ -34,4 +34,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    run(main)
+    run_stage("train", main)

@@ -45,8 +45,8 @@ def metrics(**changes: Any) -> dict[str, Any]:
 def evaluated(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The metrics file of the folder that is worked in."""
     monkeypatch.chdir(tmp_path)
-    path = tmp_path / "metrics" / "evaluate.json"
-    path.parent.mkdir()
+    path = tmp_path / "metrics" / "details" / "evaluate.json"
+    path.parent.mkdir(parents=True)
     path.write_text(json.dumps(metrics()))
     return path
 
@@ -125,7 +125,7 @@ def test_summary_prints_metrics_categories_and_what_was_left_out(
 
 def test_summary_of_a_damaged_file_names_it(evaluated: Path) -> None:
     evaluated.write_text('<<<<<<< HEAD\n{"sdr": 1}')
-    with pytest.raises(UserError, match=r"metrics/evaluate\.json: not readable as JSON"):
+    with pytest.raises(UserError, match=r"metrics/details/evaluate\.json: not readable as JSON"):
         main(["summary"])
 
 

@@ -74,7 +74,7 @@ class MixtureReader:
         Raises:
             LeftOut: a clip cannot be read.
         """
-        clips = [self._clip(video, _middle(video), CENTRE) for video in videos]
+        clips = [self._clip(video, middle_frame(video), CENTRE) for video in videos]
         return self._mix(videos, clips, [1.0] * len(videos))
 
     def random(self, videos: Sequence[Video], rng: np.random.Generator) -> Mixture:
@@ -99,7 +99,7 @@ class MixtureReader:
             params.frames // 2 * params.frame_stride,
         )
         first, last = margin + 1, video.frame_count - margin
-        return int(rng.integers(first, last + 1)) if first <= last else _middle(video)
+        return int(rng.integers(first, last + 1)) if first <= last else middle_frame(video)
 
     def _clip(self, video: Video, centre: int, crop: Crop) -> tuple[Audio, Frames]:
         """Sound and frames around frame `centre`; frames beyond an end are the last ones there."""
@@ -230,7 +230,8 @@ def collate(mixtures: Sequence[Mixture]) -> Batch:
     )
 
 
-def _middle(video: Video) -> int:
+def middle_frame(video: Video) -> int:
+    """Number of the frame in the middle of a video, which evaluation is about."""
     return max(1, video.frame_count // 2)
 
 

@@ -14,7 +14,7 @@ from sop.files import replacing
 from sop.model.pixelplayer import PixelPlayer
 from sop.model.sound import SoundNet
 from sop.model.vision import VisionNet
-from sop.params import NO_DENOISE, ModelParams, Params, validate
+from sop.params import NO_DENOISE, NO_REPORT, ModelParams, Params, validate
 
 State = Mapping[str, Tensor]
 
@@ -71,7 +71,8 @@ def load_player(path: Path) -> tuple[PixelPlayer, Params]:
         raise UserError(f"{path}: not a checkpoint of this project, it holds no model and params")
     values = content["params"]
     if isinstance(values, dict):
-        values = {"denoise": NO_DENOISE.model_dump(), **values}
+        later = {"denoise": NO_DENOISE.model_dump(), "report": NO_REPORT.model_dump()}
+        values = later | values
     params = validate(values, str(path))
     player = PixelPlayer(params.model, params.spectrogram)
     load_net(player, content["model"], str(path))

@@ -33,7 +33,7 @@ def write_figure(
     sources = len(separation.videos)
     figure = Figure(figsize=(13, 3.1 * sources), dpi=80, layout="constrained")
     grid = figure.subplots(sources, 5, squeeze=False)
-    heats = _heats(player, separation)
+    heats = heat_maps(player, separation.mixture, separation.frames)
     sounds = [separation.mixture, *separation.estimates, *separation.truth]
     levels = [_level(player, sound) for sound in sounds]
     loudest = max(float(level.max()) for level in levels)
@@ -41,7 +41,7 @@ def write_figure(
     for row, video in enumerate(separation.videos):
         frame = separation.frames[row, separation.frames.shape[1] // 2]
         name = video.category.replace("_", " ")
-        pictures = [frame, _overlay(frame, heats[row])]
+        pictures = [frame, overlay(frame, heats[row])]
         for axes, picture, title in zip(
             grid[row, :2], pictures, (name, "sound heard at each pixel"), strict=True
         ):
@@ -73,16 +73,27 @@ def write_figure(
         figure.savefig(partial, format="png", metadata={"Software": None})
 
 
-def _heats(player: PixelPlayer, separation: Separation) -> NDArray[np.float32]:
-    """Heat maps in [0, 1] of each source's middle frame, (N, h, w)."""
+def heat_maps(
+    player: PixelPlayer, mixture: NDArray[np.float32], frames: NDArray[np.uint8]
+) -> NDArray[np.float32]:
+    """Where the model hears a mixture (L,), in the middle one of each source's frames.
+
+    Args:
+        player: the model, in evaluation mode.
+        mixture: a whole number of hops.
+        frames: (N, T, H, W, 3).
+
+    Returns:
+        In [0, 1], (N, h, w).
+    """
     device = next(player.parameters()).device
-    middle = separation.frames.shape[1] // 2
+    middle = frames.shape[1] // 2
     with torch.inference_mode():
-        audio = torch.from_numpy(separation.mixture)[None, None].to(device)
+        audio = torch.from_numpy(mixture)[None, None].to(device)
         # One more sample than whole hops, so that the transform has as many frames as it had.
         spectra = player.spectra(torch.nn.functional.pad(audio, (0, 1)))
-        frames = normalise_frames(torch.from_numpy(separation.frames[:, middle]).to(device))
-        energy = pixel_energy(player, spectra, frames[None])[0].cpu().numpy()
+        pictures = normalise_frames(torch.from_numpy(frames[:, middle]).to(device))
+        energy = pixel_energy(player, spectra, pictures[None])[0].cpu().numpy()
     lowest = energy.min(axis=(-2, -1), keepdims=True)
     heats: NDArray[np.float32] = (energy - lowest) / np.maximum(
         energy.max(axis=(-2, -1), keepdims=True) - lowest, 1e-12
@@ -90,14 +101,14 @@ def _heats(player: PixelPlayer, separation: Separation) -> NDArray[np.float32]:
     return heats
 
 
-def _overlay(frame: NDArray[np.uint8], heat: NDArray[np.float32]) -> NDArray[np.uint8]:
-    """The frame in grey under its heat map."""
+def overlay(frame: NDArray[np.uint8], heat: NDArray[np.float32]) -> NDArray[np.uint8]:
+    """A frame (H, W, 3) in grey under its heat map (h, w)."""
     size = (frame.shape[1], frame.shape[0])
     spread = np.asarray(Image.fromarray(heat).resize(size, Image.Resampling.BILINEAR))
     grey = np.asarray(Image.fromarray(frame).convert("L"))[..., None].repeat(3, axis=-1)
     colour = colormaps["inferno"](spread)[..., :3] * 255
-    overlay: NDArray[np.uint8] = np.clip(0.4 * grey + 0.6 * colour, 0, 255).astype(np.uint8)
-    return overlay
+    mixed: NDArray[np.uint8] = np.clip(0.4 * grey + 0.6 * colour, 0, 255).astype(np.uint8)
+    return mixed
 
 
 def _level(player: PixelPlayer, sound: NDArray[np.float32]) -> NDArray[np.float32]:

@@ -1,0 +1,181 @@
+// One mixture, opened: its sounds and pictures. They are made when it is opened, and gone when it is
+// closed, so that no file is asked for before someone wants it.
+
+const SOUNDS = [
+  ["true", "True", "true_spectrogram"],
+  ["separated", "Separated", "separated_spectrogram"],
+  ["denoised", "Denoised", "denoised_spectrogram"],
+];
+
+class Opened {
+  // order() gives the numbers of the mixtures between which one moves.
+  constructor(mixtures, measures, order) {
+    this.byNumber = new Map(mixtures.map((mixture) => [mixture.number, mixture]));
+    this.measures = measures;
+    this.order = order;
+    this.dialog = document.getElementById("mixture");
+    this.title = document.getElementById("mixture-title");
+    this.body = document.getElementById("mixture-body");
+    const find = (id) => document.getElementById(id);
+    find("close").addEventListener("click", () => this.dialog.close());
+    find("previous").addEventListener("click", () => this.move(-1));
+    find("next").addEventListener("click", () => this.move(1));
+    this.dialog.addEventListener("close", () => this.closed());
+    this.dialog.addEventListener("keydown", (event) => this.pressed(event));
+    this.dialog.addEventListener("play", (event) => this.pauseOthers(event.target), true);
+    addEventListener("hashchange", () => this.follow());
+    this.follow();
+  }
+
+  // The address says which one is open, so that it can be sent to someone.
+  open(number) {
+    location.hash = `mixture-${number}`;
+  }
+
+  follow() {
+    const found = /^#mixture-(\d+)$/.exec(location.hash);
+    const mixture = found && this.byNumber.get(Number(found[1]));
+    if (mixture) this.show(mixture);
+    else if (this.dialog.open) this.dialog.close();
+  }
+
+  show(mixture) {
+    this.number = mixture.number;
+    const names = mixture.sources.map((source) => source.category);
+    this.title.textContent = `Mixture ${mixture.number}: ${names.join(" + ")}`;
+    this.body.replaceChildren(...this.contents(mixture));
+    const order = this.order();
+    const at = order.indexOf(mixture.number);
+    document.getElementById("previous").disabled = at <= 0;
+    document.getElementById("next").disabled = at < 0 || at === order.length - 1;
+    if (!this.dialog.open) this.dialog.showModal();
+    this.dialog.scrollTop = 0;
+    this.title.focus();
+  }
+
+  move(by) {
+    const order = this.order();
+    const number = order[order.indexOf(this.number) + by];
+    // In place: the way back leads to the page, not through all that was looked at.
+    if (number !== undefined) location.replace(`#mixture-${number}`);
+  }
+
+  pressed(event) {
+    if (event.target.matches("audio, video")) return;
+    const by = { ArrowLeft: -1, ArrowRight: 1 }[event.key];
+    if (by && !event.altKey && !event.ctrlKey && !event.metaKey) this.move(by);
+  }
+
+  pauseOthers(playing) {
+    for (const media of this.body.querySelectorAll("audio, video")) {
+      if (media !== playing) media.pause();
+    }
+  }
+
+  closed() {
+    this.body.replaceChildren();
+    if (location.hash.startsWith("#mixture-")) history.replaceState(null, "", "#");
+    document.querySelector(`#rows button[value="${this.number}"]`)?.focus();
+  }
+
+  contents(mixture) {
+    const { files } = mixture;
+    const parts = [];
+    if (!mixture.shown) {
+      parts.push(make("p", { class: "empty" }, "No sounds or pictures of this mixture were kept."));
+    }
+    if (files.player) {
+      const link = make("a", { href: files.player }, "Pixel player of this clip");
+      parts.push(make("p", {}, link, ": hear what the model gives to any place of the picture"));
+    }
+    const own = [
+      heard("Mixture", files.sound, files.spectrogram),
+      seen("Weight of each bin in the loss", files.weighting),
+    ].filter(Boolean);
+    if (own.length) parts.push(make("div", { class: "whole" }, ...own));
+    const sources = mixture.sources.map((source) => this.source(source));
+    parts.push(make("div", { class: "sources" }, ...sources));
+    return parts;
+  }
+
+  source(source) {
+    const { files } = source;
+    const cells = this.measures.map(([measure, name], k) =>
+      make(
+        "div",
+        {},
+        make("dt", {}, name),
+        make("dd", {}, decibels(source.measures[k], measure === "sdr_improvement")),
+      ),
+    );
+    return make(
+      "section",
+      {},
+      make("h3", {}, source.category),
+      make("p", { class: "name" }, source.video),
+      make("dl", { class: "measures" }, ...cells),
+      beside(
+        watched("Video, with its true sound", files.video, files.frame),
+        seen("Where it is heard", files.heat, "whole-picture"),
+      ),
+      ...SOUNDS.map(([sound, name, picture]) => heard(name, files[sound], files[picture])),
+      beside(seen("Predicted mask", files.predicted_mask), seen("True mask", files.true_mask)),
+    );
+  }
+}
+
+// What is there of two figures, next to each other where there is room.
+function beside(...figures) {
+  const there = figures.filter(Boolean);
+  return there.length ? make("div", { class: "beside" }, ...there) : null;
+}
+
+function seen(name, picture, kind = "stretched") {
+  if (!picture) return null;
+  return make("figure", {}, make("figcaption", {}, name), pictureOf(name, picture, kind));
+}
+
+function watched(name, video, frame) {
+  if (!video) return null;
+  const player = make("video", { preload: "none", controls: true, playsinline: true, src: video });
+  if (frame) player.poster = frame;
+  player.setAttribute("aria-label", name);
+  return make("figure", {}, make("figcaption", {}, name), player);
+}
+
+// A sound and, if there is one, its spectrogram, over which a line moves with it.
+function heard(name, sound, picture) {
+  if (!sound && !picture) return null;
+  const parts = [make("figcaption", {}, name)];
+  const audio =
+    sound && make("audio", { preload: "none", controls: true, "aria-label": name, src: sound });
+  if (picture) {
+    const box = make("div", { class: "box" }, pictureOf(`Spectrogram: ${name}`, picture, "stretched"));
+    if (audio) follow(audio, box);
+    parts.push(box);
+  }
+  if (audio) parts.push(audio);
+  return make("figure", {}, ...parts);
+}
+
+function pictureOf(name, address, kind) {
+  return make("img", { src: address, alt: name, class: kind });
+}
+
+function follow(audio, box) {
+  const line = make("div", { class: "playhead", hidden: true });
+  box.append(line);
+  const place = () => {
+    line.hidden = !(audio.duration > 0);
+    line.style.left = `${(100 * audio.currentTime) / audio.duration}%`;
+    if (!audio.paused && audio.isConnected) requestAnimationFrame(place);
+  };
+  for (const event of ["play", "seeked", "timeupdate"]) audio.addEventListener(event, place);
+  // The sound's own control does the same for the keyboard.
+  box.addEventListener("click", async (event) => {
+    const bounds = box.getBoundingClientRect();
+    const share = (event.clientX - bounds.left) / bounds.width;
+    await audio.play();
+    audio.currentTime = share * audio.duration;
+  });
+}

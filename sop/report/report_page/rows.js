@@ -1,0 +1,141 @@
+// The table of all sources: sorted, filtered.
+
+class Rows {
+  // mixtures and measures as in the page's contents; opened(number) is called for a click.
+  constructor(mixtures, measures, opened) {
+    this.table = document.getElementById("rows");
+    this.body = this.table.tBodies[0];
+    this.form = document.getElementById("filters");
+    this.count = document.getElementById("count");
+    this.measures = measures;
+    this.rows = mixtures.flatMap((mixture) =>
+      mixture.sources.map((source, position) => this.makeRow(mixture, source, position)),
+    );
+    this.total = mixtures.length;
+    this.sorted = { key: "number", down: false };
+    this.offerCategories();
+    this.form.addEventListener("input", () => this.show());
+    this.form.addEventListener("submit", (event) => event.preventDefault());
+    // A form is reset after its event.
+    this.form.addEventListener("reset", () => setTimeout(() => this.show()));
+    for (const button of this.table.tHead.querySelectorAll("button")) {
+      button.addEventListener("click", () => this.toggle(keyOf(button)));
+    }
+    const sdr = Math.max(0, measures.findIndex(([measure]) => measure === "sdr"));
+    document.getElementById("worst").addEventListener("click", () => this.sort(sdr, false));
+    document.getElementById("best").addEventListener("click", () => this.sort(sdr, true));
+    this.body.addEventListener("click", (event) => {
+      const button = event.target.closest("button");
+      if (button) opened(Number(button.value));
+    });
+    this.sort("number", false);
+  }
+
+  makeRow(mixture, source, position) {
+    const { number, shown } = mixture;
+    const label = `Open mixture ${number}${shown ? ", with sounds" : ""}`;
+    const open = make("button", { type: "button", value: number, "aria-label": label }, `${number}`);
+    const mark = make("span", { class: "mark", "aria-hidden": "true" }, shown ? "\u266a" : "");
+    const element = make(
+      "tr",
+      {},
+      make("td", { class: "number" }, mark, open),
+      make("td", {}, source.category),
+      make("td", { class: "name" }, source.video),
+      ...source.measures.map((value, k) =>
+        make("td", { class: "number" }, decibels(value, this.measures[k][0] === "sdr_improvement")),
+      ),
+    );
+    return {
+      element,
+      number,
+      position,
+      shown,
+      category: source.category,
+      video: source.video,
+      values: source.measures,
+      others: mixture.sources.filter((_, k) => k !== position).map((other) => other.category),
+      text: `${number} ${source.category} ${source.video}`.toLowerCase(),
+    };
+  }
+
+  offerCategories() {
+    const names = [...new Set(this.rows.map((row) => row.category))].sort(byName);
+    for (const select of [this.form.elements.category, this.form.elements.other]) {
+      // The first says "any"; names are told apart by place, for one of them may be empty.
+      names.forEach((name, k) => select.append(make("option", { value: k }, name)));
+    }
+    this.categories = names;
+  }
+
+  // The first click on a column sorts up: the worst comes first.
+  toggle(key) {
+    this.sort(key, this.sorted.key === key && !this.sorted.down);
+  }
+
+  sort(key, down) {
+    this.sorted = { key, down };
+    const value = typeof key === "number" ? (row) => row.values[key] : (row) => row[key];
+    const sign = down ? -1 : 1;
+    this.rows.sort((a, b) => {
+      const [x, y] = [value(a), value(b)];
+      // What is missing comes last, whichever way it goes.
+      if (x === null || y === null) return (x === null) - (y === null) || inOrder(a, b);
+      return sign * (typeof x === "string" ? byName(x, y) : x - y) || inOrder(a, b);
+    });
+    for (const button of this.table.tHead.querySelectorAll("button")) {
+      const cell = button.closest("th");
+      if (keyOf(button) === key) cell.setAttribute("aria-sort", down ? "descending" : "ascending");
+      else cell.removeAttribute("aria-sort");
+    }
+    this.show();
+  }
+
+  show() {
+    const { text, category, other, measure, least, most, shown } = this.form.elements;
+    const words = text.value.toLowerCase().split(/\s+/).filter(Boolean);
+    const chosen = category.value === "" ? null : this.categories[category.value];
+    const mixed = other.value === "" ? null : this.categories[other.value];
+    const low = least.value === "" ? -Infinity : Number(least.value);
+    const high = most.value === "" ? Infinity : Number(most.value);
+    const bounded = low > -Infinity || high < Infinity;
+    const fits = (row) => {
+      if (shown.checked && !row.shown) return false;
+      if (!words.every((word) => row.text.includes(word))) return false;
+      if (!isOf(row, chosen, mixed)) return false;
+      const value = row.values[measure.value];
+      return !bounded || (value !== null && value >= low && value <= high);
+    };
+    this.visible = this.rows.filter(fits);
+    this.body.replaceChildren(...this.visible.map((row) => row.element));
+    const mixtures = new Set(this.visible.map((row) => row.number)).size;
+    this.count.textContent =
+      `${this.visible.length} of ${this.rows.length} sources, ` +
+      `in ${mixtures} of ${this.total} mixtures`;
+  }
+
+  // The mixtures shown, in the order in which their first row is.
+  order() {
+    return [...new Set(this.visible.map((row) => row.number))];
+  }
+}
+
+// Of one category, the rows of it; of two, both rows of the mixtures that have them.
+function isOf(row, chosen, mixed) {
+  const is = (a, b) =>
+    (a === null || row.category === a) && (b === null || row.others.includes(b));
+  if (chosen === null) return mixed === null || row.others.includes(mixed);
+  return is(chosen, mixed) || (mixed !== null && is(mixed, chosen));
+}
+
+function keyOf(button) {
+  const key = button.dataset.sort;
+  return /^\d+$/.test(key) ? Number(key) : key;
+}
+
+function inOrder(a, b) {
+  return a.number - b.number || a.position - b.position;
+}
+
+// The same order in every browser and language.
+const byName = new Intl.Collator("en", { numeric: true }).compare;

@@ -1,0 +1,16 @@
+"""Stage `report`: one page on what a run did, to look at and to listen to."""
+
+from pathlib import Path
+
+from sop.params import load_params
+from sop.report.contents import write_report
+from sop.stage import run_stage
+
+
+def main() -> None:
+    page = write_report(Path(), Path("data/report"), load_params())
+    print(f"Open {page}")
+
+
+if __name__ == "__main__":
+    run_stage("report", main)
