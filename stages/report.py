@@ -8,7 +8,12 @@ from sop.stage import run_stage
 
 
 def main() -> None:
-    page = write_report(Path(), Path("data/report"), load_params())
+    page = write_report(
+        Path(),
+        folder=Path("data/report"),
+        plots=Path("metrics/report"),
+        params=load_params(),
+    )
     print(f"Open {page}")
 
 

@@ -189,10 +189,13 @@ def test_dvc_shows_metrics_parameters_plots_and_experiments(project):
     assert plots.returncode == 0, plots.stderr
     names = set(json.loads(plots.stdout)["data"])
     assert {"Training loss", "SDR by category", "SDR against the mixture's"} <= names
+    assert sum(name.startswith("Denoise") for name in names) == 2
+    assert project.dvc("plots", "diff", "--json").returncode == 0
     experiment = project.dvc("exp", "run", "--name", "small", "-S", "evaluate.mixtures=2")
     assert experiment.returncode == 0, experiment.stderr
     table = project.dvc("exp", "show", "--csv")
     assert "small" in table.stdout, table.stderr
+    assert "flute" not in table.stdout.splitlines()[0], "no column for each category"
 
 
 @pytest.mark.slow

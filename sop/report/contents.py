@@ -31,6 +31,8 @@ from sop.metrics import bss_eval
 from sop.params import Params
 from sop.progress import track
 from sop.records import read_record, record_paths
+from sop.report import charts
+from sop.report.charts import write_png
 from sop.report.mixture_files import Sources, ideal_masks, write_mixture
 from sop.report.page import (
     MEASURES,
@@ -70,12 +72,13 @@ MOST_ON_SCALE = 100
 _Files = Mapping[int, tuple[MixtureFiles, Sequence[SourceFiles]]]
 
 
-def write_report(root: Path, folder: Path, params: Params) -> Path:
+def write_report(root: Path, folder: Path, plots: Path, params: Params) -> Path:
     """Write the report on what the stages left.
 
     Args:
         root: of the repository.
         folder: gets the page and its files.
+        plots: gets `scale.png`, for those who do not open the page.
         params: of the run.
 
     Returns:
@@ -103,6 +106,10 @@ def write_report(root: Path, folder: Path, params: Params) -> Path:
         data=_data(root),
         timing=_timing(),
     )
+    plots.mkdir(parents=True, exist_ok=True)
+    if isinstance(content.scale, Scale):
+        steps = [(step.name, step.measures.get("sdr"), step.kind) for step in content.scale.steps]
+        write_png(charts.scale(steps), plots / "scale.png")
     return write_page(folder, content)
 
 

@@ -81,9 +81,13 @@ def root(
     return root
 
 
+def reported(root: Path, params: Params) -> Path:
+    return write_report(root, root / "data/report", root / "metrics/report", params)
+
+
 @pytest.fixture(scope="module")
 def page(root: Path, params: Params) -> Path:
-    return write_report(root, root / "data/report", params)
+    return reported(root, params)
 
 
 def contents(page: Path) -> dict:
@@ -156,19 +160,21 @@ def test_the_video_begins_where_the_evaluated_sound_does(
 
 
 def test_nothing_of_a_run_before_stays(page: Path, root: Path, params: Params) -> None:
-    write_report(root, root / "data/report", with_values(params, {"evaluate.shown": 1}))
+    reported(root, with_values(params, {"evaluate.shown": 1}))
     assert [path.name for path in (page.parent / "mixtures").iterdir()] == ["000"]
-    write_report(root, root / "data/report", params)
+    reported(root, params)
 
 
 def test_ideal_masks_are_the_upper_end_of_the_scale(page: Path) -> None:
     text = page.read_text(encoding="utf-8")
     for name in ("Nothing done", "Model", "Ideal binary masks", "Ideal ratio masks"):
         assert name in text
+    with Image.open(page.parents[2] / "metrics/report/scale.png") as twin:
+        assert twin.width > 600
 
 
 def test_a_run_of_nothing_says_so(tmp_path: Path, params: Params) -> None:
-    text = write_report(tmp_path, tmp_path / "report", params).read_text(encoding="utf-8")
+    text = reported(tmp_path, params).read_text(encoding="utf-8")
     for reason in (
         "Nothing was evaluated yet",
         "Nothing was trained yet",
@@ -183,7 +189,7 @@ def test_a_run_whose_training_failed_says_why(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     write_json(Path("data/notes/train.json"), {"error": "the loss is <not> finite"})
-    text = write_report(tmp_path, tmp_path / "report", params).read_text(encoding="utf-8")
+    text = reported(tmp_path, params).read_text(encoding="utf-8")
     assert "The stage train failed: the loss is &lt;not&gt; finite" in text
 
 
@@ -200,7 +206,7 @@ def test_a_damaged_file_is_as_good_as_none(
 ) -> None:
     shutil.copytree(root / "metrics", tmp_path / "metrics")
     (tmp_path / name).write_text("\0")
-    write_report(tmp_path, tmp_path / "report", with_values(params, {"evaluate.shown": 0}))
+    reported(tmp_path, with_values(params, {"evaluate.shown": 0}))
 
 
 def test_meanings_are_the_comments_of_params_yaml() -> None:
