@@ -14,7 +14,7 @@ demo: install  ## the whole pipeline on params.yaml, then its metrics
 	python -m sop summary
 
 test: install  ## every test, with the coverage of sop/
-	python -m pytest --cov --cov-report=term
+	python -m pytest --cov --cov-report=term --durations=25
 
 quick: install  ## the tests that take no longer than a few seconds each
 	python -m pytest -m "not slow"
