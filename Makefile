@@ -14,7 +14,8 @@ demo: install  ## the whole pipeline on params.yaml, then its metrics
 	python -m sop summary
 
 test: install  ## every test, with the coverage of sop/
-	python -m pytest --cov --cov-report=term --durations=25
+	OMP_NUM_THREADS=1 python -m pytest --numprocesses logical --maxprocesses 4 --dist loadfile \
+		--cov --cov-report=term --durations=15
 
 quick: install  ## the tests that take no longer than a few seconds each
 	python -m pytest -m "not slow"

@@ -81,6 +81,13 @@ class Project:
         self.git("config", "user.email", "test@localhost")
         self.commit("the experiment")
 
+    def copy(self, folder: Path) -> "Project":
+        """The same project elsewhere, with all that it made."""
+        shutil.copytree(self.folder, folder, symlinks=True)
+        other = copy.copy(self)
+        other.folder = folder
+        return other
+
     def set(self, values: dict[str, object]) -> None:
         yaml_file = YAML()
         path = self.folder / "params.yaml"
@@ -134,11 +141,9 @@ def ran(tmp_path_factory) -> Project:
 
 
 @pytest.fixture
-def project(ran) -> Project:
-    """The project as it was when it had run, whatever the last test did to it."""
-    ran.git("checkout", "--quiet", "--force", "--", ".")
-    ran.repro()
-    return ran
+def project(ran, tmp_path) -> Project:
+    """A copy of the project as it was when it had run."""
+    return ran.copy(tmp_path / "project")
 
 
 @pytest.mark.slow
