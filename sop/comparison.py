@@ -291,6 +291,15 @@ def changed_params(a: str, b: str, folder: Path) -> list[ParamChange]:
     return _changed_params(_revision(a, folder), _revision(b, folder), folder)
 
 
+def flattened(values: Mapping[Any, Any], above: str = "") -> Iterator[tuple[str, Any]]:
+    """Values of a tree with dotted keys, such as `train.epochs`."""
+    for name, value in values.items():
+        if isinstance(value, Mapping) and value:
+            yield from flattened(value, f"{above}{name}.")
+        else:
+            yield f"{above}{name}", value
+
+
 class _Row(NamedTuple):
     """One source of one mixture."""
 
@@ -594,15 +603,7 @@ def _params(revision: Revision, folder: Path) -> Iterator[tuple[str, Any]]:
         raise UserError(f"{place}: not readable as YAML: {reason}; {mend}") from None
     if not isinstance(values, Mapping):
         raise UserError(f"{_place(revision, PARAMS_PATH, folder)}: holds no parameters; {mend}")
-    return _flat(values)
-
-
-def _flat(values: Mapping[Any, Any], above: str = "") -> Iterator[tuple[str, Any]]:
-    for name, value in values.items():
-        if isinstance(value, Mapping) and value:
-            yield from _flat(value, f"{above}{name}.")
-        else:
-            yield f"{above}{name}", value
+    return flattened(values)
 
 
 def _equal(a: Any, b: Any) -> bool:

@@ -13,6 +13,7 @@ wanted, it is cancelled too.
 Shapes: L samples, K references, D = K * taps weights.
 """
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import Any, Literal, overload
 
@@ -51,7 +52,7 @@ class Refused(ValueError):
     """What was asked of a filter cannot be done; the message says why."""
 
 
-class AdaptiveFilter:
+class AdaptiveFilter(ABC):
     """A filter that is given its signals block by block; how they are cut makes no difference.
 
     Args:
@@ -72,9 +73,9 @@ class AdaptiveFilter:
         self._past: Signal = np.zeros((references, 0))
 
     @property
+    @abstractmethod
     def weights(self) -> Signal:
         """The weights by now, (K, taps), of the newest sample first."""
-        raise NotImplementedError
 
     def clean(self, target: ArrayLike, reference: ArrayLike) -> Signal:
         """The error signal of the next block.
@@ -100,9 +101,9 @@ class AdaptiveFilter:
         self._past = heard[:, max(0, count) :].copy()
         return error
 
+    @abstractmethod
     def _adapt(self, target: Signal, heard: Signal) -> Signal:
         """Errors of targets (s,), from references (K, s + taps - 1)."""
-        raise NotImplementedError
 
 
 class Lms(AdaptiveFilter):

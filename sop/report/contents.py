@@ -22,10 +22,10 @@ from numpy.typing import NDArray
 from ruamel.yaml import YAML
 from threadpoolctl import threadpool_limits
 
-from sop.comparison import WORKSPACE, ParamChange, changed_params, compare
+from sop.comparison import WORKSPACE, ParamChange, changed_params, compare, flattened
 from sop.dataset.index import VALIDATION, Video, read_index
 from sop.denoising import NONE, Candidate, Trial
-from sop.device import choose_device, one_thread
+from sop.device import one_thread
 from sop.errors import UserError
 from sop.metrics import bss_eval
 from sop.params import Params
@@ -276,7 +276,7 @@ def _write_files(
     candidate: Candidate | None,
 ) -> _Files:
     """Write what is heard and seen of the shown mixtures, several at a time."""
-    sources = Sources(params, _validation(root), root / "data/videos", _separator(root, params))
+    sources = Sources(params, _validation(root), root / "data/videos", _separator(root))
     shown = [path for path in evaluated.records if int(path.stem) < params.evaluate.shown]
     players = _with_player([int(path.stem) for path in shown], evaluated.scores, params)
 
@@ -309,13 +309,11 @@ def _validation(root: Path) -> dict[str, Video]:
         return {}
 
 
-def _separator(root: Path, params: Params) -> Separator | None:
+def _separator(root: Path) -> Separator | None:
     try:
-        separator = Separator.load(root / "data/model/last.pt", "cpu")
+        return Separator.load(root / "data/model/last.pt", "cpu")
     except UserError:
         return None
-    # What is shown is what was evaluated: on a small picture, any device is fast enough.
-    return Separator(separator.player, params, choose_device("cpu"))
 
 
 def _mixtures(
@@ -453,7 +451,7 @@ def _localization(found: Mapping[str, Any] | None) -> list[Table] | Absent:
 def _parameters(root: Path) -> Parameters | Absent:
     try:
         text = (root / "params.yaml").read_text(encoding="utf-8")
-        values = dict(_flat(YAML(typ="safe", pure=True).load(text)))
+        values = dict(flattened(YAML(typ="safe", pure=True).load(text)))
     except (OSError, UserError):
         return Absent("params.yaml cannot be read.")
     against, changed = "git HEAD", list[ParamChange]()
@@ -607,14 +605,6 @@ def _csv(path: Path, separator: str = ",") -> pd.DataFrame | None:
         return pd.read_csv(path, sep=separator, keep_default_na=False, na_values=[""])
     except (OSError, ValueError):
         return None
-
-
-def _flat(values: Mapping[str, Any], above: str = "") -> Iterator[tuple[str, Any]]:
-    for key, value in values.items():
-        if isinstance(value, Mapping) and value:
-            yield from _flat(value, f"{above}{key}.")
-        else:
-            yield f"{above}{key}", value
 
 
 def _yaml(value: Any) -> str:

@@ -6,10 +6,7 @@ already. `report_page/` holds its template, style and script; `sop.report.charts
 Everything that comes from data is shown as text, whatever characters it holds.
 """
 
-import base64
-import hashlib
 import itertools
-import json
 import math
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
@@ -26,6 +23,7 @@ from markupsafe import Markup
 
 from sop.files import write_text
 from sop.report import charts
+from sop.report.embedded import digest, script_json
 from sop.statistics import Interval
 
 T = TypeVar("T")
@@ -458,7 +456,7 @@ def _page(content: PageContent, drawn: Mapping[str, Sequence[Chart]]) -> str:
     # is nothing, and file: is every file; the page names none but those of this folder.
     policy = (
         "default-src 'none'; "
-        f"script-src '{_digest(script)}' 'self' file:; style-src '{_digest(style)}'; "
+        f"script-src '{digest(script)}' 'self' file:; style-src '{digest(style)}'; "
         "media-src 'self' file:; img-src 'self' file: data:; base-uri 'none'; form-action 'none'"
     )
     environment = jinja2.Environment(
@@ -482,7 +480,7 @@ def _page(content: PageContent, drawn: Mapping[str, Sequence[Chart]]) -> str:
         policy=policy,
         style=Markup(style),
         script=Markup(script),
-        contents=Markup(_json(_contents(content, measured, every))),
+        contents=Markup(script_json(_contents(content, measured, every))),
     )
 
 
@@ -507,18 +505,6 @@ def _measured(content: PageContent) -> list[str]:
 
 def _template(name: str) -> str:
     return (_TEMPLATES / name).read_text(encoding="utf-8")
-
-
-def _digest(text: str) -> str:
-    return "sha256-" + base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
-
-
-def _json(values: Mapping[str, Any]) -> str:
-    """JSON that a script element may hold: nothing in it can end the element."""
-    text = json.dumps(values, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
-    for character in "<>&\u2028\u2029":
-        text = text.replace(character, f"\\u{ord(character):04x}")
-    return text
 
 
 def _on_scale(content: PageContent) -> list[str]:

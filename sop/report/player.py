@@ -6,13 +6,11 @@ script repeats `sop.embedding` on the numbers that are written here.
 """
 
 import base64
-import hashlib
 import html
-import json
 import re
 import shutil
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from string import Template
@@ -25,6 +23,7 @@ from sop.dsp.spectrogram import unwarp_rows
 from sop.embedding import Embedding
 from sop.errors import UserError
 from sop.files import replacing, write_text
+from sop.report.embedded import digest, script_json
 
 VIDEO_FORMATS = (".mp4", ".webm")
 
@@ -164,7 +163,7 @@ def _page(clip: PlayerClip, video: str) -> str:
     # Nothing but this script, this style and this folder's video; no connection to anywhere.
     policy = (
         "default-src 'none'; "
-        f"script-src '{_digest(script)}'; style-src '{_digest(style)}'; "
+        f"script-src '{digest(script)}'; style-src '{digest(style)}'; "
         "media-src 'self' file:; img-src data:; base-uri 'none'; form-action 'none'"
     )
     return Template(_template("page.html")).substitute(
@@ -173,25 +172,13 @@ def _page(clip: PlayerClip, video: str) -> str:
         video=video,
         style=style,
         script=script,
-        clip=_json(described),
+        clip=script_json(described),
         data=data,
     )
 
 
 def _template(name: str) -> str:
     return (_TEMPLATES / name).read_text(encoding="utf-8")
-
-
-def _digest(text: str) -> str:
-    return "sha256-" + base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
-
-
-def _json(values: Mapping[str, Any]) -> str:
-    """JSON that a script element may hold: nothing in it can end the element."""
-    text = json.dumps(values, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
-    for character in "<>&\u2028\u2029":
-        text = text.replace(character, f"\\u{ord(character):04x}")
-    return text
 
 
 def _contents(clip: PlayerClip) -> tuple[dict[str, Any], str]:
