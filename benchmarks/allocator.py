@@ -11,10 +11,10 @@ import time
 import torch
 
 from benchmarks.machine import setting
-from sop.device import keep_freed_memory
 from sop.model.pixelplayer import build, normalise_frames, separation_loss
 from sop.params import load_params
-from sop.training import make_optimizer
+from sop.runtime.device import keep_freed_memory
+from sop.train.trainer import make_optimizer
 
 STEPS = 12
 ROUNDS = 3

@@ -20,12 +20,12 @@ from scipy.signal import lfilter
 from threadpoolctl import threadpool_limits
 
 from benchmarks.machine import setting
-from sop.dsp.adaptive import FilterSetting, lms, nlms, rls
-from sop.dsp.spectrogram import stft
-from sop.files import replacing
-from sop.metrics import bss_eval
+from sop.denoise.adaptive import FilterSetting, lms, nlms, rls
+from sop.evaluate.measures import bss_eval
+from sop.evaluate.records import read_record, record_paths
+from sop.model.spectrogram import stft
 from sop.params import Params, load_params
-from sop.records import read_record, record_paths
+from sop.runtime.files import replacing
 
 Values = NDArray[np.float64]
 

@@ -16,10 +16,10 @@ from pathlib import Path
 import psutil
 
 from benchmarks.machine import setting
-from sop.dataset.extraction import extract, extract_video
-from sop.dataset.ffmpeg import binary
-from sop.dataset.parallel import Workers
+from sop.extract.extraction import extract, extract_video
+from sop.media.ffmpeg import binary
 from sop.params import ExtractParams, load_params
+from sop.runtime.parallel import Workers
 
 ROUNDS = 5
 VIDEOS = 8
@@ -124,7 +124,7 @@ def of_memory(video: Path, root: Path) -> None:
     ffmpeg("-stream_loop", str(HOURS * 60 - 1), "-i", video, "-c", "copy", long)
     code = (
         "import sys; from pathlib import Path; from sop.params import load_params;"
-        "from sop.dataset.extraction import extract_video; root = Path(sys.argv[1]);"
+        "from sop.extract.extraction import extract_video; root = Path(sys.argv[1]);"
         "params = load_params().extract;"
         "extract_video(root / 'long.mp4', root / 'long.wav', root / 'long.zip', params)"
     )

@@ -23,13 +23,13 @@ from torchvision import transforms
 
 from benchmarks.machine import setting
 from sop.dataset.clips import FRAME_NAME
-from sop.dataset.extraction import extract_video
-from sop.dataset.ffmpeg import binary
 from sop.dataset.index import Video, count_frames
 from sop.dataset.mixtures import Mixture, MixtureReader, TrainingMixtures, collate
-from sop.device import keep_freed_memory
+from sop.extract.extraction import extract_video
+from sop.media.ffmpeg import binary
 from sop.params import PARAMS_PATH, Params, load_params
 from sop.presets import apply_preset
+from sop.runtime.device import keep_freed_memory
 
 VIDEOS = 8
 SECONDS = 90

@@ -6,7 +6,7 @@ from datetime import datetime
 
 import torch
 
-from sop.device import cpu_capabilities
+from sop.runtime.device import cpu_capabilities
 
 # The fastest of what convolutions can use comes first.
 INSTRUCTIONS = {

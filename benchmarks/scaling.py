@@ -20,11 +20,11 @@ from torch.nn.parallel import DistributedDataParallel
 
 from benchmarks.machine import setting
 from benchmarks.step import BATCHES, clips, published_params, wait
-from sop.device import keep_freed_memory
-from sop.distributed import Team, joined
 from sop.model.pixelplayer import build
 from sop.params import Params
-from sop.training import gradients, make_optimizer
+from sop.runtime.device import keep_freed_memory
+from sop.train.distributed import Team, joined
+from sop.train.trainer import gradients, make_optimizer
 
 ROUNDS = 3
 STEPS = {"cpu": 2, "cuda": 20}

@@ -25,13 +25,13 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.machine import setting
 from sop.dataset.mixtures import Batch
-from sop.device import keep_freed_memory
-from sop.distributed import Team
-from sop.dsp.spectrogram import stft, warp_rows
 from sop.model.pixelplayer import PixelPlayer, build, normalise_frames
+from sop.model.spectrogram import stft, warp_rows
 from sop.params import Params, load_params
 from sop.presets import apply_preset
-from sop.training import gradients, make_optimizer
+from sop.runtime.device import keep_freed_memory
+from sop.train.distributed import Team
+from sop.train.trainer import gradients, make_optimizer
 
 ROUNDS = 3
 THREADS = 2
@@ -226,7 +226,7 @@ def make(kind: str, params: Params, device: torch.device) -> tuple[PixelPlayer, 
 
 
 def our_step(player: PixelPlayer, params: Params) -> Step:
-    """The step of `sop.training`; returns its loss."""
+    """The step of `sop.train.trainer`; returns its loss."""
     keep_freed_memory()
     player.to(memory_format=torch.channels_last)
     optimizer = make_optimizer(player, params.train)

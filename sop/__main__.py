@@ -1,6 +1,6 @@
 """`python -m sop`."""
 
-from sop.cli import main
-from sop.errors import run
+from sop.cli.main import main
+from sop.runtime.errors import run
 
 run(main, interrupted="nothing was left half-written")

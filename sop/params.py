@@ -17,7 +17,7 @@ from pydantic import (
 from ruamel.yaml import YAML
 from ruamel.yaml.error import MarkedYAMLError, YAMLError
 
-from sop.errors import UserError
+from sop.runtime.errors import UserError
 
 PARAMS_PATH = Path("params.yaml")
 

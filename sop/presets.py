@@ -9,9 +9,9 @@ from ruamel.yaml import YAML
 from ruamel.yaml.nodes import ScalarNode
 from ruamel.yaml.representer import RoundTripRepresenter
 
-from sop.errors import UserError
-from sop.files import write_text
 from sop.params import PARAMS_PATH, read_yaml, validate
+from sop.runtime.errors import UserError
+from sop.runtime.files import write_text
 
 PRESETS_PATH = Path("presets")
 

@@ -2,12 +2,12 @@
 
 from pathlib import Path
 
-from sop.denoising import denoise, summary
-from sop.metrics_files import write_metrics
+from sop.denoise.results import write_denoised
+from sop.denoise.selection import denoise, summary
+from sop.evaluate.records import record_paths
 from sop.params import load_params
-from sop.records import record_paths
-from sop.report.denoised import write_denoised
-from sop.stage import run_stage
+from sop.runtime.metrics_files import write_metrics
+from sop.runtime.stage import run_stage
 
 
 def main() -> None:

@@ -2,11 +2,11 @@
 
 from pathlib import Path
 
-from sop.dataset.download import download
-from sop.dataset.sources import Places
-from sop.metrics_files import write_metrics
+from sop.download.download import download
+from sop.download.sources import Places
 from sop.params import load_params
-from sop.stage import run_stage
+from sop.runtime.metrics_files import write_metrics
+from sop.runtime.stage import run_stage
 
 
 def main() -> None:

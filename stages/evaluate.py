@@ -3,16 +3,16 @@
 from pathlib import Path
 
 from sop.dataset.index import DUETS, VALIDATION, read_index
-from sop.device import choose_device
-from sop.evaluation import separate_mixtures, summary
-from sop.localization_metrics import find, localization_summary, scenes
-from sop.metrics_files import write_metrics
+from sop.evaluate.localization_metrics import find, localization_summary, scenes
+from sop.evaluate.results import write_results
+from sop.evaluate.validation import separate_mixtures, summary
+from sop.inference.separator import Separator
 from sop.model.checkpoint import load_player
 from sop.params import load_params
-from sop.progress import track
-from sop.report.results import write_results
-from sop.separator import Separator
-from sop.stage import run_stage
+from sop.runtime.device import choose_device
+from sop.runtime.metrics_files import write_metrics
+from sop.runtime.progress import track
+from sop.runtime.stage import run_stage
 
 
 def main() -> None:

@@ -2,11 +2,11 @@
 
 from pathlib import Path
 
-from sop.dataset.extraction import extract
-from sop.dataset.parallel import Workers
-from sop.metrics_files import write_metrics
+from sop.extract.extraction import extract
 from sop.params import load_params
-from sop.stage import run_stage
+from sop.runtime.metrics_files import write_metrics
+from sop.runtime.parallel import Workers
+from sop.runtime.stage import run_stage
 
 
 def main() -> None:

@@ -3,9 +3,9 @@
 from pathlib import Path
 
 from sop.dataset.index import build_index, write_index
-from sop.metrics_files import write_metrics
 from sop.params import load_params
-from sop.stage import run_stage
+from sop.runtime.metrics_files import write_metrics
+from sop.runtime.stage import run_stage
 
 
 def main() -> None:

@@ -4,7 +4,7 @@ from pathlib import Path
 
 from sop.params import load_params
 from sop.report.contents import write_report
-from sop.stage import run_stage
+from sop.runtime.stage import run_stage
 
 
 def main() -> None:

@@ -4,11 +4,11 @@ from contextlib import nullcontext
 from pathlib import Path
 
 from sop.dataset.index import TRAIN, VALIDATION, read_index
-from sop.distributed import is_launched, joined, launch, processes_wanted
 from sop.params import load_params
-from sop.stage import run_stage
-from sop.training import train
-from sop.watch import opened
+from sop.runtime.stage import run_stage
+from sop.train.distributed import is_launched, joined, launch, processes_wanted
+from sop.train.monitor import opened
+from sop.train.trainer import train
 
 
 def main() -> int:

@@ -5,15 +5,15 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import with_values
 from PIL import Image
 
 from benchmarks import scaling, step
 from benchmarks.machine import setting
 from benchmarks.scaling import Crew
 from benchmarks.step import FASTEST, KINDS, PUBLISHED, Measured
-from sop.distributed import Team
 from sop.params import Params
+from sop.train.distributed import Team
+from tests.support.experiment import with_values
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

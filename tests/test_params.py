@@ -4,11 +4,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import ROOT
 from ruamel.yaml import YAML
 
-from sop.errors import UserError
 from sop.params import load_params
+from sop.runtime.errors import UserError
+from tests.support.experiment import ROOT
 
 TEXT = (ROOT / "params.yaml").read_text(encoding="utf-8")
 REMOVED = object()

@@ -6,18 +6,18 @@ The numbers and shapes all come from the reference folder (see `reference` in co
 import numpy as np
 import pytest
 import torch
-from conftest import Reference
 from torch import Tensor, nn
 
-from sop.dsp.spectrogram import separate, stft, unwarp_rows, warp_rows
-from sop.metrics import bss_eval
+from sop.evaluate.measures import bss_eval
 from sop.model.checkpoint import load_net
 from sop.model.pixelplayer import PixelPlayer, Spectra, build, separation_loss
 from sop.model.sound import SoundNet
+from sop.model.spectrogram import separate, stft, unwarp_rows, warp_rows
 from sop.model.synthesizer import Synthesizer
 from sop.params import Params
 from sop.presets import apply_preset
-from sop.training import make_optimizer
+from sop.train.trainer import make_optimizer
+from tests.support.experiment import Reference
 
 ROUNDING = 1e-4
 TRAINING = 1e-3
@@ -27,9 +27,8 @@ DECIBELS = 0.01
 @pytest.fixture(scope="module")
 def params(tmp_path_factory, default_params, request) -> Params:
     """The published settings, as `python -m sop preset music` writes them."""
-    from conftest import ROOT
-
     from sop.params import load_params
+    from tests.support.experiment import ROOT
 
     path = tmp_path_factory.mktemp("music") / "params.yaml"
     path.write_text((ROOT / "params.yaml").read_text())

@@ -3,12 +3,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import ROOT
 from ruamel.yaml import YAML
 
-from sop.errors import UserError
 from sop.params import load_params
 from sop.presets import apply_preset, preset_names
+from sop.runtime.errors import UserError
+from tests.support.experiment import ROOT
 
 PRESETS = ROOT / "presets"
 TEXT = (ROOT / "params.yaml").read_text(encoding="utf-8")

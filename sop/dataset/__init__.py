@@ -1,1 +1,1 @@
-"""Videos, clips on disk, lists and mixtures: the data side of the pipeline."""
+"""What training and evaluation read: clips on disk, the index, mixtures."""

@@ -9,7 +9,7 @@ import struct
 import sys
 import zipfile
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import NamedTuple
@@ -20,12 +20,15 @@ import soundfile
 from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
-from sop.errors import LeftOut
+from sop.runtime.errors import LeftOut
 
 Audio = NDArray[np.float32]
 Frames = NDArray[np.uint8]
 
 FRAME_NAME = "{:06d}.jpg"
+
+# The oldest time that a zip can hold: its bytes must not depend on when it was made.
+ZIP_DATE = (1980, 1, 1, 0, 0, 0)
 
 # What zipfile raises on damaged bytes, depending on which they are.
 ZIP_ERRORS = (
@@ -163,6 +166,23 @@ def read_pictures(path: Path, numbers: Sequence[int], shorter: int) -> Frames:
             size = (round(image.width * scale), round(image.height * scale))
             pictures.append(np.asarray(_rgb(image).resize(size, Image.Resampling.BICUBIC)))
     return np.stack(pictures)
+
+
+def pack(jpegs: Iterable[bytes], archive: Path | None) -> int:
+    """Write pictures, as they come, to an uncompressed zip, and count them.
+
+    The bytes of the zip follow from theirs.
+    """
+    if archive is None:
+        return sum(1 for _ in jpegs)
+    count = 0
+    with zipfile.ZipFile(archive, "w", zipfile.ZIP_STORED) as file:
+        for count, jpeg in enumerate(jpegs, start=1):
+            entry = zipfile.ZipInfo(FRAME_NAME.format(count), ZIP_DATE)
+            entry.create_system = 3
+            entry.external_attr = 0o100644 << 16
+            file.writestr(entry, jpeg)
+    return count
 
 
 def _place(path: Path, number: int) -> Path:

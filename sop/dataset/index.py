@@ -9,12 +9,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from sop.dataset.catalogue import instruments_of
 from sop.dataset.clips import FRAME_NAME, ZIP_ERRORS, sound_seconds
-from sop.errors import LeftOut, UserError
-from sop.files import write_text
+from sop.dataset.instruments import instruments_of
+from sop.dataset.seeding import generator
 from sop.params import IndexParams
-from sop.seeding import generator
+from sop.runtime.errors import LeftOut, UserError
+from sop.runtime.files import write_text
 
 TRAIN, VALIDATION, DUETS = "train.csv", "val.csv", "duets.csv"
 

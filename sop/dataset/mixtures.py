@@ -13,12 +13,12 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from sop.dataset.catalogue import instruments_of
 from sop.dataset.clips import CENTRE, Audio, Crop, Frames, read_audio, read_frames
 from sop.dataset.index import Video
-from sop.errors import LeftOut, UserError
+from sop.dataset.instruments import instruments_of
+from sop.dataset.seeding import generator
 from sop.params import ExtractParams, MixtureParams
-from sop.seeding import generator
+from sop.runtime.errors import LeftOut, UserError
 
 # The published training scales frames to 1.1 of the crop, and sounds to 0.5 to 1.5 of their volume.
 CROP_ZOOM = 1.1

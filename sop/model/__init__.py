@@ -1,1 +1,1 @@
-"""The networks: sound net, vision net, synthesizer and the whole of them."""
+"""The networks, their spectrogram, their checkpoints and the published weights."""

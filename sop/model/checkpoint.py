@@ -9,12 +9,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from sop.errors import UserError
-from sop.files import replacing
 from sop.model.pixelplayer import PixelPlayer
 from sop.model.sound import SoundNet
 from sop.model.vision import VisionNet
 from sop.params import NO_DENOISE, NO_REPORT, ModelParams, Params, validate
+from sop.runtime.errors import UserError
+from sop.runtime.files import replacing
 
 State = Mapping[str, Tensor]
 

@@ -6,8 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from sop.dsp.spectrogram import binary_masks, ratio_masks, stft, to_log_frequency
 from sop.model.sound import SoundNet
+from sop.model.spectrogram import binary_masks, ratio_masks, stft, to_log_frequency
 from sop.model.synthesizer import Synthesizer
 from sop.model.vision import VisionNet, pool_background, pool_pixels
 from sop.params import UNET_LEVELS, Activation, ModelParams, SpectrogramParams, TrainParams

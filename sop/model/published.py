@@ -11,9 +11,6 @@ from typing import Literal
 import torch
 from torch import nn
 
-from sop.dataset.hashes import sha256
-from sop.errors import UserError
-from sop.files import replacing
 from sop.model.checkpoint import load_checkpoint, load_net, published_names
 from sop.model.pixelplayer import PixelPlayer, build
 from sop.params import (
@@ -23,7 +20,10 @@ from sop.params import (
     WeightsParams,
     unlike_published,
 )
-from sop.progress import LOG_INTERVAL_SECONDS, say
+from sop.runtime.errors import UserError
+from sop.runtime.files import replacing
+from sop.runtime.hashes import sha256
+from sop.runtime.progress import LOG_INTERVAL_SECONDS, say
 
 FOLDER = Path("data/published")
 

@@ -1,1 +1,1 @@
-"""What people look at: pictures of an experiment."""
+"""Stage `report`: the page of a run, and the comparison of two revisions."""

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import vl_convert
 
-from sop.files import replacing
+from sop.runtime.files import replacing
 
 Spec = dict[str, Any]
 

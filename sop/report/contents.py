@@ -22,17 +22,16 @@ from numpy.typing import NDArray
 from ruamel.yaml import YAML
 from threadpoolctl import threadpool_limits
 
-from sop.comparison import WORKSPACE, ParamChange, changed_params, compare, flattened
 from sop.dataset.index import VALIDATION, Video, read_index
-from sop.denoising import NONE, Candidate, Trial
-from sop.device import one_thread
-from sop.errors import UserError
-from sop.metrics import bss_eval
+from sop.denoise.bootstrap import Interval
+from sop.denoise.selection import NONE, Candidate, Trial
+from sop.evaluate.measures import bss_eval
+from sop.evaluate.records import read_record, record_paths
+from sop.inference.separator import Separator
 from sop.params import Params
-from sop.progress import track
-from sop.records import read_record, record_paths
 from sop.report import charts
 from sop.report.charts import write_png
+from sop.report.comparison import WORKSPACE, ParamChange, changed_params, compare, flattened
 from sop.report.mixture_files import Sources, ideal_masks, write_mixture
 from sop.report.page import (
     MEASURES,
@@ -58,9 +57,10 @@ from sop.report.page import (
     Table,
     write_page,
 )
-from sop.separator import Separator
-from sop.stage import read_note
-from sop.statistics import Interval
+from sop.runtime.device import one_thread
+from sop.runtime.errors import UserError
+from sop.runtime.progress import track
+from sop.runtime.stage import read_note
 
 STAGES = ("download", "extract", "index", "train", "evaluate", "denoise", "report")
 

@@ -14,25 +14,25 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
+from sop.cancellation.wav import write_sound
 from sop.dataset.clips import CENTRE, Frames, read_frames, sound_seconds
 from sop.dataset.index import Video
 from sop.dataset.mixtures import MixtureReader, middle_frame
-from sop.dsp.spectrogram import binary_masks, ratio_masks, stft, to_log_frequency
-from sop.embedding import Embedding
-from sop.errors import LeftOut
-from sop.files import replacing
-from sop.localization import Listener, Region
-from sop.media import limits_of, write_beside, write_clip
+from sop.evaluate.figure import heat_maps, overlay
+from sop.evaluate.records import Record
+from sop.inference.embedding import Embedding
+from sop.inference.localization import Listener, Region
+from sop.inference.recording import Recording
+from sop.inference.separator import Separator
 from sop.model.pixelplayer import MAGNITUDE_FLOOR
-from sop.overlay import hex_colour
+from sop.model.spectrogram import binary_masks, ratio_masks, stft, to_log_frequency
 from sop.params import ExtractParams, Params
-from sop.recording import Recording
-from sop.records import Record
-from sop.report.figure import heat_maps, overlay
+from sop.player.overlay import hex_colour
+from sop.player.player import PlayerClip, PlayerRegion, write_player
+from sop.player.video import limits_of, write_beside, write_clip
 from sop.report.page import MixtureFiles, SourceFiles
-from sop.report.player import PlayerClip, PlayerRegion, write_player
-from sop.separator import Separator
-from sop.wav import write_sound
+from sop.runtime.errors import LeftOut
+from sop.runtime.files import replacing
 
 DYNAMIC_RANGE_DB = 60.0
 # Pixels; a heat map has few cells.

@@ -21,10 +21,10 @@ import numpy as np
 import vl_convert
 from markupsafe import Markup
 
-from sop.files import write_text
+from sop.denoise.bootstrap import Interval
+from sop.player.embedded import digest, script_json
 from sop.report import charts
-from sop.report.embedded import digest, script_json
-from sop.statistics import Interval
+from sop.runtime.files import write_text
 
 T = TypeVar("T")
 
@@ -139,7 +139,7 @@ class MixtureFiles:
     weighting: str | None = None
     """How much each bin counts in the loss."""
     player: str | None = None
-    """A page of `sop.report.player`, such as `players/003/index.html`."""
+    """A page of `sop.player.player`, such as `players/003/index.html`."""
 
 
 @dataclass(frozen=True)

@@ -14,8 +14,8 @@ from PIL import Image
 
 from sop.dataset import clips
 from sop.dataset.clips import CENTRE, Crop, read_audio, read_frames, sound_seconds
-from sop.dataset.ffmpeg import binary
-from sop.errors import LeftOut
+from sop.media.ffmpeg import binary
+from sop.runtime.errors import LeftOut
 
 RATE = 11025
 HALF_LEVEL = 0.5 / 2**15

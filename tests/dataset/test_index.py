@@ -20,8 +20,8 @@ from sop.dataset.index import (
     read_index,
     write_index,
 )
-from sop.errors import LeftOut, UserError
 from sop.params import IndexParams
+from sop.runtime.errors import LeftOut, UserError
 
 RATE = 8000
 FRAME_RATE = 8.0

@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 import soundfile
 import torch
-from conftest import with_values
 from numpy.typing import NDArray
 from PIL import Image
 
@@ -23,9 +22,10 @@ from sop.dataset.mixtures import (
     collate,
     evaluation_draws,
 )
-from sop.errors import LeftOut, UserError
+from sop.dataset.seeding import generator
 from sop.params import Params
-from sop.seeding import generator
+from sop.runtime.errors import LeftOut, UserError
+from tests.support.experiment import with_values
 
 SEED = 5
 REPEATS = 3

@@ -11,11 +11,9 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from conftest import Reference, with_values
 from torch import Tensor, nn
 from torchvision.models import ResNet18_Weights, resnet18
 
-from sop.errors import UserError
 from sop.model.checkpoint import (
     load_checkpoint,
     load_imagenet,
@@ -31,6 +29,8 @@ from sop.model.sound import SoundNet
 from sop.model.synthesizer import Synthesizer
 from sop.model.vision import VisionNet
 from sop.params import Params
+from sop.runtime.errors import UserError
+from tests.support.experiment import Reference, with_values
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

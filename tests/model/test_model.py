@@ -4,11 +4,10 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from conftest import with_values
 from torch import Tensor, nn
 from torchvision.models import resnet18
 
-from sop.localization import pixel_energy
+from sop.inference.localization import pixel_energy
 from sop.model.pixelplayer import (
     PixelPlayer,
     activate,
@@ -20,6 +19,7 @@ from sop.model.sound import SoundNet
 from sop.model.synthesizer import Synthesizer
 from sop.model.vision import Vision, VisionNet, pool_background, pool_pixels
 from sop.params import Params
+from tests.support.experiment import with_values
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

@@ -9,8 +9,16 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import Reference, with_values
-from dataset.server import (
+from torch import nn
+
+from sop.model import published
+from sop.model.checkpoint import load_weights
+from sop.model.pixelplayer import PixelPlayer, build
+from sop.model.published import FILES, export_published, fetch, published_player
+from sop.params import Params, PublishedParams
+from sop.runtime.errors import UserError
+from tests.support.experiment import Reference, with_values
+from tests.support.server import (
     Answer,
     Handler,
     Server,
@@ -21,14 +29,6 @@ from dataset.server import (
     status,
     truncated,
 )
-from torch import nn
-
-from sop.errors import UserError
-from sop.model import published
-from sop.model.checkpoint import load_weights
-from sop.model.pixelplayer import PixelPlayer, build
-from sop.model.published import FILES, export_published, fetch, published_player
-from sop.params import Params, PublishedParams
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

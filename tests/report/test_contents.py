@@ -10,24 +10,24 @@ import pandas as pd
 import pytest
 import soundfile
 import torch
-from conftest import with_values
 from PIL import Image
 
 from sop.dataset.clips import read_audio
 from sop.dataset.index import DUETS, VALIDATION, Video, write_index
 from sop.dataset.index import Index as SplitIndex
-from sop.denoising import denoise
-from sop.denoising import summary as denoise_summary
-from sop.evaluation import separate_mixtures, summary
-from sop.files import write_json
+from sop.denoise.results import write_denoised
+from sop.denoise.selection import denoise
+from sop.denoise.selection import summary as denoise_summary
+from sop.evaluate.records import read_record, record_paths
+from sop.evaluate.results import write_results
+from sop.evaluate.validation import separate_mixtures, summary
 from sop.model.checkpoint import save_player
 from sop.model.pixelplayer import build
 from sop.params import Params
-from sop.records import read_record, record_paths
 from sop.report.contents import _meanings, write_report
-from sop.report.denoised import write_denoised
 from sop.report.mixture_files import clip_begin, ideal_masks
-from sop.report.results import write_results
+from sop.runtime.files import write_json
+from tests.support.experiment import with_values
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

@@ -10,6 +10,7 @@ import pytest
 import soundfile
 from PIL import Image
 
+from sop.denoise.bootstrap import Interval
 from sop.report.page import (
     Absent,
     Column,
@@ -33,9 +34,7 @@ from sop.report.page import (
     Table,
     write_page,
 )
-from sop.statistics import Interval
-
-from .conftest import make_video
+from tests.support.pages import make_video
 
 SECONDS = 1.5
 VIDEO_SECONDS = 2.0

@@ -1,0 +1,1 @@
+"""Adaptive noise cancellation of sound files."""

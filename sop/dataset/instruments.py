@@ -1,0 +1,34 @@
+"""The instruments of the MUSIC dataset, and those of a category."""
+
+from collections.abc import Collection
+
+MUSIC_INSTRUMENTS = (
+    *("accordion", "acoustic_guitar", "cello", "clarinet", "erhu", "flute"),
+    *("saxophone", "trumpet", "tuba", "violin", "xylophone"),
+)
+MUSIC21_INSTRUMENTS = (
+    *("accordion", "acoustic_guitar", "bagpipe", "banjo", "bassoon", "cello", "clarinet"),
+    *("congas", "drum", "electric_bass", "erhu", "flute", "guzheng", "piano", "pipa"),
+    *("saxophone", "trumpet", "tuba", "ukulele", "violin", "xylophone"),
+)
+
+
+def instruments_of(category: str, known: Collection[str]) -> tuple[str, ...]:
+    """The instruments of a category: one, or the two of a duet such as `acoustic_guitar_violin`.
+
+    Args:
+        category: a folder's name.
+        known: names of instruments beside those of MUSIC21; other categories among them, duets
+            too, do no harm.
+
+    Returns:
+        Both names if the category is two known ones joined by an underscore, else the category.
+    """
+    if category not in MUSIC21_INSTRUMENTS:
+        names = {*known, *MUSIC21_INSTRUMENTS}
+        words = category.split("_")
+        for split in range(1, len(words)):
+            first, second = "_".join(words[:split]), "_".join(words[split:])
+            if first in names and second in names:
+                return (first, second)
+    return (category,)

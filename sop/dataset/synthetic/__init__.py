@@ -1,7 +1,0 @@
-"""Short videos of ten instruments, rendered offline, with the truth of stems and boxes."""
-
-from sop.dataset.synthetic.render import PlannedVideo, plan, render
-from sop.dataset.synthetic.timbre import INSTRUMENTS
-from sop.dataset.synthetic.truth import Truth, read_truth
-
-__all__ = ["INSTRUMENTS", "PlannedVideo", "Truth", "plan", "read_truth", "render"]

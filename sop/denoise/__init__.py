@@ -1,0 +1,1 @@
+"""Stage `denoise`: adaptive filters and masks applied to the separated sounds."""

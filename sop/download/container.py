@@ -1,0 +1,53 @@
+"""Videos of any container to MP4: their streams copied, or else transcoded."""
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import ffmpeg
+
+from sop.media.decoding import probe
+from sop.media.ffmpeg import Limits, finish, header, reason, source, target
+from sop.runtime.errors import LeftOut
+
+# Fixed, so that what comes out does not depend on the machine.
+TRANSCODE = {"vcodec": "libx264", "acodec": "aac", "crf": 20, "pix_fmt": "yuv420p", "threads": 1}
+
+
+def to_mp4(video: Path, mp4: Path, limits: Limits) -> None:
+    """Write `video` as an MP4: byte for byte if it is one, else by stream copy, else transcoded.
+
+    Args:
+        video: a file of any container.
+        mp4: where to write; a name that ends in `.mp4`.
+        limits: of each run of ffmpeg.
+
+    Raises:
+        LeftOut: it is not a video; or its container is another, and it is cut off, lacks pictures
+            or sound, or cannot be converted.
+    """
+    containers = header(video, limits).containers
+    if video.suffix.lower() == ".mp4" and "mp4" in containers:
+        shutil.copyfile(video, mp4)
+        return
+    # A copy of half a file would look like a whole one.
+    probe(video, limits)
+    if finish(_convert(video, mp4, {"c": "copy"}), limits).code:
+        transcoding = finish(_convert(video, mp4, TRANSCODE), limits)
+        if transcoding.code:
+            # Its threads complain beside each other; sorted, runs say the same.
+            transcoding.messages.sort()
+            raise LeftOut(f"not convertible to MP4 ({reason(transcoding)})")
+
+
+def _convert(video: Path, mp4: Path, codecs: dict[str, Any]) -> Any:
+    stream = source(video)
+    return ffmpeg.output(
+        stream["V:0"],
+        stream["a:0"],
+        target(mp4),
+        format="mp4",
+        movflags="+faststart",
+        bitexact=None,
+        **codecs,
+    )

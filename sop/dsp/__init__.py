@@ -1,1 +1,0 @@
-"""Signal processing: spectrograms, masks and the way back to sound."""

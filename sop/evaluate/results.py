@@ -1,0 +1,95 @@
+"""What an evaluation leaves behind: sounds to listen to, tables for plots, one picture."""
+
+from collections.abc import Iterable
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from sop.cancellation.wav import write_sound
+from sop.evaluate.figure import write_figure
+from sop.evaluate.measures import MEASURES
+from sop.evaluate.records import Record, write_record
+from sop.evaluate.validation import NotCounted, Score, Separation
+from sop.model.pixelplayer import PixelPlayer
+from sop.params import Params
+from sop.runtime.files import write_text
+
+
+def write_results(
+    separations: Iterable[Separation | NotCounted],
+    player: PixelPlayer,
+    params: Params,
+    sounds: Path,
+    plots: Path,
+) -> list[Score | NotCounted]:
+    """Measure separations as they come and write what is kept of them.
+
+    Each is kept as a record (`sop.evaluate.records`), for what comes after; some as sounds.
+
+    Args:
+        separations: of `separate_mixtures`.
+        player: the model that made them.
+        params: how many mixtures are shown, and the sample rate.
+        sounds: folder for the WAV files of the shown mixtures, and the records.
+        plots: folder for the tables and the picture: the shown mixture of median SDR.
+
+    Returns:
+        The scores, in order.
+    """
+    scores: list[Score | NotCounted] = []
+    shown: list[tuple[Separation, Score]] = []
+    for separation in separations:
+        if isinstance(separation, NotCounted):
+            scores.append(separation)
+            continue
+        score = separation.score()
+        scores.append(score)
+        names = tuple(video.name for video in separation.videos)
+        write_record(sounds, Record(separation.number, names, separation.sources, separation.masks))
+        if separation.number < params.evaluate.shown:
+            write_sounds(separation, sounds, params.extract.sample_rate)
+            if isinstance(score, Score):
+                shown.append((separation, score))
+    sounds.mkdir(parents=True, exist_ok=True)
+    rows = table(score for score in scores if isinstance(score, Score))
+    write_text(plots / "mixtures.csv", rows.to_csv(index=False, float_format="%.4f"))
+    categories = rows.groupby("category")[list(MEASURES)].mean().reset_index()
+    write_text(plots / "categories.csv", categories.to_csv(index=False, float_format="%.4f"))
+    if shown:
+        shown.sort(key=lambda pair: float(np.mean(pair[1].measures["sdr"])))
+        median, score = shown[len(shown) // 2]
+        write_figure(plots / "example.png", player, median, score, params.extract.sample_rate)
+    return scores
+
+
+def table(scores: Iterable[Score]) -> pd.DataFrame:
+    """One row per source of each mixture."""
+    return pd.DataFrame(
+        [
+            {
+                "mixture": score.number,
+                "source": position + 1,
+                "category": video.category,
+                "video": video.name,
+                **{name: score.measures[name][position] for name in MEASURES},
+            }
+            for score in scores
+            for position, video in enumerate(score.videos)
+        ],
+        columns=["mixture", "source", "category", "video", *MEASURES],
+    )
+
+
+def write_sounds(separation: Separation, folder: Path, sample_rate: int) -> None:
+    """Write a mixture, its true sources and their estimates as 16-bit WAV files.
+
+    They are `<number>/mixture.wav`, `<number>/1-<category>-true.wav`,
+    `<number>/1-<category>-separated.wav` and so on.
+    """
+    place = folder / f"{separation.number:03d}"
+    write_sound(place / "mixture.wav", separation.mixture, sample_rate)
+    for position, video in enumerate(separation.videos):
+        name = f"{position + 1}-{video.category}"
+        write_sound(place / f"{name}-true.wav", separation.truth[position], sample_rate)
+        write_sound(place / f"{name}-separated.wav", separation.estimates[position], sample_rate)

@@ -1,0 +1,101 @@
+"""A recording: the frames and the sound of one video on disk, read piece by piece.
+
+Shapes: T frames, H x W pixels, L samples.
+"""
+
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+
+from sop.dataset.clips import Audio, Frames, pack, read_audio, read_pictures, sound_seconds
+from sop.dataset.index import Video
+from sop.media.decoding import PictureOutput, SoundOutput, decode, probe
+from sop.media.ffmpeg import Limits
+from sop.params import ExtractParams
+from sop.runtime.errors import LeftOut, UserError
+
+
+class Recording:
+    """What the networks can be shown of one video.
+
+    Args:
+        video: where its sound and frames are.
+        extract: their rates.
+        sound: samples that are heard in place of the video's own, (L,); None for these.
+
+    Raises:
+        LeftOut: the sound cannot be read.
+    """
+
+    def __init__(self, video: Video, extract: ExtractParams, sound: Audio | None = None) -> None:
+        self._video = video
+        self._extract = extract
+        self._sound = sound
+        self.sample_rate = extract.sample_rate
+        self.samples = (
+            round(sound_seconds(video.audio) * extract.sample_rate) if sound is None else len(sound)
+        )
+        self.seconds = self.samples / extract.sample_rate
+
+    def sound(self, begin: int, end: int) -> Audio:
+        """Samples from `begin` to before `end`, (end - begin,); there is silence outside."""
+        audio = np.zeros(end - begin, np.float32)
+        first, last = max(begin, 0), min(end, self.samples)
+        if first < last and self._sound is not None:
+            audio[first - begin : last - begin] = self._sound[first:last]
+        elif first < last:
+            # A quarter of a sample beyond the middle, lest rounding fall to the one before.
+            middle = (first + (last - first) // 2 + 0.25) / self.sample_rate
+            audio[first - begin : last - begin] = read_audio(
+                self._video.audio, middle, last - first, self.sample_rate
+            )
+        return audio
+
+    def frames(self, seconds: float, count: int, stride: int, size: int) -> Frames:
+        """Whole frames around a moment, as a clip of training has them.
+
+        Args:
+            seconds: the moment.
+            count: T frames.
+            stride: frames from one to the next; beyond an end the last one there is repeated.
+            size: of the shorter side, pixels.
+
+        Returns:
+            (T, H, W, 3) RGB.
+        """
+        centre = round(seconds * self._extract.frame_rate + 0.5)
+        numbers = centre + (np.arange(count) - count // 2) * stride
+        numbers = np.clip(numbers, 1, self._video.frame_count)
+        return read_pictures(self._video.frames, numbers.tolist(), size)
+
+
+@contextmanager
+def recorded(video: Path, extract: ExtractParams) -> Iterator[Recording]:
+    """Decode any video that ffmpeg reads into a temporary folder, which ends with the block.
+
+    Args:
+        video: the file.
+        extract: rates, height and quality, as the model was trained on.
+
+    Raises:
+        UserError: it cannot be read, or has no pictures or no sound.
+    """
+    if not video.is_file():
+        raise UserError(f"{video}: {'no file' if video.exists() else 'no such file'}")
+    with tempfile.TemporaryDirectory(prefix="sop-") as folder:
+        audio, frames = Path(folder) / "sound.wav", Path(folder) / "frames.zip"
+        # Its length is not known to be bounded, so its time is not either.
+        limits = Limits(float("inf"), extract.limit_mib << 20)
+        try:
+            seconds = probe(video, limits).seconds
+            sound = SoundOutput(audio, extract.sample_rate)
+            pictures = PictureOutput(extract.frame_rate, extract.frame_height, extract.jpeg_quality)
+            count = pack(decode(video, seconds, sound, pictures, limits), frames)
+            if not count:
+                raise LeftOut("holds no pictures")
+            yield Recording(Video(audio, frames, count), extract)
+        except LeftOut as reason:
+            raise UserError(f"{video}: {reason}") from None

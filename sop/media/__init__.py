@@ -1,0 +1,1 @@
+"""ffmpeg: run on files that are not trusted, and one decode of a video to frames and sound."""

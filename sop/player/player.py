@@ -1,0 +1,245 @@
+"""The pixel player: a page on which every pixel of a video can be heard, without a server.
+
+Shapes: W windows, h x w cells of the picture, C channels, R rows of a mask, F x M frequency bins x
+spectrogram frames, L samples. `page/` holds the page's template, style and script; the
+script repeats `sop.inference.embedding` on the numbers that are written here.
+"""
+
+import base64
+import html
+import re
+import shutil
+import zlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from string import Template
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sop.inference.embedding import Embedding
+from sop.model.spectrogram import unwarp_rows
+from sop.player.embedded import digest, script_json
+from sop.runtime.errors import UserError
+from sop.runtime.files import replacing, write_text
+
+VIDEO_FORMATS = (".mp4", ".webm")
+
+_TEMPLATES = Path(__file__).parent / "page"
+_SCRIPTS = ("fourier.js", "sound.js", "playback.js", "drawing.js", "page.js")
+_LEVELS = 255
+_FULL_SCALE = 32767
+
+
+@dataclass(frozen=True)
+class PlayerRegion:
+    """A part of the picture with a sound of its own."""
+
+    name: str
+    """Shown as text, whatever characters it holds."""
+    cells: NDArray[np.bool_]
+    """Which cells belong to it, (h, w)."""
+    features: NDArray[np.float32]
+    """As those of a place in `Embedding.masks`, (W, C)."""
+    colour: str
+    """`#rrggbb`, such as `sop.player.overlay.hex_colour` gives."""
+    download: str | None
+    """File name of its WAV beside the page; None: the page offers what it computed."""
+
+
+@dataclass(frozen=True)
+class PlayerClip:
+    """A stretch of a video and what the page needs to take its sound apart."""
+
+    title: str
+    """Shown as text, whatever characters it holds."""
+    embedding: Embedding
+    """Of just this stretch."""
+    regions: tuple[PlayerRegion, ...]
+    heat: NDArray[np.float32]
+    """Energy that each cell lets through in each window, >= 0, (W, h, w)."""
+    colours: NDArray[np.uint8]
+    """A colour for the sound of each cell: alike colours sound alike, (h, w, 3)."""
+    downloads: Sequence[tuple[str, str]] = ()
+    """Further files beside the page: file name and label of each."""
+
+
+def write_player(folder: Path, clip: PlayerClip, video: Path) -> Path:
+    """Write a page that plays a clip and lets any pixel of it be heard.
+
+    Args:
+        folder: gets `index.html` and the video; other files in it stay.
+        clip: what is shown.
+        video: H.264/AAC in MP4, or WebM, of the same stretch; it is copied.
+
+    Returns:
+        The page: a file that a browser opens without a server or a network.
+
+    Raises:
+        UserError: the video is not there, or of a format that browsers do not play.
+        ValueError: arrays do not fit each other, hold numbers that are not finite, or a name of
+            a file or colour is none.
+    """
+    _check(clip)
+    ending = video.suffix.lower()
+    if ending not in VIDEO_FORMATS:
+        raise UserError(f"{video}: browsers play {' and '.join(VIDEO_FORMATS)} files; convert it")
+    if not video.is_file():
+        raise UserError(f"{video}: no such file")
+    copy = folder / f"video{ending}"
+    if not (copy.exists() and copy.samefile(video)):
+        with replacing(copy) as partial:
+            shutil.copyfile(video, partial)
+    page = folder / "index.html"
+    write_text(page, _page(clip, copy.name))
+    return page
+
+
+def quantise(
+    components: NDArray[np.float32],
+) -> tuple[NDArray[np.uint8], NDArray[np.float32], NDArray[np.float32]]:
+    """Round each channel to 256 levels between its least and its greatest value.
+
+    Args:
+        components: (C, R, M).
+
+    Returns:
+        Levels, (C, R, M), with step and offset of each channel, (C,): a value is
+        `level * step + offset`.
+    """
+    flat = components.reshape(len(components), -1).astype(np.float64)
+    offsets = flat.min(axis=1)
+    steps = (flat.max(axis=1) - offsets) / _LEVELS
+    divisors = np.where(steps > 0, steps, 1)
+    levels = np.rint((flat - offsets[:, None]) / divisors[:, None]).astype(np.uint8)
+    return (
+        levels.reshape(components.shape),
+        steps.astype(np.float32),
+        offsets.astype(np.float32),
+    )
+
+
+def _check(clip: PlayerClip) -> None:
+    embedding = clip.embedding
+    windows, height, width, channels = embedding.cells.shape
+    frames = embedding.components.shape[-1]
+    bins = embedding.spectrogram.stft_frame // 2 + 1
+    rows = embedding.components.shape[1]
+    expected: dict[str, tuple[NDArray[Any], tuple[int, ...]]] = {
+        "components": (embedding.components, (channels, rows, frames)),
+        "scale": (embedding.scale, (channels,)),
+        "fades": (embedding.fades, (windows, frames)),
+        "heat": (clip.heat, (windows, height, width)),
+        "colours": (clip.colours, (height, width, 3)),
+    }
+    for number, region in enumerate(clip.regions):
+        expected[f"cells of region {number}"] = (region.cells, (height, width))
+        expected[f"features of region {number}"] = (region.features, (windows, channels))
+        if not re.fullmatch(r"#[0-9A-Fa-f]{6}", region.colour):
+            raise ValueError(f"region {number}: {region.colour!r} is not a colour as #rrggbb")
+    for name, (array, shape) in expected.items():
+        if array.shape != shape:
+            raise ValueError(f"{name}: shape {array.shape}, expected {shape}")
+    if 1 + len(embedding.audio) // embedding.spectrogram.stft_hop != frames or frames < 2:
+        raise ValueError(f"{len(embedding.audio)} samples do not make {frames} spectrogram frames")
+    if not embedding.spectrogram.log_frequency and rows != bins:
+        raise ValueError(f"components: {rows} rows, expected {bins}")
+    arrays = [array for array, _ in expected.values()]
+    for array in (*arrays, embedding.audio, embedding.cells, np.asarray(embedding.bias)):
+        if not np.isfinite(array).all():
+            raise ValueError("the clip holds numbers that are not finite")
+    files = [region.download for region in clip.regions] + [file for file, _ in clip.downloads]
+    for file in files:
+        if file is not None and (not file.strip(".") or re.search(r"[/\\\x00-\x1f]", file)):
+            raise ValueError(f"{file!r} is not the name of a file beside the page")
+
+
+def _page(clip: PlayerClip, video: str) -> str:
+    style = _template("style.css")
+    script = "\n".join(_template(name) for name in _SCRIPTS)
+    described, data = _contents(clip)
+    # Nothing but this script, this style and this folder's video; no connection to anywhere.
+    policy = (
+        "default-src 'none'; "
+        f"script-src '{digest(script)}'; style-src '{digest(style)}'; "
+        "media-src 'self' file:; img-src data:; base-uri 'none'; form-action 'none'"
+    )
+    return Template(_template("page.html")).substitute(
+        policy=policy,
+        title=html.escape(clip.title),
+        video=video,
+        style=style,
+        script=script,
+        clip=script_json(described),
+        data=data,
+    )
+
+
+def _template(name: str) -> str:
+    return (_TEMPLATES / name).read_text(encoding="utf-8")
+
+
+def _contents(clip: PlayerClip) -> tuple[dict[str, Any], str]:
+    """What the script reads: a description, and all arrays deflated, as base64."""
+    embedding = clip.embedding
+    levels, steps, offsets = quantise(embedding.components)
+    # Frame by frame, each as its difference from the one before, which deflates better.
+    by_frame = np.ascontiguousarray(levels.transpose(0, 2, 1))
+    differences = np.diff(by_frame, axis=1, prepend=np.zeros_like(by_frame[:, :1]))
+    peak = float(np.abs(embedding.audio).max())
+    samples = np.rint(embedding.audio * (_FULL_SCALE / peak if peak else 1)).astype("<i2")
+    positions = (
+        unwarp_rows(embedding.spectrogram.stft_frame // 2 + 1).float().numpy()
+        if embedding.spectrogram.log_frequency
+        else np.zeros(0, np.float32)
+    )
+    floats = {
+        "steps": steps,
+        "offsets": offsets,
+        # Weighed here, so that the page need not know activation and scale.
+        "cells": embedding.weights(embedding.cells),
+        "fades": embedding.fades,
+        "features": np.array([embedding.weights(region.features) for region in clip.regions]),
+        "positions": positions,
+        "heat": clip.heat,
+    }
+    # Four-byte numbers first, then two, then one, so that each array begins where it may.
+    arrays: dict[str, NDArray[Any]] = {
+        **{name: array.astype("<f4") for name, array in floats.items()},
+        "samples": samples,
+        "components": differences,
+        "colours": clip.colours,
+    }
+    _, height, width, channels = embedding.cells.shape
+    described = {
+        "title": clip.title,
+        "sampleRate": embedding.sample_rate,
+        "peak": peak,
+        "frame": embedding.spectrogram.stft_frame,
+        "hop": embedding.spectrogram.stft_hop,
+        "logFrequency": embedding.spectrogram.log_frequency,
+        "bias": float(embedding.bias),
+        "activation": embedding.activation,
+        "windows": len(embedding.cells),
+        "height": height,
+        "width": width,
+        "channels": channels,
+        "rows": embedding.components.shape[1],
+        "frames": embedding.components.shape[2],
+        "arrays": [[name, array.dtype.str[1:], array.size] for name, array in arrays.items()],
+        "regions": [
+            {
+                "name": region.name,
+                "colour": region.colour,
+                "download": region.download,
+                "cells": np.flatnonzero(region.cells).tolist(),
+            }
+            for region in clip.regions
+        ],
+        "downloads": [list(download) for download in clip.downloads],
+    }
+    raw = b"".join(array.tobytes() for array in arrays.values())
+    deflate = zlib.compressobj(9, zlib.DEFLATED, -zlib.MAX_WBITS)
+    return described, base64.b64encode(deflate.compress(raw) + deflate.flush()).decode()

@@ -1,0 +1,1 @@
+"""What `sop separate` writes: the sound of each region, an overlay, a remix."""

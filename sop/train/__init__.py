@@ -1,0 +1,1 @@
+"""Stage `train`: the training run, its resume checkpoint, its processes and its monitor."""

@@ -1,0 +1,340 @@
+"""The stage `denoise`: what competes, how the winner is chosen, and what is told of it."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import soundfile
+import torch
+from numpy.testing import assert_allclose
+
+from sop.denoise.adaptive import lms, nlms, rls
+from sop.denoise.results import held_out_table, sweep_table, write_denoised
+from sop.denoise.selection import (
+    MEASURES,
+    METHODS,
+    Candidate,
+    Changes,
+    Trial,
+    candidates,
+    choose,
+    denoise,
+    split,
+    summary,
+)
+from sop.evaluate.measures import bss_eval, si_sdr
+from sop.evaluate.records import Record, record_paths, write_record
+from sop.model.spectrogram import stft, to_log_frequency
+from sop.params import Params
+from tests.support.experiment import with_values
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+RATE = 11025
+
+
+@pytest.fixture(scope="module")
+def params(tiny_params: Params) -> Params:
+    return with_values(
+        tiny_params,
+        {
+            "denoise.method": "auto",
+            "denoise.tuning_share": 0.5,
+            "denoise.taps": [4, 16],
+            "denoise.lms_rates": [1e-4],
+            "denoise.nlms_rates": [0.01],
+            "denoise.rls_forgetting": [0.999],
+            "denoise.mask_powers": [1.0, 4.0],
+            "denoise.wiener_frames": [3],
+            "denoise.wiener_iterations": [2],
+        },
+    )
+
+
+def notes(seed: int) -> np.ndarray:
+    """A second and a half of a few notes with overtones."""
+    rng = np.random.default_rng(seed)
+    time = np.arange(16383) / RATE
+    sound = np.zeros(16383)
+    for begin in np.arange(0, 1.5, 0.3):
+        pitch = rng.uniform(150, 900)
+        envelope = np.exp(-4 * (time - begin)) * (time >= begin)
+        sound += envelope * sum(
+            np.sin(2 * np.pi * k * pitch * time) / k**1.3 for k in range(1, 6) if k * pitch < 5000
+        )
+    return (0.1 * sound).astype(np.float32)
+
+
+def record(params: Params, number: int, blur: float = 0.35, sources: int = 2) -> Record:
+    """A mixture whose masks are the ratio masks, with errors of their own in each bin."""
+    rng = np.random.default_rng(100 + number)
+    sounds = np.stack([notes(10 * number + n) for n in range(sources)])
+    magnitude = to_log_frequency(stft(torch.from_numpy(sounds), params.spectrogram).abs()).numpy()
+    ratio = magnitude / (magnitude.sum(axis=0) + 1e-6)
+    masks = np.clip(ratio + blur * rng.standard_normal(ratio.shape), 0.01, 0.99)
+    names = tuple(f"flute/{number}_{n}" for n in range(sources))
+    return Record(number, names, sounds, masks.astype(np.float32))
+
+
+@pytest.fixture(scope="module")
+def records(params: Params, tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    folder = tmp_path_factory.mktemp("evaluate")
+    for number in range(24):
+        made = record(params, number)
+        # Few videos, so that a split by video finds whole mixtures.
+        first, second = f"flute/{number % 4}", f"cello/{number // 4 % 2}"
+        write_record(folder, made._replace(videos=(first, second)))
+    return record_paths(folder)
+
+
+def test_candidates_are_every_filter_in_every_setting_and_both_kinds_of_masks(params) -> None:
+    every = candidates(params.denoise)
+    assert len(every) == len(set(every)) == 3 * 2 + 2 + 2
+    assert {candidate.method for candidate in every} == set(METHODS)
+    only = candidates(with_values(params, {"denoise.method": "rls"}).denoise)
+    assert [str(candidate) for candidate in only] == [
+        "rls, taps 4, forgetting 0.999",
+        "rls, taps 16, forgetting 0.999",
+    ]
+
+
+@pytest.mark.parametrize("method", ["lms", "nlms", "rls"])
+def test_a_filter_takes_each_sound_as_target_and_the_others_as_references(params, method) -> None:
+    trial = Trial(record(params, 0, sources=3), params)
+    rate = {"lms": 1e-3, "nlms": 0.01, "rls": 0.999}[method]
+    after = trial.after(Candidate(method, taps=8, rate=rate))
+    by_hand = {"lms": lms, "nlms": nlms, "rls": rls}[method]
+    for target in range(3):
+        others = [trial.before[n] for n in range(3) if n != target]
+        assert_allclose(after[target], by_hand(trial.before[target], others, 8, rate), atol=1e-6)
+
+
+def test_masks_that_sum_to_one_make_sounds_that_sum_to_the_mixture(params) -> None:
+    trial = Trial(record(params, 0), params)
+    for candidate in (
+        Candidate("renormalise", power=2.0),
+        Candidate("wiener", power=2.0, frames=3, iterations=2),
+    ):
+        assert_allclose(trial.after(candidate).sum(axis=0), trial.truth.sum(axis=0), atol=1e-4)
+
+
+def test_measures_are_those_of_the_libraries(params) -> None:
+    trial = Trial(record(params, 0), params)
+    candidate = Candidate("renormalise", power=2.0)
+    values = trial.measure([None, candidate])
+    for position, sounds in enumerate((trial.before, trial.after(candidate))):
+        bss = bss_eval(trial.truth, sounds)
+        expected = {
+            "sdr": bss.sdr,
+            "sir": bss.sir,
+            "sar": bss.sar,
+            "si_sdr": si_sdr(trial.truth, sounds),
+            "mse": np.mean((trial.truth - sounds) ** 2, axis=1),
+        }
+        expected["snr"] = 10 * np.log10(np.mean(trial.truth**2, axis=1) / expected["mse"])
+        for name, value in expected.items():
+            assert_allclose(values[position, MEASURES.index(name)], value, rtol=1e-4, atol=1e-9)
+
+
+def test_a_rate_that_would_diverge_is_brought_down_and_remembered(params) -> None:
+    trial = Trial(record(params, 0), params)
+    steep, gentle = (Candidate("lms", taps=16, rate=rate) for rate in (50.0, 1e-5))
+    assert np.isfinite(trial.after(steep)).all()
+    trial.after(gentle)
+    assert trial.bounded == {steep}
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_mixture_of_one_source_stays_as_it_is(params, method) -> None:
+    trial = Trial(record(params, 0, sources=1), params)
+    for candidate in candidates(with_values(params, {"denoise.method": method}).denoise):
+        np.testing.assert_array_equal(trial.after(candidate), trial.before)
+
+
+def test_a_sound_of_which_nothing_would_be_left_stays_as_it_is(params) -> None:
+    made = record(params, 0)
+    masks = made.masks.copy()
+    masks[0], masks[1] = 0.6, 0.9
+    trial = Trial(made._replace(masks=masks), params)
+    # The second takes all of every bin.
+    after = trial.after(Candidate("renormalise", power=5000.0))
+    np.testing.assert_array_equal(after[0], trial.before[0])
+    assert_allclose(after[1], trial.truth.sum(axis=0), atol=1e-4)
+
+
+def test_no_video_is_on_both_sides_of_the_split() -> None:
+    rng = np.random.default_rng(0)
+    names = [f"v{n}" for n in range(30)]
+    mixtures = [tuple(rng.choice(names, 2, replace=False)) for _ in range(300)]
+    sides = split(mixtures, 0.4, seed=1)
+    tuning = {name for n in sides.tuning for name in mixtures[n]}
+    held_out = {name for n in sides.held_out for name in mixtures[n]}
+    assert len(sides.tuning) > 20 and len(sides.held_out) > 60
+    assert not tuning & held_out
+    assert split(mixtures, 0.4, seed=1) == sides != split(mixtures, 0.4, seed=2)
+
+
+def planted(changes: dict[str, list[float]], tried: list[Candidate]) -> Changes:
+    """Changes of SDR and SIR in each mixture: the first candidate's, the second's, ..."""
+    count = len(changes["sdr"][0])
+    values = np.zeros((count, len(tried) + 1, len(MEASURES) + 1, 2))
+    for name, of_candidates in changes.items():
+        for position, change in enumerate(of_candidates, start=1):
+            values[:, position, MEASURES.index(name)] = np.array(change)[:, None]
+    return Changes(tried, list(values), seed=0)
+
+
+A, B = Candidate("nlms", taps=4, rate=0.01), Candidate("renormalise", power=2.0)
+SURE, UNSURE = [0.9, 1.1] * 20, [-6.0, 8.4] * 20
+
+
+def test_auto_takes_what_is_surely_better() -> None:
+    tuning = planted({"sdr": [UNSURE, SURE], "sir": [[0.0] * 40] * 2}, [A, B])
+    choice = choose("auto", tuning)
+    assert choice.candidate == B
+    assert "SDR +1.00 dB" in choice.reason
+
+
+def test_auto_takes_nothing_if_nothing_is_surely_better() -> None:
+    for sdr in (UNSURE, [0.0] * 40, [-value for value in SURE]):
+        tuning = planted({"sdr": [sdr], "sir": [[0.0] * 40]}, [A])
+        assert choose("auto", tuning).candidate is None
+
+
+def test_auto_takes_nothing_that_may_cost_sir() -> None:
+    tuning = planted({"sdr": [SURE], "sir": [[-0.2] * 40]}, [A])
+    assert choose("auto", tuning).candidate is None
+    tuning = planted({"sdr": [SURE], "sir": [[-0.05] * 40]}, [A])
+    assert choose("auto", tuning).candidate == A
+
+
+def test_a_forced_method_is_taken_even_if_it_harms() -> None:
+    tuning = planted({"sdr": [[-2.0, -2.1]], "sir": [[-3.0, -3.0]]}, [A])
+    assert choose("nlms", tuning).candidate == A
+    assert choose("none", tuning).candidate is None
+
+
+def test_without_mixtures_for_tuning_auto_takes_nothing_and_says_so() -> None:
+    choice = choose("auto", Changes([A, B], [], seed=0))
+    assert choice.candidate is None
+    assert "no mixture is left for tuning" in choice.reason
+
+
+@pytest.fixture(scope="module")
+def denoised(params: Params, records: list[Path]):
+    return denoise(records, params)
+
+
+def test_masks_with_errors_are_mended_and_filters_are_not_taken(denoised) -> None:
+    assert denoised.choice.candidate.method in ("renormalise", "wiener")
+    told = summary(denoised)
+    assert told["method"] == denoised.choice.candidate.method
+    assert told["change"]["sdr"]["low"] > 0
+    assert told["change"]["sdr"]["mean"] == pytest.approx(
+        told["after"]["sdr"] - told["before"]["sdr"]
+    )
+    assert set(told["methods"]) == set(METHODS)
+    json.dumps(told, allow_nan=False)
+
+
+def test_nothing_is_told_by_mixtures_that_chose(denoised, params: Params) -> None:
+    """The held-out numbers are those of a run over the held-out mixtures alone."""
+    table = held_out_table(denoised)
+    assert len(denoised.measured) == denoised.held_out.mixtures > 0
+    assert set(table.mixture) == set(denoised.measured)
+    plain = table[table.method == "none"].groupby("mixture").sdr.mean().mean()
+    assert summary(denoised)["before"]["sdr"] == pytest.approx(plain)
+
+
+def test_results_do_not_depend_on_the_number_of_workers(denoised, records, params) -> None:
+    others = denoise(records, with_values(params, {"workers": 3}))
+    assert summary(others) == summary(denoised)
+
+
+def test_tables_hold_every_candidate_and_every_held_out_sound(denoised) -> None:
+    sweep, held_out = sweep_table(denoised), held_out_table(denoised)
+    assert len(sweep) == len(denoised.tuning.tried)
+    assert sweep.chosen.sum() == 1
+    assert len(held_out) == 2 * len(denoised.measured) * (1 + len(denoised.held_out.tried))
+    assert held_out[held_out.method == "none"].sdr_change.isna().all()
+    one = held_out[held_out.method == "nlms"].iloc[0]
+    before = held_out[
+        (held_out.method == "none")
+        & (held_out.mixture == one.mixture)
+        & (held_out.source == one.source)
+    ].iloc[0]
+    assert one.sdr_change == pytest.approx(one.sdr - before.sdr)
+
+
+def test_sounds_of_the_shown_mixtures_are_written(denoised, records, params, tmp_path) -> None:
+    write_denoised(denoised, records, params, tmp_path / "sounds", tmp_path / "plots")
+    files = sorted(p.relative_to(tmp_path).as_posix() for p in tmp_path.rglob("*") if p.is_file())
+    assert files == [
+        "plots/held_out.csv",
+        "plots/sweep.csv",
+        *(
+            f"sounds/00{number}/{name}-denoised.wav"
+            for number in range(2)
+            for name in ("1-flute", "2-cello")
+        ),
+    ]
+    trial = Trial(record(params, 0), params)
+    sound, rate = soundfile.read(tmp_path / "sounds/000/1-flute-denoised.wav")
+    assert rate == RATE
+    assert_allclose(sound, trial.after(denoised.choice.candidate)[0], atol=1e-4)
+    assert len(pd.read_csv(tmp_path / "plots/sweep.csv")) == len(denoised.tuning.tried)
+
+
+def test_forced_none_leaves_the_sounds_alone_and_still_measures(records, params, tmp_path) -> None:
+    none = denoise(records, with_values(params, {"denoise.method": "none"}))
+    told = summary(none)
+    assert told["method"] == "none"
+    assert told["after"] == told["before"]
+    assert told["change"]["sdr"] == {"mean": 0, "low": 0, "high": 0}
+    assert set(told["methods"]) == set(METHODS)
+
+
+@pytest.mark.parametrize("share", [0.01, 0.99])
+def test_mixtures_that_cannot_be_measured_are_left_out_with_the_reason(
+    params, tmp_path, share: float
+) -> None:
+    """On either side: all four mixtures are held out, or all are for tuning."""
+    for number in range(4):
+        made = record(params, number)
+        sources = made.sources.copy()
+        sources[1] *= number != 2
+        write_record(tmp_path, made._replace(sources=sources))
+    counts = summary(denoise(record_paths(tmp_path), replace_share(params, share)))["mixtures"]
+    assert counts["left_out"] == 1
+    assert counts["reasons"] == {"2": "flute/2_1: is silent"}
+    assert (counts["tuning"], counts["held_out"]) == ((0, 3) if share < 0.5 else (3, 0))
+
+
+def test_a_single_mixture_chooses_nothing_and_says_why(params, tmp_path) -> None:
+    write_record(tmp_path, record(params, 0))
+    denoised = denoise(record_paths(tmp_path), replace_share(params, 0.01))
+    assert denoised.choice.candidate is None
+    told = summary(denoised)
+    assert told["reason"].startswith("no mixture is left for tuning")
+    assert told["mixtures"]["held_out"] == 1
+    write_denoised(denoised, record_paths(tmp_path), params, tmp_path / "s", tmp_path / "p")
+
+
+def test_all_mixtures_for_tuning_leave_nothing_to_tell(params, tmp_path) -> None:
+    write_record(tmp_path, record(params, 0))
+    told = summary(denoise(record_paths(tmp_path), replace_share(params, 0.99)))
+    assert told["mixtures"]["held_out"] == 0
+    assert told["before"]["sdr"] is None
+    assert told["change"]["sdr"] is None
+    json.dumps(told, allow_nan=False)
+
+
+def replace_share(params: Params, share: float) -> Params:
+    return with_values(params, {"denoise.tuning_share": share})
+
+
+def test_changes_of_equal_mixtures_have_no_width() -> None:
+    changes = planted({"sdr": [[1.0, 1.0, 1.0]], "sir": [[0.0] * 3]}, [A])
+    assert changes.interval(A, "sdr") == (1.0, 1.0, 1.0)

@@ -1,0 +1,419 @@
+import csv
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from sop.download import published_lists
+from sop.download.download import download as download_to
+from sop.download.sources import Places
+from sop.extract.extraction import extract
+from sop.params import Params, validate
+from sop.runtime.errors import UserError
+from sop.runtime.parallel import Workers
+from tests.support.server import Server, serving, status
+
+ROOT = Path(__file__).parents[2]
+TINY = {"solos": 1, "duets": 1, "seconds": 2.0, "width": 64, "height": 48, "frame_rate": 12}
+CLIPS = ROOT.parent / "shared" / "music-clips"
+
+
+def changed(params: Params, **dataset: Any) -> Params:
+    """Parameters of another source; a section given is merged into the one there."""
+    values = params.model_dump()
+    values["index"]["shortest_seconds"] = 1.0
+    for name, value in dataset.items():
+        if isinstance(value, dict):
+            values["dataset"][name].update(value)
+        else:
+            values["dataset"][name] = value
+    return validate(values, "test")
+
+
+def local(params: Params, folder: Path) -> Params:
+    return changed(params, source="local", local={"folder": str(folder)})
+
+
+def download(params: Params, folder: Path) -> dict[str, Any]:
+    """The stage's work, with what it keeps for itself beside the folder."""
+    root = folder.parent
+    places = Places(root / "lists", root / "unfinished", root / "hashes.sqlite")
+    return download_to(params, folder, places)
+
+
+def tree(folder: Path) -> dict[str, bytes]:
+    return {
+        str(path.relative_to(folder)): path.read_bytes()
+        for path in folder.rglob("*")
+        if path.is_file()
+    }
+
+
+def times(folder: Path) -> dict[str, int]:
+    return {str(p.relative_to(folder)): p.stat().st_mtime_ns for p in folder.glob("*/*")}
+
+
+def rows(folder: Path) -> list[dict[str, str]]:
+    with (folder / "manifest.csv").open(newline="", encoding="utf-8") as file:
+        return list(csv.DictReader(file))
+
+
+@pytest.fixture
+def own(tmp_path: Path, make_video: Callable) -> Path:
+    """A folder of the user's own videos."""
+    folder = tmp_path / "own"
+    make_video(folder / "flute" / "a, b.mp4")
+    make_video(folder / "tuba" / "-c.mkv", "-c", "copy")
+    make_video(folder / "flat 'n %d.mp4")
+    return folder
+
+
+def test_synthetic_videos_with_their_truth(params: Params, tmp_path: Path) -> None:
+    params = changed(params, synthetic=TINY)
+    summary = download(params, tmp_path / "one")
+    assert (summary["source"], summary["listed"], summary["videos"]) == ("synthetic", 11, 11)
+    files = tree(tmp_path / "one")
+    assert len([name for name in files if name.endswith(".mp4")]) == 11
+    assert len([name for name in files if name.endswith(".truth.npz")]) == 11
+    before = times(tmp_path / "one")
+    assert download(params, tmp_path / "one") == summary
+    assert times(tmp_path / "one") == before
+    # One more duet: only it is rendered, and the tree is as if made from nothing.
+    more = changed(params, synthetic={"duets": 2})
+    download(more, tmp_path / "one")
+    after = times(tmp_path / "one")
+    assert len([name for name in after if before.get(name) != after[name]]) == 2
+    download(params, tmp_path / "one")
+    assert tree(tmp_path / "one") == files
+
+
+def test_own_videos(params: Params, own: Path, tmp_path: Path) -> None:
+    videos = tmp_path / "videos"
+    summary = download(local(params, own), videos)
+    assert sorted(tree(videos)) == [
+        *("flute/a, b.mp4", "manifest.csv", "tuba/-c.mp4", "unlabelled/flat 'n %d.mp4")
+    ]
+    assert (videos / "flute/a, b.mp4").read_bytes() == (own / "flute/a, b.mp4").read_bytes()
+    assert summary["videos"] == 3
+    assert summary["category"]["flute"] == {"done": 1, "unavailable": 0, "failed": 0}
+    assert [(row["category"], row["id"], row["status"]) for row in rows(videos)] == [
+        ("flute", "a, b", "done"),
+        ("tuba", "-c", "done"),
+        ("unlabelled", "flat 'n %d", "done"),
+    ]
+
+
+def test_only_what_changed_is_made_again(
+    params: Params, own: Path, tmp_path: Path, make_video: Callable
+) -> None:
+    videos = tmp_path / "videos"
+    download(local(params, own), videos)
+    before = times(videos)
+    make_video(own / "flute" / "new.mp4")
+    (own / "flat 'n %d.mp4").unlink()
+    make_video(own / "tuba" / "-c.mkv", "-c:v", "copy", "-c:a", "aac")
+    (videos / "flute" / ".part-7-x.mp4").write_bytes(b"x")
+    (videos / "flute" / "foreign.mp4").write_bytes(b"x")
+    download(local(params, own), videos)
+    after = times(videos)
+    assert {n for n in after if before.get(n) != after[n]} == {"flute/new.mp4", "tuba/-c.mp4"}
+    assert not (videos / "unlabelled").exists()
+    download(local(params, own), tmp_path / "again")
+    assert tree(videos) == tree(tmp_path / "again")
+
+
+def test_missing_damaged_and_unlisted_files_are_put_right(
+    params: Params, own: Path, tmp_path: Path
+) -> None:
+    videos = tmp_path / "videos"
+    download(local(params, own), videos)
+    whole = tree(videos)
+    (videos / "tuba/-c.mp4").unlink()
+    (videos / "flute/a, b.mp4").write_bytes(b"short")
+    download(local(params, own), videos)
+    assert tree(videos) == whole
+    for text in ("", "nonsense", "category,id\nx,y\n", 'a,"b\n'):
+        (videos / "manifest.csv").write_text(text)
+        download(local(params, own), videos)
+        assert tree(videos) == whole
+
+
+def test_unusable_files_are_left_out_and_the_others_go_on(
+    params: Params,
+    own: Path,
+    tmp_path: Path,
+    make_video: Callable,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    (own / "flute" / "notes.txt").write_text("not a video")
+    (own / "flute" / "gone.mp4").symlink_to(own / "nowhere.mp4")
+    (own / "tuba" / "-c.mp4").symlink_to("/etc/passwd")
+    make_video(own / "tuba" / "mute.mkv", "-an", "-c", "copy")
+    make_video(own / "flute" / "a, b.mov", "-c", "copy")
+    make_video(own / "flute" / "line\nbreak.mp4")
+    summary = download(local(params, own), tmp_path / "videos")
+    assert summary["videos"] == 3
+    reasons = {
+        Path(name).name: reason for name, reason in summary["unavailable"]["reasons"].items()
+    }
+    assert reasons.keys() == {
+        *("notes.txt", "gone.mp4", "-c.mp4", "mute.mkv", "a, b.mp4", "line?break.mp4")
+    }
+    assert "not a video" in reasons["notes.txt"]
+    assert "missing file" in reasons["gone.mp4"]
+    assert "leaves the folder" in reasons["-c.mp4"]
+    assert "no sound" in reasons["mute.mkv"]
+    said = [line for line in capsys.readouterr().out.splitlines() if line.startswith("left out")]
+    assert len(said) == 6
+    assert f"left out: {own / 'tuba' / 'mute.mkv'}: holds no sound" in said
+    left_out = [row for row in rows(tmp_path / "videos") if row["status"] == "unavailable"]
+    assert len(left_out) == 6
+    assert all(row["reason"] for row in left_out)
+    assert download(local(params, own), tmp_path / "videos") == summary
+
+
+def test_nothing_usable_ends_in_one_line(params: Params, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"dataset\.local\.folder"):
+        download(local(params, tmp_path / "nowhere"), tmp_path / "videos")
+    (tmp_path / "own").mkdir()
+    (tmp_path / "own/a.mp4").write_bytes(b"x")
+    with pytest.raises(UserError, match=r"0 of 1 videos are there; .*a\.mp4, for one: not a video"):
+        download(local(params, tmp_path / "own"), tmp_path / "videos")
+
+
+def test_a_folder_of_ones_own_is_never_written_to(
+    params: Params, own: Path, tmp_path: Path
+) -> None:
+    before = tree(own)
+    for folder in (own, own.parent):
+        with pytest.raises(UserError, match="is where this stage writes"):
+            download(local(params, own), folder)
+    (tmp_path / "link").symlink_to(own)
+    with pytest.raises(UserError, match="is where this stage writes"):
+        download(local(params, tmp_path / "link"), own)
+    assert tree(own) == before
+
+
+def test_a_missing_folder_costs_nothing_already_there(
+    params: Params, own: Path, tmp_path: Path
+) -> None:
+    videos = tmp_path / "videos"
+    download(local(params, own), videos)
+    before = tree(videos)
+    with pytest.raises(UserError):
+        download(local(params, tmp_path / "nowhere"), videos)
+    assert tree(videos) == before
+
+
+@pytest.fixture
+def music(
+    params: Params, tmp_path: Path, make_video: Callable, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[tuple[Params, Server]]:
+    """A server of two lists and their videos, one of which is gone."""
+    folder = tmp_path / "site"
+    lists = {
+        published_lists.MUSIC_SOLOS: {
+            "flute": ["-aaaaaaaaaa", "bbbbbbbbbbb"],
+            "tuba": ["ccccccccccc"],
+        },
+        published_lists.MUSIC_DUETS: {"flute tuba": ["ddddddddddd"]},
+    }
+    for name in ("-aaaaaaaaaa", "bbbbbbbbbbb", "ddddddddddd"):
+        make_video(folder / f"{name}.mp4")
+    for name, videos in lists.items():
+        (folder / name).write_text(json.dumps({"videos": videos}))
+        digest = published_lists.hashlib.sha256((folder / name).read_bytes()).hexdigest()
+        monkeypatch.setitem(published_lists.SHA256, name, digest)
+    with serving(folder) as server:
+        fetch = {
+            "video_url": f"{server.root}/{{id}}.mp4",
+            "silence_seconds": 1.0,
+            "retries": 0,
+            "back_off_seconds": 0.0,
+        }
+        published = {"published": f"{server.root}/{{file}}"}
+        yield changed(params, source="music", lists=published, fetch=fetch), server
+
+
+def asked_for(server: Server) -> set[str]:
+    return {name for name, _ in server.asked}
+
+
+def test_the_published_lists_from_a_server(
+    music: tuple[Params, Server], tmp_path: Path, make_video: Callable
+) -> None:
+    params, server = music
+    videos = tmp_path / "videos"
+    summary = download(params, videos)
+    assert sorted(tree(videos)) == [
+        *("flute/-aaaaaaaaaa.mp4", "flute/bbbbbbbbbbb.mp4", "flute_tuba/ddddddddddd.mp4"),
+        "manifest.csv",
+    ]
+    assert (summary["listed"], summary["videos"]) == (4, 3)
+    assert summary["category"]["tuba"] == {"done": 0, "unavailable": 1, "failed": 0}
+    url = params.dataset.fetch.video_url.replace("{id}", "ccccccccccc")
+    assert "404" in summary["unavailable"]["reasons"][url]
+    gone, done = rows(videos)[3], rows(videos)[0]
+    assert (gone["id"], gone["status"], gone["source"]) == ("ccccccccccc", "unavailable", url)
+    assert done["format"] == "h264 96x72, aac 22050 Hz mono"
+    assert float(done["seconds"]) == pytest.approx(2.5, abs=0.1)
+    # What is there, what is gone and the lists are not asked for again.
+    server.asked.clear()
+    make_video(server.folder / "ccccccccccc.mp4")
+    assert download(params, videos) == summary
+    assert asked_for(server) == set()
+    # Unless told to.
+    assert download(changed(params, fetch={"ask_again": True}), videos)["videos"] == 4
+    assert asked_for(server) == {"ccccccccccc.mp4"}
+    download(params, tmp_path / "again")
+    assert tree(videos) == tree(tmp_path / "again")
+    without = changed(params, lists={"duets": False})
+    assert download(without, videos)["listed"] == 3
+    assert not (videos / "flute_tuba").exists()
+
+
+def test_what_failed_for_now_is_asked_for_again(
+    music: tuple[Params, Server], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    params, server = music
+    server.answers["bbbbbbbbbbb.mp4"] = status(503)
+    summary = download(params, tmp_path / "videos")
+    assert summary["category"]["flute"] == {"done": 1, "unavailable": 0, "failed": 1}
+    assert summary["failed"]["count"] == summary["unavailable"]["count"] == 1
+    assert "1 of 4 videos failed for now; `dvc repro --force download`" in capsys.readouterr().out
+    server.answers.clear()
+    server.asked.clear()
+    assert download(params, tmp_path / "videos")["videos"] == 3
+    assert asked_for(server) == {"bbbbbbbbbbb.mp4"}
+
+
+def test_categories_and_the_first_so_many_of_each(
+    music: tuple[Params, Server], tmp_path: Path
+) -> None:
+    params, _ = music
+    few = changed(params, lists={"categories": ["flute", "flute_tuba"], "most_per_category": 1})
+    download(few, tmp_path / "videos")
+    assert [(row["category"], row["id"]) for row in rows(tmp_path / "videos")] == [
+        *(("flute", "-aaaaaaaaaa"), ("flute_tuba", "ddddddddddd"))
+    ]
+    with pytest.raises(UserError, match=r"categories: 'oboe' .* has flute, tuba, flute_tuba"):
+        download(changed(params, lists={"categories": ["oboe"]}), tmp_path / "videos")
+
+
+def test_a_list_of_ones_own(music: tuple[Params, Server], tmp_path: Path) -> None:
+    params, server = music
+    (server.folder / "My clip.mp4").write_bytes((server.folder / "bbbbbbbbbbb.mp4").read_bytes())
+    place = tmp_path / "list.csv"
+    place.write_text(
+        f"category,id,url,begin,end\nflute,-aaaaaaaaaa,,,\nhorn,,{server.root}/My%20clip.mp4,,\n"
+        "horn,bbbbbbbbbbb,,0.5,1.5\n"
+    )
+    own = changed(params, source="list", lists={"own": str(place)})
+    summary = download(own, tmp_path / "videos")
+    assert summary["videos"] == 3
+    names = [row["id"] for row in rows(tmp_path / "videos")]
+    assert names[0] == "-aaaaaaaaaa"
+    assert names[1].startswith("My_clip_")
+    assert names[2] == "bbbbbbbbbbb_0.5-1.5"
+    assert float(rows(tmp_path / "videos")[2]["seconds"]) == pytest.approx(1.0, abs=0.1)
+
+
+def test_too_little_of_a_list_fails_and_loses_nothing(
+    music: tuple[Params, Server], tmp_path: Path
+) -> None:
+    params, _ = music
+    strict = changed(params, fetch={"least_share": 0.9})
+    with pytest.raises(UserError, match=r"3 of 4 videos are there.*least_share asks for 90%"):
+        download(strict, tmp_path / "videos")
+    before = times(tmp_path / "videos")
+    assert len(before) == 3
+    download(params, tmp_path / "videos")
+    assert times(tmp_path / "videos") == before
+
+
+def test_a_lost_network_fails_in_one_line_and_loses_nothing(
+    music: tuple[Params, Server], tmp_path: Path
+) -> None:
+    params, _ = music
+    download(params, tmp_path / "videos")
+    for name in ("flute/-aaaaaaaaaa.mp4", "flute/bbbbbbbbbbb.mp4"):
+        (tmp_path / "videos" / name).unlink()
+    before = times(tmp_path / "videos")
+    lost = changed(
+        params,
+        fetch={"video_url": "http://127.0.0.1:9/{id}.mp4", "least_share": 0.0, "at_once": 1},
+    )
+    with pytest.raises(UserError, match=r"no network: .*; 0 of 4 are there and stay"):
+        download(lost, tmp_path / "videos")
+    assert times(tmp_path / "videos") == before
+    with pytest.raises(UserError, match="no list could be fetched"):
+        (tmp_path / "lists" / published_lists.MUSIC_SOLOS).unlink()
+        download(
+            changed(params, lists={"published": "http://127.0.0.1:9/{file}"}), tmp_path / "videos"
+        )
+    assert times(tmp_path / "videos") == before
+
+
+def test_cookies_and_options_are_checked_before_anything_is_asked(
+    music: tuple[Params, Server], tmp_path: Path
+) -> None:
+    params, server = music
+    for fetch, message in (
+        ({"cookies": str(tmp_path / "none.txt")}, "cookies: .*none.txt not found"),
+        ({"yt_dlp": {"outtmpl": "/etc/x"}}, "yt_dlp: outtmpl is not allowed"),
+    ):
+        with pytest.raises(UserError, match=message):
+            download(changed(params, fetch=fetch), tmp_path / "videos")
+    assert asked_for(server) == set()
+
+
+@pytest.mark.skipif(not CLIPS.is_dir(), reason=f"{CLIPS} is absent")
+def test_real_clips_are_all_accounted_for(params: Params, tmp_path: Path) -> None:
+    clips = {f"{clip.parent.name}/{clip.stem}" for clip in CLIPS.glob("*/*.mp4")}
+    summary = download(local(params, CLIPS), tmp_path / "videos")
+    assert summary["videos"] == len(clips) == 55
+    folders = [tmp_path / name for name in ("videos", "audio", "frames")]
+    extracted = extract(params.extract, *folders, Workers(2), tmp_path / "hashes.sqlite")
+    made = {f"{place.parent.name}/{place.stem}" for place in folders[1].glob("*/*.wav")}
+    assert made | extracted["left_out"]["reasons"].keys() == clips
+    assert extracted["left_out"]["count"] <= 1
+
+
+DOWNLOAD = """
+import sys
+from pathlib import Path
+from sop.download.download import download as download_to
+from sop.params import load_params
+if __name__ == "__main__":
+    download(load_params(Path(sys.argv[1])), Path(sys.argv[2]))
+"""
+
+
+def test_killed_at_any_moment_the_next_run_ends_the_same(params: Params, tmp_path: Path) -> None:
+    params = changed(params, synthetic=TINY | {"seconds": 3.0})
+    file, script, videos = (tmp_path / name for name in ("params.yaml", "run.py", "videos"))
+    file.write_text(params.model_dump_json())
+    script.write_text(DOWNLOAD)
+    rng = np.random.default_rng(1)
+    for _ in range(4):
+        process = subprocess.Popen(
+            [sys.executable, str(script), str(file), str(videos)],
+            cwd=ROOT,
+            env=os.environ | {"PYTHONPATH": str(ROOT)},
+            start_new_session=True,
+            stdout=subprocess.DEVNULL,
+        )
+        time.sleep(rng.uniform(0.5, 3.0))
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+    download(params, videos)
+    download(params, tmp_path / "again")
+    assert tree(videos) == tree(tmp_path / "again")

@@ -1,0 +1,312 @@
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from sop.download.fetching import fetch
+from sop.download.published_lists import Entry
+from sop.download.youtube import FOR_GOOD, PASSES, unknown_options
+from sop.params import FetchParams, Params
+from sop.runtime.errors import LeftOut, LeftOutForNow, NoNetwork
+from tests.support.server import (
+    Answer,
+    Server,
+    at_first,
+    file_of,
+    in_seconds,
+    redirect,
+    serving,
+    stalled,
+    status,
+    truncated,
+)
+
+ID = "aaaaaaaaaaa"
+QUICK = {
+    "silence_seconds": 1.0,
+    "limit_seconds": 20.0,
+    "retries": 1,
+    "back_off_seconds": 0.05,
+}
+
+
+class Site:
+    """A server, and what is fetched from it."""
+
+    def __init__(self, server: Server, params: FetchParams, root: Path) -> None:
+        self.server = server
+        self.params = params.model_copy(update={"video_url": f"{server.root}/{{id}}.mp4", **QUICK})
+        self.videos, self.unfinished = root / "videos", root / "unfinished"
+
+    def fetch(self, name: str = ID, entry: Entry | None = None, **changes: Any) -> Any:
+        params = self.params.model_copy(update=changes)
+        return fetch(entry or Entry("flute", name), params, self.videos, self.unfinished)
+
+    def answer(self, answer: Answer, name: str = ID) -> None:
+        self.server.answers[f"{name}.mp4"] = answer
+
+    def files(self, folder: Path) -> list[str]:
+        return sorted(str(p.relative_to(folder)) for p in folder.rglob("*") if p.is_file())
+
+
+@pytest.fixture
+def site(tmp_path: Path, params: Params, make_video: Callable) -> Iterator[Site]:
+    make_video(tmp_path / "site" / f"{ID}.mp4")
+    with serving(tmp_path / "site") as server:
+        yield Site(server, params.dataset.fetch, tmp_path)
+
+
+@pytest.fixture
+def over() -> Iterator[threading.Event]:
+    event = threading.Event()
+    yield event
+    event.set()
+
+
+def video_of(site: Site, name: str = ID) -> Path:
+    return site.server.folder / f"{name}.mp4"
+
+
+@pytest.mark.parametrize("name", ["--IXKwloYLE", "-_-TDDxoaAc", "8DHG_hVSw1o"])
+def test_a_video_is_fetched_byte_for_byte(name: str, site: Site, make_video: Callable) -> None:
+    video = make_video(video_of(site, name))
+    found = site.fetch(name)
+    assert site.files(site.videos) == [f"flute/{name}.mp4"]
+    assert (site.videos / f"flute/{name}.mp4").read_bytes() == video.read_bytes()
+    assert site.files(site.unfinished) == []
+    assert found.seconds == pytest.approx(2.5, abs=0.1)
+    assert found.format == "h264 96x72, aac 22050 Hz mono"
+
+
+@pytest.mark.parametrize(
+    ("answer", "kind"),
+    [
+        (status(404), LeftOut),
+        (status(403), LeftOut),
+        (status(410), LeftOut),
+        (status(451), LeftOut),
+        (status(429, Retry_After="0"), LeftOutForNow),
+        (status(500), LeftOutForNow),
+        (status(503), LeftOutForNow),
+        (redirect(f"/{ID}.mp4"), LeftOutForNow),
+        (lambda handler: handler.body(b"<html><body>gone</body></html>", "text/html"), LeftOut),
+        (lambda handler: handler.body(b"<html><body>gone</body></html>"), LeftOut),
+        (lambda handler: handler.body(b"\0" * 5000), LeftOut),
+    ],
+)
+def test_a_bad_answer_is_left_out_for_good_or_for_now(
+    answer: Answer, kind: type, site: Site
+) -> None:
+    site.answer(answer)
+    with pytest.raises(LeftOut) as caught:
+        site.fetch()
+    assert type(caught.value) is kind
+    assert "\n" not in str(caught.value)
+    assert len(str(caught.value)) <= 200
+    assert site.files(site.videos) == site.files(site.unfinished) == []
+
+
+def test_a_server_that_asks_to_wait_is_given_the_time(site: Site) -> None:
+    for asked in (lambda: "2", lambda: in_seconds(3)):
+        site.answer(at_first([status(429, Retry_After=asked())], file_of(video_of(site))))
+        began = time.monotonic()
+        site.fetch()
+        assert time.monotonic() - began >= 2
+
+
+def test_a_server_that_recovers_is_asked_again(site: Site) -> None:
+    site.answer(at_first([status(500), status(503)], file_of(video_of(site))))
+    site.fetch(retries=2)
+
+
+def test_a_stalled_body_ends_after_the_silence(site: Site, over: threading.Event) -> None:
+    site.answer(stalled(video_of(site), over))
+    began = time.monotonic()
+    with pytest.raises(LeftOutForNow, match="timed out"):
+        site.fetch(retries=0)
+    assert time.monotonic() - began < 10
+
+
+def test_a_dripping_body_ends_at_the_limit(site: Site, over: threading.Event) -> None:
+    site.answer(stalled(video_of(site), over, drip=True))
+    began = time.monotonic()
+    with pytest.raises(LeftOutForNow, match="took longer than 3 s"):
+        site.fetch(limit_seconds=3.0)
+    assert time.monotonic() - began < 6
+
+
+def test_a_truncated_body_is_never_taken_for_a_whole_one(site: Site) -> None:
+    site.answer(truncated(video_of(site), 0.6))
+    with pytest.raises(LeftOutForNow):
+        site.fetch()
+    assert site.files(site.videos) == []
+    site.answer(truncated(video_of(site), 0.6, announced=False))
+    with pytest.raises(LeftOutForNow, match="cut off"):
+        site.fetch()
+    assert site.files(site.videos) == site.files(site.unfinished) == []
+
+
+def test_a_partial_file_is_resumed(site: Site) -> None:
+    size = video_of(site).stat().st_size
+    site.answer(truncated(video_of(site), 0.6))
+    with pytest.raises(LeftOutForNow):
+        site.fetch(retries=0)
+    assert len(site.files(site.unfinished)) == 1
+    site.answer(file_of(video_of(site)))
+    site.server.asked.clear()
+    site.fetch()
+    begins = [int(wanted[6:-1]) for _, wanted in site.server.asked if wanted]
+    assert max(begins) > 0.3 * size
+    assert (site.videos / f"flute/{ID}.mp4").read_bytes() == video_of(site).read_bytes()
+
+
+def test_a_partial_file_of_another_video_is_thrown_away(site: Site, make_video: Callable) -> None:
+    site.answer(truncated(video_of(site), 0.6))
+    with pytest.raises(LeftOutForNow):
+        site.fetch(retries=0)
+    site.answer(file_of(make_video(video_of(site), "-vf", "negate", "-c:a", "copy")))
+    site.fetch()
+    assert (site.videos / f"flute/{ID}.mp4").read_bytes() == video_of(site).read_bytes()
+
+
+@pytest.mark.parametrize("kind", ["text/plain", "application/octet-stream", "image/png"])
+def test_a_wrong_content_type_costs_nothing(kind: str, site: Site) -> None:
+    site.answer(file_of(video_of(site), kind))
+    site.fetch()
+    assert (site.videos / f"flute/{ID}.mp4").read_bytes() == video_of(site).read_bytes()
+
+
+def test_a_redirect_is_followed(site: Site, make_video: Callable) -> None:
+    make_video(video_of(site, "bbbbbbbbbbb"))
+    site.answer(redirect("/bbbbbbbbbbb.mp4"))
+    site.fetch()
+
+
+def test_no_server_is_no_network(site: Site) -> None:
+    for url in ("http://127.0.0.1:9/{id}.mp4", "http://no-such-host.invalid/{id}.mp4"):
+        with pytest.raises(NoNetwork):
+            site.fetch(video_url=url)
+
+
+def test_a_proxy_is_used(site: Site) -> None:
+    with pytest.raises(NoNetwork):
+        site.fetch(proxy="http://127.0.0.1:9")
+    assert site.server.asked == []
+
+
+def test_a_clip_begins_and_ends_where_asked(site: Site, clock_video: Callable) -> None:
+    clock_video(video_of(site), "25", 8.0)
+    found = site.fetch(entry=Entry("flute", ID, clip=(3.0, 5.5)))
+    assert found.seconds == pytest.approx(2.5, abs=0.1)
+    found = site.fetch(clip_seconds=[1.0, 2.0])
+    assert found.seconds == pytest.approx(1.0, abs=0.1)
+
+
+def test_a_part_from_a_server_that_knows_no_parts_is_left_out_with_advice(site: Site) -> None:
+    whole = video_of(site).read_bytes()
+    # Its index at the end, which ffmpeg cannot reach without parts.
+    index = whole.index(b"moov") - 4
+    size = int.from_bytes(whole[index : index + 4], "big")
+    moved = whole[:index] + whole[index + size :] + whole[index : index + size]
+    site.answer(lambda handler: handler.body(moved))
+    with pytest.raises(LeftOutForNow, match="its server may know whole files only"):
+        site.fetch(clip_seconds=[0.5, 1.5], retries=0)
+
+
+def test_the_rate_is_limited(site: Site) -> None:
+    size = video_of(site).stat().st_size
+    began = time.monotonic()
+    site.fetch(rate_limit=size // 2)
+    assert time.monotonic() - began >= 1.5
+
+
+def test_cookies_are_sent_and_their_file_is_left_as_it_was(site: Site, tmp_path: Path) -> None:
+    cookies = tmp_path / "cookies.txt"
+    cookies.write_text(
+        "# Netscape HTTP Cookie File\n127.0.0.1\tFALSE\t/\tFALSE\t4102444800\tsession\tsecret\n"
+    )
+    before = cookies.read_bytes()
+    sent = []
+
+    def answer(handler: Any) -> None:
+        sent.append(handler.headers.get("Cookie"))
+        file_of(video_of(site))(handler)
+
+    site.answer(answer)
+    site.fetch(cookies=str(cookies))
+    assert "session=secret" in sent
+    assert cookies.read_bytes() == before
+
+
+def test_options_are_passed_on_to_yt_dlp(site: Site) -> None:
+    agents = []
+
+    def answer(handler: Any) -> None:
+        agents.append(handler.headers.get("User-Agent"))
+        file_of(video_of(site))(handler)
+
+    site.answer(answer)
+    site.fetch(yt_dlp={"http_headers": {"User-Agent": "mine"}})
+    assert set(agents) == {"mine"}
+    assert unknown_options({"sleep_interval": 3, "no_such": 1, "outtmpl": "x"}) == [
+        *("no_such", "outtmpl")
+    ]
+
+
+def test_another_container_becomes_mp4(site: Site, make_video: Callable) -> None:
+    make_video(site.server.folder / f"{ID}.mkv", "-c", "copy")
+    site.fetch(video_url=f"{site.server.root}/{{id}}.mkv")
+    assert site.files(site.videos) == [f"flute/{ID}.mp4"]
+
+
+def test_an_old_video_stays_when_the_new_one_cannot_be_had(site: Site) -> None:
+    site.fetch()
+    kept = (site.videos / f"flute/{ID}.mp4").read_bytes()
+    site.answer(status(404))
+    with pytest.raises(LeftOut):
+        site.fetch()
+    assert (site.videos / f"flute/{ID}.mp4").read_bytes() == kept
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        "Video unavailable",
+        "Video unavailable. This video is no longer available because the YouTube account "
+        "associated with this video has been terminated",
+        "Private video. Sign in if you've been granted access to this video",
+        "This video has been removed by the uploader",
+        "Video unavailable. This video has been removed for violating YouTube's Terms of Service",
+        "Video unavailable. The uploader has not made this video available in your country",
+        "Video unavailable. This video contains content from X, who has blocked it in your country "
+        "on copyright grounds",
+        "Sign in to confirm your age. This video may be inappropriate for some users",
+        "This video is not available",
+        "This video is no longer available because the uploader has closed their YouTube account",
+        "Join this channel to get access to members-only content like this video",
+    ],
+)
+def test_what_youtube_says_of_a_video_that_is_gone(said: str) -> None:
+    assert FOR_GOOD.search(said)
+    assert not PASSES.search(said)
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        "Sign in to confirm you're not a bot",
+        "Video unavailable. This content isn't available, try again later",
+        "Video unavailable. This content isn't available",
+        "The page needs to be reloaded",
+        "Requested format is not available",
+        "Unable to download API page: HTTP Error 429: Too Many Requests",
+        "unable to download video data: HTTP Error 403: Forbidden",
+        "Failed to extract any player response",
+        "This live event will begin in 3 hours",
+    ],
+)
+def test_what_youtube_says_when_another_time_may_do(said: str) -> None:
+    assert PASSES.search(said) or not FOR_GOOD.search(said)

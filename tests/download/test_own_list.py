@@ -1,0 +1,527 @@
+import csv
+import io
+import json
+import random
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from sop.dataset.instruments import instruments_of
+from sop.download.own_list import read_own_list
+from sop.download.published_lists import YOUTUBE_ID, Entry
+from sop.runtime.errors import UserError
+
+VIDEO_URL = "https://www.youtube.com/watch?v={id}"
+A, B = "8DHG_hVSw1o", "--IXKwloYLE"
+PAGE = "https://archive.org/download/x/Solo%20No.%201.mp4"
+
+Write = Callable[..., Path]
+
+
+@pytest.fixture
+def write(tmp_path: Path) -> Write:
+    """Writes a list: text or bytes as they are, anything else as JSON."""
+
+    def write_list(content: Any, name: str = "list.csv") -> Path:
+        path = tmp_path / name
+        if isinstance(content, bytes):
+            path.write_bytes(content)
+        else:
+            path.write_text(content if isinstance(content, str) else json.dumps(content), "utf-8")
+        return path
+
+    return write_list
+
+
+def youtube(id_: str) -> str:
+    return VIDEO_URL.replace("{id}", id_)
+
+
+def complaint(path: Path) -> str:
+    """What is said about a list, after the file's name."""
+    with pytest.raises(UserError) as caught:
+        read_own_list(path, VIDEO_URL)
+    message = str(caught.value)
+    assert message.isprintable()
+    assert message.startswith(str(path))
+    return message.removeprefix(str(path))
+
+
+def test_a_list_by_id(write: Write) -> None:
+    path = write(f"category,id\nflute,{A}\ntuba,{B}\nflute,{B}\n")
+    assert read_own_list(path, VIDEO_URL) == [
+        Entry("flute", A, youtube(A)),
+        Entry("tuba", B, youtube(B)),
+        Entry("flute", B, youtube(B)),
+    ]
+    (entry, *_) = read_own_list(path, "http://127.0.0.1:8000/{id}.mp4")
+    assert entry.url == f"http://127.0.0.1:8000/{A}.mp4"
+
+
+@pytest.mark.parametrize("columns", ["category,id,url", "url,id,category", "id,category,url"])
+def test_the_columns_stand_in_any_order(write: Write, columns: str) -> None:
+    values = {"category": "flute", "id": "my_own-1", "url": PAGE}
+    row = ",".join(values[name] for name in columns.split(","))
+    assert read_own_list(write(f"{columns}\n{row}\n"), VIDEO_URL) == [
+        Entry("flute", "my_own-1", PAGE)
+    ]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        f"\ufeffcategory,id\nflute,{A}\n",
+        f"category,id\r\nflute,{A}\r\n",
+        f"category,id\nflute,{A}",
+        f"category, id\n flute , {A} \n",
+        f"category ,\tid\nflute\t,\t{A}\n",
+        f"category,id\n\n\nflute,{A}\n\n,\n  ,\n   \n",
+        f'"category","id"\n"flute","{A}"\n',
+        f'category,id,url\nflute,{A},""\n',
+        f"category,id,url,begin,end\nflute,{A}\n",
+        f"category,id,url,begin,end\nflute,{A},,,\n",
+    ],
+    ids=[
+        *("BOM", "CRLF", "no newline at the end", "spaces", "tabs", "blank lines", "quotes"),
+        *("empty in quotes", "too few values", "empty values"),
+    ],
+)
+def test_a_list_may_be_written_like_this(write: Write, text: str) -> None:
+    assert read_own_list(write(text), VIDEO_URL) == [Entry("flute", A, youtube(A))]
+
+
+def test_json_says_the_same_as_csv(write: Write) -> None:
+    rows = [
+        {"category": "flute", "id": A},
+        {"category": "tuba", "url": PAGE, "id": "b", "begin": 1.5, "end": 4},
+        {"category": "tuba", "url": PAGE, "begin": "0", "end": "7"},
+        {"category": "erhu", "id": B, "url": None, "begin": None, "end": None},
+    ]
+    text = io.StringIO()
+    table = csv.DictWriter(text, ["category", "id", "url", "begin", "end"])
+    table.writeheader()
+    table.writerows(rows)
+    entries = read_own_list(write(text.getvalue()), VIDEO_URL)
+    assert read_own_list(write(rows, "list.json"), VIDEO_URL) == entries
+    assert read_own_list(write(f"\ufeff{json.dumps(rows)}", "LIST.JSON"), VIDEO_URL) == entries
+    assert [entry.clip for entry in entries] == [None, (1.5, 4.0), (0.0, 7.0), None]
+    assert entries[1].id == "b_1.5-4"
+
+
+def test_json_of_the_published_form(write: Write) -> None:
+    videos = {"flute violin": [A, B], "tuba": [A, A]}
+    path = write({"version": 1, "videos": videos}, "list.json")
+    assert read_own_list(path, VIDEO_URL) == [
+        Entry("flute_violin", A, youtube(A)),
+        Entry("flute_violin", B, youtube(B)),
+        Entry("tuba", A, youtube(A)),
+    ]
+
+
+def test_a_duet_may_have_a_space(write: Write) -> None:
+    path = write(f"category,id\nacoustic_guitar violin,{A}\nacoustic_guitar_violin,{A}\n")
+    (entry,) = read_own_list(path, VIDEO_URL)
+    assert entry.category == "acoustic_guitar_violin"
+    assert instruments_of(entry.category, ()) == ("acoustic_guitar", "violin")
+
+
+@pytest.mark.parametrize(
+    ("begin", "end", "clip", "name"),
+    [
+        ("", "", None, A),
+        ("5", "15", (5.0, 15.0), f"{A}_5-15"),
+        ("0.25", "1e2", (0.25, 100.0), f"{A}_0.25-100"),
+        ("", "6", (0.0, 6.0), f"{A}_0-6"),
+        ("1234567.5", "1234568", (1234567.5, 1234568.0), f"{A}_1234567.5-1234568"),
+    ],
+)
+def test_a_part_of_a_video(
+    write: Write, begin: str, end: str, clip: tuple[float, float] | None, name: str
+) -> None:
+    path = write(f"category,id,begin,end\nflute,{A},{begin},{end}\n")
+    assert read_own_list(path, VIDEO_URL) == [Entry("flute", name, youtube(A), clip)]
+
+
+def test_parts_of_one_video_are_told_apart(write: Write) -> None:
+    parts = ["0,10", "10,20", "3600.125,3601", "3600.25,3601"]
+    rows = "".join(f"flute,{A},{part}\n" for part in parts)
+    entries = read_own_list(write(f"category,id,begin,end\nflute,{A},,\n{rows}"), VIDEO_URL)
+    assert len({entry.id for entry in entries}) == 5
+    assert {entry.url for entry in entries} == {youtube(A)}
+
+
+@pytest.mark.parametrize("id_", [A, "-_-TDDxoaAc", B, "___________"])
+@pytest.mark.parametrize(
+    "url",
+    [
+        "https://www.youtube.com/watch?v={}",
+        "http://youtube.com/watch?v={}",
+        "https://m.youtube.com/watch?app=desktop&v={}&t=90s&list=PL123",
+        "https://music.youtube.com/watch?v={}#now",
+        "https://WWW.YouTube.com/watch?v={}",
+        "https://youtu.be/{}",
+        "https://youtu.be/{}?si=AbCdEfGhIjKlMnOp&t=3",
+        "https://www.youtube.com/shorts/{}",
+        "https://www.youtube.com/shorts/{}/?feature=share",
+        "https://www.youtube.com/embed/{}?start=5",
+        "https://www.youtube.com/live/{}",
+    ],
+)
+def test_an_address_at_youtube_is_named_by_its_id(write: Write, url: str, id_: str) -> None:
+    url = url.format(id_)
+    assert read_own_list(write(f"category,url\nflute,{url}\n"), VIDEO_URL) == [
+        Entry("flute", id_, url)
+    ]
+
+
+@pytest.mark.parametrize(
+    ("url", "begins_with"),
+    [
+        (PAGE, "Solo_No_1_"),
+        ("http://127.0.0.1:8000/a.mp4?x=1", "a_"),
+        ("https://vimeo.com/22439234", "22439234_"),
+        ("https://host", "video_"),
+        ("https://host/", "video_"),
+        ("https://host/-rf.mp4", "rf_"),
+        ("https://host/--exec", "exec_"),
+        ("https://host/.hidden", "hidden_"),
+        ("https://host/../../etc/passwd", "passwd_"),
+        ("https://host/..%2f..%2fetc%00%0a.mp4", "etc_"),
+        ("https://host/%E4%BA%8C%E8%83%A1.mp4", "video_"),
+        ("https://host/二胡.mp4", "video_"),
+        ("https://host/" + 300 * "x" + ".mp4", 40 * "x" + "_"),
+        ("https://www.youtube.com/playlist?list=PL123", "playlist_"),
+        ("https://www.youtube.com/watch?v=", "watch_"),
+        ("https://www.youtube.com/watch?v=../../../et", "watch_"),
+        ("https://youtu.be/", "video_"),
+        ("https://youtu.be.example.org/8DHG_hVSw1o", "8DHG_hVSw1o_"),
+    ],
+)
+def test_another_address_gives_a_name_that_is_safe_and_tells_it_apart(
+    write: Write, url: str, begins_with: str
+) -> None:
+    path = write(f"category,url\nflute,{url}\nflute,{url}#other\n")
+    entry, other = read_own_list(path, VIDEO_URL)
+    assert (entry.url, other.url) == (url, f"{url}#other")
+    assert entry.id.startswith(begins_with)
+    assert re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_]{0,48}", entry.id)
+    assert other.id != entry.id
+    assert read_own_list(path, VIDEO_URL) == [entry, other]
+
+
+def test_the_name_of_an_address_stays_as_it_is(write: Write) -> None:
+    # Another name would fetch anew what users have already.
+    (entry,) = read_own_list(write(f"category,url\nflute,{PAGE}\n"), VIDEO_URL)
+    assert entry.id == "Solo_No_1_b3753408"
+
+
+@pytest.mark.parametrize("id_", ["a", "_a", "7", A, B, "x" * 100, "fl-ute_2"])
+def test_an_id_beside_an_address_is_the_name(write: Write, id_: str) -> None:
+    path = write(f"category,id,url\nflute,{id_},{PAGE}\n")
+    assert read_own_list(path, VIDEO_URL) == [Entry("flute", id_, PAGE)]
+
+
+def test_what_is_listed_twice_is_kept_once(write: Write) -> None:
+    row, clip, page = f"flute,{A},,,", f"flute,{A},,0,5", f"flute,,{PAGE},,"
+    again = f"flute,{A},,,5.0"
+    rows = "\n".join([row, clip, page, row, again, page])
+    entries = read_own_list(write(f"category,id,url,begin,end\n{rows}\n"), VIDEO_URL)
+    assert [(entry.url, entry.clip) for entry in entries] == [
+        (youtube(A), None),
+        (youtube(A), (0.0, 5.0)),
+        (PAGE, None),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "name"),
+    [
+        (f"flute,,https://youtu.be/{A},,", f"flute,{A},,,", f"flute/{A}"),
+        (f"flute,x,{PAGE},,", f"flute,x,{PAGE}?other,,", "flute/x"),
+        (f"flute,x_0-5,{PAGE},,", f"flute,x,{PAGE},0,5", "flute/x_0-5"),
+        (f"flute tuba,x,{PAGE},,", f"flute_tuba,x,{PAGE}?,,", "flute_tuba/x"),
+    ],
+)
+def test_two_videos_of_one_name_are_refused(
+    write: Write, first: str, second: str, name: str
+) -> None:
+    message = complaint(write(f"category,id,url,begin,end\n{first}\ntuba,{A}\n\n{second}\n"))
+    assert message.startswith(f", line 5: two videos would be {name}, this and that of line 2;")
+
+
+BAD_NAMES = [
+    *("../x", "..", ".", "/etc", "--help", "-rf", "a/b", "a\\b", ".hidden", "a.b", "x;y"),
+    *("\0", "a\0b", "a\nb", "a\rb", "a\u2028b", "a\x1b[31m", "a\u202eb", "$(id)", "a&b", "%2e"),
+    *("x" * 101, "x" * 300, "二胡", "flûte", "٣", "a\u00adb", "\U0001d51e"),
+]
+
+
+@pytest.mark.parametrize("form", ["csv", "json"])
+@pytest.mark.parametrize("name", [*BAD_NAMES, "", "_a"], ids=ascii)
+def test_categories_that_could_leave_the_folder_are_refused(
+    write: Write, name: str, form: str
+) -> None:
+    if form == "csv":
+        message = complaint(write(f'category,id\nflute,{A}\n"{name}",{A}\n'))
+        assert re.match(r", line [345]: category '.*is not allowed; a category is letters", message)
+    else:
+        rows = [{"category": "flute", "id": A}, {"category": name, "id": A}]
+        message = complaint(write(rows, "list.json"))
+        assert re.match(r", video 2: category '.*is not allowed; a category is letters", message)
+        published = {"videos": {"flute": [A], name: [A]}}
+        assert complaint(write(published, "list.json")) == message
+    assert len(message) < 250
+
+
+@pytest.mark.parametrize("form", ["csv", "json"])
+@pytest.mark.parametrize("id_", [*BAD_NAMES, "-"], ids=ascii)
+@pytest.mark.parametrize("url", ["", PAGE], ids=["alone", "beside a url"])
+def test_ids_that_could_leave_the_folder_are_refused(
+    write: Write, id_: str, url: str, form: str
+) -> None:
+    if form == "csv":
+        message = complaint(write(f'url,category,id\n{url},flute,"{id_}"\n'))
+        assert re.match(r", line [234]: id '.*is not allowed", message)
+    else:
+        message = complaint(write([{"url": url, "category": "flute", "id": id_}], "list.json"))
+        assert re.match(r", video 1: id '.*is not allowed", message)
+    assert ("beside a url" if url else "without a url") in message
+    assert len(message) < 250
+
+
+@pytest.mark.parametrize("id_", ["", "short", "8DHG_hVSw1", "8DHG_hVSw1oo", "8DHG hVSw1o"])
+def test_without_an_address_an_id_is_youtubes(write: Write, id_: str) -> None:
+    message = complaint(write(f"category,id\nflute,{id_}\n"))
+    assert message.startswith(f", line 2: id '{id_}' is not allowed; without a url it is a YouTube")
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        *("file:///etc/passwd", "ftp://host/a.mp4", "javascript:alert(1)", "data:video/mp4,x"),
+        *("http://", "https://", "http:///a.mp4", "http://?v=1", "http://#x", "http:/host/a.mp4"),
+        *("http://:80/a.mp4", "http://user@/a.mp4", "http://[::1/a.mp4", "http://a]b/"),
+        *("http://host\u2100/", "/etc/passwd", "-rf", "--exec=x", "ytsearch:flute", "host/a.mp4"),
+        *("http://host/a b.mp4", "http://ho st/", "http://host/a\nb", "http://host/a\tb"),
+        *(
+            "http://host/a\0b",
+            "http://host/a\x1b[31m",
+            "http://host/\u202e",
+            "http://host/a\u3000b",
+        ),
+        "x http://host/a.mp4",
+    ],
+    ids=ascii,
+)
+@pytest.mark.parametrize("id_", ["", "named"], ids=["alone", "beside an id"])
+def test_what_is_no_web_address_is_refused(write: Write, url: str, id_: str) -> None:
+    message = complaint(write(f'category,id,url\nflute,{id_},"{url}"\n'))
+    assert re.match(r", line [23]: url '.*is not allowed; a url begins with http", message)
+    rows = [{"category": "flute", "id": id_, "url": url}]
+    assert complaint(write(rows, "list.json")).startswith(", video 1: url '")
+
+
+def test_half_of_a_character_is_refused(write: Write) -> None:
+    # JSON can say it, and nothing could be written with it.
+    for key in ("category", "id", "url"):
+        row = {"category": "flute", "id": A, "url": PAGE} | {key: f"{PAGE}\ud800"}
+        assert complaint(write([row], "list.json")).startswith(f", video 1: {key} '")
+
+
+@pytest.mark.parametrize(
+    ("begin", "end"),
+    [
+        *(("5", "5"), ("6", "5"), ("0", "0"), ("5", ""), ("0", ""), ("-1", "5"), ("-5", "-1")),
+        *(("nan", "5"), ("0", "nan"), ("nan", "nan"), ("0", "inf"), ("-inf", "5"), ("inf", "inf")),
+        *(("one", "5"), ("0", "0:30"), ("0", "1e999"), ("0", "5s"), ("1;2", "3"), ("", "x")),
+    ],
+)
+def test_times_that_are_no_part_of_a_video_are_refused(write: Write, begin: str, end: str) -> None:
+    message = complaint(write(f"category,id,begin,end\nflute,{A},{begin},{end}\n"))
+    assert message.startswith(f", line 2: begin '{begin}' and end '{end}' are not allowed")
+    assert message.endswith("they are seconds, the end after the begin")
+
+
+@pytest.mark.parametrize(
+    ("begin", "end"),
+    [
+        *((0, 0), (5, None), (-1, 5), (True, 5), (0, True), (False, 5), ([], 5), (0, [5])),
+        *(({}, 5), (0, {"a": 1}), (0, 10**400), (10**400, 10**401), (0, float("inf"))),
+        *((float("nan"), 5), (0, float("nan"))),
+    ],
+    ids=lambda value: str(value)[:12],
+)
+def test_times_of_json_that_are_no_part_of_a_video_are_refused(
+    write: Write, begin: Any, end: Any
+) -> None:
+    rows = [{"category": "flute", "id": A, "begin": begin, "end": end}]
+    message = complaint(write(rows, "list.json"))
+    assert re.match(r", video 1: begin .* and end .* are not allowed; they are seconds", message)
+    assert len(message) < 300
+
+
+@pytest.mark.parametrize("value", [3, 0, 1.5, True, False, [], ["flute"], {}, {"a": 1}])
+@pytest.mark.parametrize("key", ["category", "id", "url"])
+def test_a_value_that_is_no_text_is_refused(write: Write, key: str, value: Any) -> None:
+    rows = [{"category": "flute", "id": A, "url": PAGE} | {key: value}]
+    message = complaint(write(rows, "list.json"))
+    assert message == f", video 1: {key} {value!r} is not allowed; it should be a text"
+
+
+def test_null_is_no_value(write: Write) -> None:
+    path = write([{"category": None, "id": A}], "list.json")
+    assert complaint(path).startswith(", video 1: category ''")
+    path = write([{"category": "flute", "id": None, "url": None}], "list.json")
+    assert complaint(path).startswith(", video 1: id ''")
+
+
+@pytest.mark.parametrize(
+    "header",
+    [
+        *("", "\n", f"flute,{A}", "category", "id,url", "category,begin,end", "category;id"),
+        *("category,id,title", "Category,id", "category,id,", "category,id,id", "category\tid"),
+        *("[]", '{"videos": {}}', "category,id," + 5000 * "x"),
+    ],
+    ids=lambda header: repr(header[:20]),
+)
+def test_a_csv_without_its_header_is_refused(write: Write, header: str) -> None:
+    message = complaint(write(f"{header}\nflute,{A}\n"))
+    assert message.startswith(", line 1: is '")
+    assert message.endswith(
+        "should name the columns: category,id or category,url, and begin,end if wanted"
+    )
+    assert len(message) < 250
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        (f"category,id\nflute,{A},http://host/\n", ", line 2: has more values than there are"),
+        (f"category,id\nflute,{A},\n", ", line 2: has more values than there are columns"),
+        (f'category,id\nflute,{A}\nflute,"{A}\n', ", line 3: not CSV ("),
+        (f'category,id\n\n\nflute,"{A}"x\n', ", line 4: not CSV ("),
+        ('"category,id\nflute\n', ", line 2: not CSV ("),
+        ('"category"x,id\nflute\n', ", line 1: not CSV ("),
+        ("category,id\nflute," + 200_000 * "x", ", line 2: not CSV ("),
+        ("x" * 200_000, ", line 1: not CSV ("),
+        (f"category,id\n\n\nflute,{A}\n\n../x,{A}\n", ", line 6: category '../x'"),
+        ("category,id\n", ": lists no videos; add rows"),
+        ("category,id\n\n,\n", ": lists no videos; add rows"),
+    ],
+    ids=lambda value: repr(value[:40]),
+)
+def test_what_is_wrong_with_a_csv_is_said_with_its_line(write: Write, text: str, said: str) -> None:
+    assert complaint(write(text)).startswith(said)
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        ("", ": not JSON ("),
+        ("[{]", ": not JSON ("),
+        ("[" * 100_000, ": not JSON (maximum recursion"),
+        ('{"a":' * 100_000, ": not JSON (maximum recursion"),
+        ("9" * 5000, ": "),
+        (f"category,id\nflute,{A}\n", ": not JSON ("),
+        (3, ": should be a list of objects with category and id or url, or {"),
+        (None, ": should be a list"),
+        ("null", ": should be a list"),
+        ('"videos"', ": should be a list"),
+        ([[]], ": should be a list"),
+        ([{"category": "flute", "id": A}, "x"], ": should be a list"),
+        ({}, ": should be a list"),
+        ({"flute": [A]}, ": should be a list"),
+        ({"videos": [A]}, ": should be a list"),
+        ({"videos": {"flute": 3}}, ": should be a list"),
+        ({"videos": {"flute": None}}, ": should be a list"),
+        ({"videos": None}, ": should be a list"),
+        ({"videos": {"flute": A}}, ", video 1: id '8' is not allowed"),
+        ({"videos": {"flute": [A, None]}}, ", video 2: id '' is not allowed"),
+        ({"videos": {"flute": [A, [A]]}}, ", video 2: id ['8DHG_hVSw1o'] is not allowed"),
+        ({"videos": {"flute": [12345678901]}}, ", video 1: id 12345678901 is not allowed"),
+        ([{"category": "flute", "id": A, "title": "x"}], ", video 1: unknown key 'title'; keys"),
+        ([{"category": "flute", "id": A}, {"": A}], ", video 2: unknown key ''; keys are"),
+        ([{}], ", video 1: category '' is not allowed"),
+        ([{"category": "flute"}], ", video 1: id '' is not allowed"),
+        ([], ": lists no videos; add rows"),
+        ({"videos": {}}, ": lists no videos; add rows"),
+        ({"videos": {"flute": []}}, ": lists no videos; add rows"),
+    ],
+    ids=lambda value: repr(value)[:40],
+)
+def test_what_is_wrong_with_json_is_said_with_its_place(
+    write: Write, content: Any, said: str
+) -> None:
+    assert complaint(write(content, "list.json")).startswith(said)
+
+
+@pytest.mark.parametrize("name", ["list.csv", "list.json"])
+def test_a_file_that_is_no_text_says_so(write: Write, name: str, tmp_path: Path) -> None:
+    assert complaint(write(b"category,id\nflute,\xff\xfe\n", name)).startswith(": not readable (")
+    utf_16 = f"category,id\nflute,{A}\n".encode("utf-16")
+    assert complaint(write(utf_16, name)).startswith(": not readable (")
+    (tmp_path / f"folder-{name}").mkdir()
+    assert complaint(tmp_path / f"folder-{name}").startswith(": not readable (")
+
+
+def test_a_missing_list_says_what_it_should_be(tmp_path: Path) -> None:
+    path = tmp_path / "list.csv"
+    with pytest.raises(UserError, match=r"dataset\.lists\.own: .*list\.csv not found; write it"):
+        read_own_list(path, VIDEO_URL)
+    with pytest.raises(UserError, match="not readable"):
+        read_own_list(tmp_path / "li\0st.csv", VIDEO_URL)
+
+
+PIECES = [
+    *("category", "id", "url", "begin", "end", "videos", "flute", "flute violin", A, B, PAGE),
+    *(*BAD_NAMES, "file:///etc/passwd", "http://", f"https://youtu.be/{B}", "https://[", ""),
+    *(",", '"', "'", "\n", "\r", "\r\n", "\0", " ", "\t", "[", "]", "{", "}", ":", "null", "1e999"),
+    *("-1", "nan", "5", "\ufeff", "\\ud800", "\\u0000", "\\", "..", "/", "-", "true", "[[", "\x85"),
+]
+
+
+@pytest.mark.parametrize("ending", ["csv", "json"])
+def test_any_list_is_read_or_refused_in_one_line(write: Write, ending: str, tmp_path: Path) -> None:
+    random_ = random.Random(7)
+    rows = [
+        {"category": "flute", "id": A, "url": "", "begin": "", "end": ""},
+        {"category": "flute tuba", "id": "", "url": PAGE, "begin": "1", "end": "2.5"},
+        {"category": "tuba", "id": "x", "url": PAGE, "begin": "", "end": "7"},
+        {"category": "erhu", "id": B, "url": "", "begin": "", "end": ""},
+    ]
+    table = "\n".join([",".join(rows[0]), *(",".join(row.values()) for row in rows)])
+    published = json.dumps({"videos": {"flute": [A, B], "flute tuba": [A]}})
+    read = 0
+    for _ in range(2000):
+        text = table if ending == "csv" else random_.choice([json.dumps(rows), published])
+        for _ in range(random_.choice([1, 1, 2, 5])):
+            at = random_.randrange(len(text) + 1)
+            gone = random_.choice([0, 0, 1, random_.randrange(30)])
+            text = text[:at] + random_.choice(PIECES) + text[at + gone :]
+        path = write(text, f"list.{ending}")
+        try:
+            entries = read_own_list(path, VIDEO_URL)
+        except UserError as error:
+            assert str(error).startswith(str(path)), text
+            assert str(error).isprintable(), text
+            continue
+        read += 1
+        assert len({(entry.category, entry.id) for entry in entries}) == len(entries) > 0, text
+        for entry in entries:
+            check_is_safe(entry, tmp_path / "videos")
+    assert 100 < read < 1900
+
+
+def check_is_safe(entry: Entry, folder: Path) -> None:
+    place = folder / entry.category / f"{entry.id}.mp4"
+    assert place.resolve() == place
+    assert place.parent.parent == folder
+    assert place.name.isascii() and place.name.isprintable() and len(place.name) < 150
+    assert not entry.category.startswith("-")
+    whole = entry.id if entry.clip is None else entry.id.rpartition("_")[0]
+    assert not entry.id.startswith("-") or YOUTUBE_ID.fullmatch(whole)
+    assert re.match("https?://[^/]", entry.url or "")
+    assert entry.clip is None or 0 <= entry.clip[0] < entry.clip[1] < float("inf")

@@ -1,0 +1,311 @@
+import subprocess
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from PIL import Image, ImageDraw
+from scipy.signal import istft, resample_poly, stft
+
+from sop.download.synthetic import INSTRUMENTS, PlannedVideo, Truth, plan, read_truth, render
+from sop.download.synthetic.melody import Note, melody
+from sop.download.synthetic.pen import Pen
+from sop.download.synthetic.player import Look, Pose, draw_player, look, poses
+from sop.download.synthetic.scene import Scene
+from sop.download.synthetic.sound import stems
+from sop.download.synthetic.timbre import note
+from sop.media.ffmpeg import binary
+
+SEED = 3
+WIDTH, HEIGHT, RATE = 96, 72, 22050
+PARAMS = SimpleNamespace(
+    solos=1, duets=5, seconds=2.5, width=WIDTH, height=HEIGHT, frame_rate=12, sample_rate=RATE
+)
+SOLO = PlannedVideo("trumpet", "trumpet_000", ("trumpet",), 0)
+DUET = PlannedVideo("cello_flute", "cello_flute_000", ("cello", "flute"), 0)
+
+
+@pytest.fixture(scope="module")
+def videos(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("videos")
+    for video in (SOLO, DUET):
+        render(video, PARAMS, SEED, folder)
+    return folder
+
+
+def truth_of(folder: Path, video: PlannedVideo) -> Truth:
+    return read_truth(folder / video.category / f"{video.name}.truth.npz")
+
+
+def decoded_sound(path: Path) -> np.ndarray:
+    command = [binary(), "-v", "error", "-i", str(path), "-ac", "1", "-f", "s16le", "-"]
+    raw = subprocess.run(command, capture_output=True, check=True).stdout
+    return np.frombuffer(raw, "<i2").astype(np.float64)
+
+
+def decoded_frames(path: Path) -> np.ndarray:
+    command = [binary(), "-v", "error", "-i", str(path), "-f", "rawvideo", "-pix_fmt", "rgb24", "-"]
+    raw = subprocess.run(command, capture_output=True, check=True).stdout
+    return np.frombuffer(raw, np.uint8).reshape(-1, HEIGHT, WIDTH, 3)
+
+
+def scene_of(*instruments: str, index: int = 0, frames: int = 24) -> Scene:
+    rng = np.random.default_rng([SEED, index])
+    return Scene(
+        instruments,
+        [melody(instrument, frames / 12, rng) for instrument in instruments],
+        width=WIDTH,
+        height=HEIGHT,
+        frame_rate=12,
+        frames=frames,
+        rng=rng,
+    )
+
+
+def solo_sound(instrument: str, index: int) -> np.ndarray:
+    """Three seconds at 11025 Hz, RMS 1."""
+    rng = np.random.default_rng([SEED, index, INSTRUMENTS.index(instrument)])
+    (stem,) = stems([instrument], [melody(instrument, 3.0, rng)], 3.0, RATE, rng)
+    sound = resample_poly(stem.astype(np.float64), 1, 2)
+    return sound / sound.std()
+
+
+def si_sdr(estimate: np.ndarray, source: np.ndarray) -> float:
+    target = (estimate @ source) / (source @ source) * source
+    return float(10 * np.log10(np.sum(target**2) / np.sum((estimate - target) ** 2)))
+
+
+def test_ten_instruments_in_alphabetical_order():
+    assert len(INSTRUMENTS) == 10
+    assert tuple(sorted(INSTRUMENTS)) == INSTRUMENTS
+
+
+def test_plan_has_what_was_asked_for_under_unique_names():
+    planned = plan(PARAMS, SEED)
+    assert len(planned) == 10 * PARAMS.solos + PARAMS.duets
+    assert len({video.name for video in planned}) == len(planned)
+    for video in planned:
+        assert video.category == "_".join(video.instruments)
+        assert video.name == f"{video.category}_{video.index:03d}"
+        assert list(video.instruments) == sorted(set(video.instruments))
+
+
+def test_asking_for_more_videos_keeps_the_earlier_ones():
+    fewer = plan(SimpleNamespace(solos=2, duets=7), SEED)
+    more = plan(SimpleNamespace(solos=5, duets=30), SEED)
+    assert fewer[:20] == more[:20]
+    assert fewer[20:] == more[50:57]
+
+
+def test_duets_use_all_instruments_evenly():
+    duets = plan(SimpleNamespace(solos=0, duets=10), SEED)
+    played = [instrument for video in duets for instrument in video.instruments]
+    assert all(played.count(instrument) == 2 for instrument in INSTRUMENTS)
+
+
+def test_another_seed_plans_other_duets():
+    params = SimpleNamespace(solos=0, duets=10)
+    assert plan(params, 1) != plan(params, 2)
+
+
+@pytest.mark.parametrize("video", [SOLO, DUET], ids=lambda video: video.name)
+def test_same_video_twice_is_the_same_to_the_byte(videos: Path, tmp_path: Path, video):
+    render(video, PARAMS, SEED, tmp_path)
+    for name in (f"{video.name}.mp4", f"{video.name}.truth.npz"):
+        again = tmp_path / video.category / name
+        assert again.read_bytes() == (videos / video.category / name).read_bytes()
+    assert len(list((tmp_path / video.category).iterdir())) == 2
+
+
+def test_a_video_depends_on_its_name_and_the_seed(videos: Path, tmp_path: Path):
+    render(PlannedVideo("trumpet", "trumpet_001", ("trumpet",), 1), PARAMS, SEED, tmp_path)
+    render(SOLO, PARAMS, SEED + 1, tmp_path)
+    stem = truth_of(videos, SOLO).stems
+    for name in ("trumpet_001", "trumpet_000"):
+        other = read_truth(tmp_path / "trumpet" / f"{name}.truth.npz").stems
+        assert not np.array_equal(stem, other)
+
+
+@pytest.mark.parametrize("video", [SOLO, DUET], ids=lambda video: video.name)
+def test_file_is_h264_and_aac_of_the_right_length(videos: Path, video):
+    path = videos / video.category / f"{video.name}.mp4"
+    seen = subprocess.run([binary(), "-i", str(path)], capture_output=True, text=True).stderr
+    assert "Video: h264" in seen
+    assert "yuv420p" in seen
+    assert f"{WIDTH}x{HEIGHT}" in seen
+    assert "Audio: aac" in seen
+    assert len(decoded_frames(path)) == round(PARAMS.seconds * PARAMS.frame_rate)
+    assert len(decoded_sound(path)) == pytest.approx(PARAMS.seconds * RATE, abs=2048)
+
+
+@pytest.mark.parametrize("video", [SOLO, DUET], ids=lambda video: video.name)
+def test_stems_sum_to_the_sound_of_the_file(videos: Path, video):
+    stem_sum = truth_of(videos, video).stems.sum(axis=0).astype(np.float64)
+    sound = decoded_sound(videos / video.category / f"{video.name}.mp4")
+    length = min(len(sound), len(stem_sum))
+    assert si_sdr(sound[:length], stem_sum[:length]) > 15
+    assert 0.45 * 32767 < np.abs(stem_sum).max() < 0.91 * 32767
+
+
+def test_duet_stems_are_alike_in_loudness(videos: Path):
+    loudness = truth_of(videos, DUET).stems.astype(np.float64).std(axis=1)
+    assert abs(20 * np.log10(loudness[0] / loudness[1])) < 3.1
+
+
+def test_truth_is_complete_and_needs_no_pickle(videos: Path):
+    truth = truth_of(videos, DUET)
+    frames = round(PARAMS.seconds * PARAMS.frame_rate)
+    assert truth.instruments == DUET.instruments
+    assert truth.stems.shape == (2, round(PARAMS.seconds * RATE))
+    assert truth.stems.dtype == np.int16
+    assert (truth.sample_rate, truth.frame_rate) == (RATE, PARAMS.frame_rate)
+    assert truth.boxes.shape == (2, frames, 4)
+    assert truth.boxes.dtype == np.float32
+    assert np.all(np.diff(truth.onsets_seconds) >= 0)
+    assert set(truth.onset_instruments.tolist()) == {0, 1}
+
+
+def test_failure_of_ffmpeg_tells_its_reason_and_leaves_nothing(tmp_path: Path):
+    odd = SimpleNamespace(**{**vars(PARAMS), "width": 97})
+    with pytest.raises(RuntimeError, match=r"trumpet_000\.mp4: ffmpeg failed: .*width"):
+        render(SOLO, odd, SEED, tmp_path)
+    assert not [path for path in tmp_path.rglob("*") if path.is_file()]
+
+
+@pytest.mark.parametrize("instrument", INSTRUMENTS)
+def test_box_encloses_the_player_tightly_and_lies_inside_the_frame(instrument: str):
+    scene = scene_of(instrument)
+    (boxes,) = scene.boxes
+    left, top, right, bottom = boxes.T
+    assert np.all((left >= 0) & (top >= 0) & (right <= WIDTH) & (bottom <= HEIGHT))
+    heights = bottom - top
+    assert np.all((heights > 0.35 * HEIGHT) & (heights < 0.95 * HEIGHT))
+    drawn = _where_the_player_is(scene, frame=7)
+    assert np.abs(drawn - boxes[7]).max() <= 2
+
+
+def _where_the_player_is(scene: Scene, frame: int) -> np.ndarray:
+    """Box of the pixels that differ when the player is left out."""
+    scene._distractors = []
+    with_player = _frame(scene, frame)
+    scene._players = []
+    different = np.abs(with_player - _frame(scene, frame)).max(axis=-1) > 0
+    rows, columns = np.flatnonzero(different.any(1)), np.flatnonzero(different.any(0))
+    return np.array([columns[0], rows[0], columns[-1] + 1, rows[-1] + 1])
+
+
+def _frame(scene: Scene, frame: int) -> np.ndarray:
+    raw = list(scene.frames())[frame]
+    return np.frombuffer(raw, np.uint8).reshape(HEIGHT, WIDTH, 3).astype(int)
+
+
+@pytest.mark.parametrize("instrument", INSTRUMENTS)
+@pytest.mark.parametrize("change", [{"strike": 1.0}, {"level": 1.0, "pitch": 0.8, "count": 1}])
+def test_player_moves_with_the_notes(instrument: str, change: dict[str, float]):
+    assert _moved_pixels(instrument, change) > 20
+
+
+@pytest.mark.parametrize("instrument", ["accordion", "cello", "violin"])
+def test_bow_and_bellows_move(instrument: str):
+    assert _moved_pixels(instrument, {"bow": 0.5}) > 50
+
+
+def _moved_pixels(instrument: str, change: dict[str, float]) -> int:
+    silent = Pose(level=0.0, strike=0.0, bow=-0.5, pitch=0.2, count=0)
+    style = look(instrument, np.random.default_rng(SEED))
+    still = _portrait(instrument, style, silent)
+    moved = _portrait(instrument, style, replace(silent, **change))
+    return int((np.abs(moved - still).max(axis=-1) > 40).sum())
+
+
+def _portrait(instrument: str, style: Look, pose: Pose) -> np.ndarray:
+    image = Image.new("RGB", (160, 120))
+    draw_player(Pen(ImageDraw.Draw(image), (80.0, 15.0), 90.0), instrument, style, pose)
+    return np.asarray(image, dtype=int)
+
+
+def test_poses_follow_the_notes():
+    notes = [Note(0.5, 0.4, 220.0, 0.8), Note(1.0, 0.4, 440.0, 0.8)]
+    before, first, later, second = poses(notes, np.array([0.4, 0.5, 0.8, 1.0]), 0.0)
+    assert (before.level, before.strike, before.count) == (0.0, 0.0, 0)
+    assert (first.strike, first.count, first.pitch) == (1.0, 1, 0.0)
+    assert later.level == pytest.approx(0.8)
+    assert later.strike < 0.1
+    assert (second.strike, second.count, second.pitch) == (1.0, 2, 1.0)
+
+
+@pytest.mark.parametrize("index", range(5))
+def test_duet_boxes_do_not_overlap(index: int):
+    first, second = scene_of(*DUET.instruments, index=index).boxes
+    width = np.minimum(first[:, 2], second[:, 2]) - np.maximum(first[:, 0], second[:, 0])
+    height = np.minimum(first[:, 3], second[:, 3]) - np.maximum(first[:, 1], second[:, 1])
+    shared = np.clip(width, 0, None) * np.clip(height, 0, None)
+    areas = [(box[:, 2] - box[:, 0]) * (box[:, 3] - box[:, 1]) for box in (first, second)]
+    assert np.all(shared / (areas[0] + areas[1] - shared) < 0.05)
+
+
+def test_either_instrument_of_a_duet_may_stand_on_the_left():
+    order = [np.diff(scene_of(*DUET.instruments, index=i).boxes[:, 0, 0])[0] > 0 for i in range(12)]
+    assert any(order)
+    assert not all(order)
+
+
+@pytest.mark.parametrize("instrument", INSTRUMENTS)
+def test_melody_sounds_most_of_the_time_and_stays_inside(instrument: str):
+    for index in range(10):
+        notes = melody(instrument, 12.0, np.random.default_rng([SEED, index]))
+        moments = np.arange(0, 12, 0.01)
+        sounding = np.zeros(len(moments), dtype=bool)
+        for played in notes:
+            end = played.onset_seconds + played.seconds
+            assert played.onset_seconds >= 0
+            assert end <= 12.0 + 1e-9
+            sounding |= (moments >= played.onset_seconds) & (moments < end)
+        assert sounding.mean() >= 0.65
+        assert all(sounding[i : i + 300].any() for i in range(len(moments) - 300))
+
+
+@pytest.mark.parametrize("instrument", INSTRUMENTS)
+@pytest.mark.parametrize("pitch_hz", [110.0, 1200.0])
+def test_note_is_finite_ends_silent_and_does_not_alias(instrument: str, pitch_hz: float):
+    sound = note(instrument, pitch_hz, 0.5, 0.8, np.random.default_rng(SEED), RATE)
+    assert sound.dtype == np.float32
+    assert sound.shape == (RATE // 2,)
+    assert np.isfinite(sound).all()
+    assert np.abs(sound[-5:]).max() < 0.02 * np.abs(sound).max()
+    power = np.abs(np.fft.rfft(sound)) ** 2
+    assert power[-len(power) // 20 :].sum() < 1e-3 * power.sum()
+
+
+def test_masks_separate_what_no_single_cutoff_does():
+    rng = np.random.default_rng(SEED)
+    by_mask, by_cutoff = [], []
+    for index in range(12):
+        pair = rng.choice(INSTRUMENTS, 2, replace=False)
+        sources = [solo_sound(str(instrument), index) for instrument in pair]
+        mixture = sources[0] + sources[1]
+        before = np.mean([si_sdr(mixture, source) for source in sources])
+        spectra = [stft(source, nperseg=1022, noverlap=766)[2] for source in sources]
+        mask = np.abs(spectra[0]) > np.abs(spectra[1])
+        by_mask.append(_after(mask, spectra, sources) - before)
+        rows = np.arange(len(mask))[:, None]
+        splits = [np.broadcast_to(rows < bin_, mask.shape) for bin_ in (15, 30, 60, 100)]
+        by_cutoff.append(
+            max(_after(m, spectra, sources) for split in splits for m in (split, ~split)) - before
+        )
+    assert np.median(by_mask) > 10
+    assert np.median(by_cutoff) < 4
+
+
+def _after(mask: np.ndarray, spectra: list[np.ndarray], sources: list[np.ndarray]) -> float:
+    mixture = spectra[0] + spectra[1]
+    length = len(sources[0])
+    return float(
+        np.mean(
+            [
+                si_sdr(istft(part * mixture, nperseg=1022, noverlap=766)[1][:length], source)
+                for part, source in zip((mask, ~mask), sources, strict=True)
+            ]
+        )
+    )

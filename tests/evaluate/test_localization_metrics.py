@@ -1,0 +1,99 @@
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from sop.dataset.index import Video
+from sop.evaluate.localization_metrics import (
+    Found,
+    NotFound,
+    Scene,
+    find,
+    localization_summary,
+    scenes,
+)
+from sop.inference.separator import Separator
+from sop.params import Params
+from tests.support.experiment import with_values
+from tests.support.planted import HIGH_HZ, LOW_HZ, Heard, plant, separator_of, tone
+
+LEFT, RIGHT = (0.0, 0.2, 0.4, 1.0), (0.6, 0.0, 1.0, 0.8)
+LOW, HIGH = tone(LOW_HZ, 3.0, level=0.2), tone(HIGH_HZ, 3.0, level=0.1)
+
+
+@pytest.fixture
+def planted(tiny_params: Params) -> Separator:
+    changes = {"spectrogram.log_frequency": False, "mixture.image_size": 32}
+    return plant(separator_of(with_values(tiny_params, changes)))
+
+
+def duet(low: np.ndarray = LOW, high: np.ndarray = HIGH) -> Scene:
+    stems = np.stack([low, high]).astype(np.float32)
+    return Scene("a_b/a_b_000", "duet", Heard(low + high), (LEFT, RIGHT), stems)  # type: ignore[arg-type]
+
+
+def measured(separator: Separator, scene: Scene) -> Found:
+    found = find(separator, scene)
+    assert isinstance(found, Found)
+    return found
+
+
+def test_players_are_found_where_they_are_and_hear_their_own_sound(planted: Separator) -> None:
+    found = measured(planted, duet())
+    assert found.regions == 2
+    assert found.placed == found.pointed == (True, True)
+    assert min(found.overlaps) > 0.5
+    assert found.sdr.min() > 20
+    assert found.sdr_improvement.min() > 10
+
+
+def test_players_that_swapped_places_are_placed_but_not_by_sound(planted: Separator) -> None:
+    found = measured(planted, replace(duet(), boxes=(RIGHT, LEFT)))
+    assert found.placed == (True, True)
+    assert found.pointed == (False, False)
+    assert found.overlaps == (0, 0)
+
+
+def test_player_that_is_not_found_counts_as_missed_and_is_left_with_the_mixture(
+    tiny_params: Params,
+) -> None:
+    changes = {"spectrogram.log_frequency": False, "mixture.image_size": 32}
+    blind = plant(separator_of(with_values(tiny_params, changes)), high=None)
+    found = measured(blind, duet())
+    assert found.regions == 1
+    assert found.pointed == found.placed == (True, False)
+    assert found.overlaps[1] == 0
+    assert found.sdr_improvement[1] == pytest.approx(0, abs=1e-6)
+
+
+def test_summary_counts_what_is_right(planted: Separator) -> None:
+    right, swapped = duet(), replace(duet(), boxes=(RIGHT, LEFT))
+    silence = Scene("a/a_000", "silent", Heard(np.zeros(3 * 11025)), (), right.stems[:0])  # type: ignore[arg-type]
+    found = [find(planted, scene) for scene in (right, swapped, silence)]
+    summary = localization_summary([*found, NotFound("b/b_000", "damaged")])
+    assert summary["scenes"] == {"silent": 1, "solo": 0, "distractor": 0, "duet": 2}
+    assert summary["pointing"] == {"solo": None, "distractor": None, "duet": 1}
+    assert summary["pointing_by_sound"]["duet"] == 0.5
+    assert summary["overlap"]["above_0.5"] == 0.5
+    assert summary["regions_right"] == {
+        "silent": 1,
+        "solo": None,
+        "distractor": None,
+        "duet": 1,
+        "mean": 1,
+    }
+    assert summary["duets"]["sdr_improvement"] > 10
+    assert summary["left_out"] == {"b/b_000": "damaged"}
+
+
+def test_nothing_known_is_nothing_measured() -> None:
+    summary = localization_summary([])
+    assert summary["regions_right"]["mean"] is None
+    assert summary["overlap"] == {"mean": None, "above_0.3": None, "above_0.5": None}
+    assert summary["duets"]["sdr"] is None
+
+
+def test_videos_without_their_truth_make_no_scene(tmp_path: Path, tiny_params: Params) -> None:
+    video = Video(tmp_path / "a/x.wav", tmp_path / "a/x.zip", 8)
+    assert list(scenes([video], [video], tmp_path, tiny_params.extract)) == []

@@ -1,0 +1,189 @@
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import sop
+from sop.inference import separator as module
+from sop.inference.localization import regions_of
+from sop.inference.separator import Separator
+from sop.model.checkpoint import save_player
+from sop.model.spectrogram import stft_power
+from sop.params import Params
+from sop.runtime.errors import UserError
+from tests.support.experiment import ROOT, with_values
+from tests.support.planted import (
+    COLUMNS,
+    HIGH_CELLS,
+    HIGH_HZ,
+    LOW_CELLS,
+    LOW_HZ,
+    RATE,
+    ROWS,
+    Heard,
+    film,
+    plant,
+    plant_noise,
+    separator_of,
+    tone,
+)
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+
+@pytest.fixture(scope="module")
+def params(tiny_params: Params) -> Params:
+    changes = {"spectrogram.log_frequency": False, "model.vision_width": 8}
+    return with_values(tiny_params, changes)
+
+
+@pytest.fixture
+def planted(params: Params) -> Separator:
+    return plant(separator_of(params))
+
+
+def duet(seconds: float) -> Heard:
+    return Heard(tone(LOW_HZ, seconds) + tone(HIGH_HZ, seconds, level=0.1))
+
+
+def test_stretches_go_through_all_of_it_once(planted: Separator) -> None:
+    recording = duet(41.3)
+    at = 0
+    for first, embedding in planted.stretches(recording):
+        assert first == at
+        windows, frames = embedding.fades.shape
+        np.testing.assert_allclose(embedding.fades.sum(axis=0), 1, atol=1e-6)
+        assert embedding.cells.shape == (windows, ROWS, COLUMNS, planted.params.model.channels)
+        assert embedding.components.shape[2] == frames
+        assert 1 + len(embedding.audio) // 512 == frames
+        at += frames
+    assert at == planted.frames(recording)
+    assert (at - 1) * 512 >= recording.samples > (at - 2) * 512
+
+
+def test_progress_is_shown_if_it_has_a_name(
+    planted: Separator, capsys: pytest.CaptureFixture[str]
+) -> None:
+    list(planted.stretches(duet(2.0)))
+    assert capsys.readouterr().out == ""
+    list(planted.stretches(duet(2.0), "listening"))
+    assert capsys.readouterr().out.startswith("listening: 1/1 pieces")
+
+
+def test_masks_do_not_depend_on_where_a_recording_is_cut(
+    params: Params, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    separator = plant_noise(separator_of(params))
+    recording = Heard(np.random.default_rng(0).uniform(-0.5, 0.5, 30 * RATE))
+    regions = tuple(regions_of([(0.1, 0.1), (0.9, 0.9)], (ROWS, COLUMNS)))
+    found = []
+    for windows in (4, 16):
+        monkeypatch.setattr(module, "STRETCH_WINDOWS", windows)
+        stretches = list(separator.stretches(recording))
+        assert len(stretches) > (1 if windows == 16 else 5)
+        where = separator.localize(recording)
+        cut = [separator.shares(embedding, regions) for _, embedding in stretches]
+        found.append((np.concatenate(cut, axis=2), where.energy))
+    np.testing.assert_allclose(found[0][0], found[1][0], atol=1e-5)
+    np.testing.assert_allclose(found[0][1], found[1][1], rtol=1e-5)
+
+
+def test_power_is_that_of_the_whole(planted: Separator) -> None:
+    recording = Heard(np.random.default_rng(0).uniform(-0.5, 0.5, 512 * 99))
+    whole = stft_power(recording.sound(0, recording.samples), planted.params.spectrogram)
+    np.testing.assert_allclose(planted.power(recording, 40, 20), whole[:, 40:60], rtol=1e-3)
+    np.testing.assert_allclose(planted.power(recording, 0, 100), whole, rtol=1e-3)
+
+
+@pytest.mark.parametrize("seconds", [0.1, 1.0, 5.0])
+def test_what_sounds_is_found_in_any_length(planted: Separator, seconds: float) -> None:
+    low, high = planted.localize(duet(seconds)).regions
+    expected = np.zeros((2, ROWS, COLUMNS), bool)
+    expected[(0, *LOW_CELLS)] = expected[(1, *HIGH_CELLS)] = True
+    np.testing.assert_array_equal(low.cells, expected[0])
+    np.testing.assert_array_equal(high.cells, expected[1])
+    assert low.energy == pytest.approx(0.8, abs=0.03)
+    assert high.energy == pytest.approx(0.2, abs=0.03)
+
+
+def test_region_of_one_cell_has_the_features_of_that_cell(params: Params) -> None:
+    attentive = with_values(params, {"model.image_pooling": "attention"})
+    separator = plant_noise(separator_of(attentive))
+    recording = duet(3.0)
+    embedding = separator.embed(recording, 0, 40)
+    (region,) = regions_of([(0.3, 0.9)], (ROWS, COLUMNS))
+    features = separator.features(embedding, region)
+    np.testing.assert_allclose(features, embedding.cells[:, region.cells][:, 0], rtol=1e-6)
+
+
+@pytest.mark.parametrize("pooling", ["maxpool", "avgpool", "attention"])
+def test_features_of_a_region_are_pooled_over_the_whole_recording_as_the_model_does(
+    params: Params, pooling: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    separator = plant_noise(separator_of(with_values(params, {"model.image_pooling": pooling})))
+    recording = duet(8.0)
+    whole = separator.embed(recording, 0, separator.frames(recording))
+    monkeypatch.setattr("sop.inference.separator.STRETCH_WINDOWS", 2)
+    region, *_ = separator.localize(recording, 1).regions
+    cells = whole.cells[:, region.cells].astype(np.float64)
+    weights = np.broadcast_to(whole.fades.sum(axis=1)[:, None], cells.shape[:2])
+    if pooling == "attention":
+        weights = weights * np.exp(cells.max(axis=2))
+    expected = np.average(cells.reshape(-1, cells.shape[2]), axis=0, weights=weights.ravel())
+    if pooling == "maxpool":
+        expected = cells.max(axis=(0, 1))
+    features = separator.features(whole, region)
+    assert features.shape == (len(whole.cells), cells.shape[2])
+    for window in features:
+        np.testing.assert_allclose(window, expected, rtol=1e-5)
+
+
+def test_library_call_takes_a_video_apart(tmp_path: Path, planted: Separator) -> None:
+    seconds = 3.0
+    sound = f"0.2*sin(2*PI*{LOW_HZ}*t)+0.1*sin(2*PI*{HIGH_HZ}*t)"
+    separation = planted.separate(str(film(tmp_path / "v.mp4", sound, seconds)))
+    assert separation.sample_rate == RATE
+    assert separation.components.shape == (3, len(separation.mixture))
+    assert len(separation.mixture) == round(seconds * RATE)
+    error = separation.components.sum(axis=0) - separation.mixture
+    assert np.square(error).sum() < 1e-6 * np.square(separation.mixture).sum()
+    middle = slice(RATE, 2 * RATE)
+    for part, frequency in zip(separation.components, (LOW_HZ, HIGH_HZ), strict=False):
+        assert np.abs(np.fft.rfft(part[middle])).argmax() == frequency
+    assert len(separation.localization.regions) == 2
+
+
+def test_networks_are_run_as_they_are(params: Params) -> None:
+    separator = separator_of(with_values(params, {"spectrogram.log_frequency": True}))
+    embedding = separator.embed(duet(3.0), 0, 30)
+    assert embedding.components.shape == (params.model.channels, 256, 30)
+    _, height, width, channels = embedding.cells.shape
+    assert width == 2 * height
+    assert channels == params.model.channels
+    assert np.isfinite(embedding.components).all()
+    weights = embedding.weights(embedding.cells)
+    assert 0 <= weights.min() < weights.max() <= 1
+
+
+def test_model_is_loaded(tmp_path: Path, params: Params) -> None:
+    made = separator_of(params)
+    save_player(tmp_path / "model.pt", made.player, params, step=0)
+    loaded = sop.Separator.load(tmp_path / "model.pt", "cpu")
+    assert loaded.params == params
+    assert not loaded.player.training
+    with pytest.raises(UserError, match=r"none\.pt: no such checkpoint"):
+        Separator.load(tmp_path / "none.pt")
+
+
+def test_library_is_at_hand_and_cheap_to_import() -> None:
+    code = (
+        "import sys, sop; assert 'torch' not in sys.modules; "
+        "from sop import Separator, Separation; assert 'torch' in sys.modules; "
+        "print(Separator.__module__, hasattr(sop, 'nonsense'))"
+    )
+    shown = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    assert shown.stdout == "sop.inference.separator False\n"

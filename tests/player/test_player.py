@@ -1,0 +1,618 @@
+import base64
+import subprocess
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+
+from sop.download.synthetic import plan, render
+from sop.inference.embedding import Embedding, shares
+from sop.media.ffmpeg import binary
+from sop.model.pixelplayer import build, normalise_frames
+from sop.params import Params
+from sop.player.overlay import hex_colour
+from sop.player.player import PlayerClip, PlayerRegion, quantise, write_player
+from sop.runtime.errors import UserError
+from tests.support.pages import (
+    HIGH_LEVEL,
+    LOW,
+    LOW_LEVEL,
+    RATE,
+    SECONDS,
+    clip_of,
+    make_video,
+    noise,
+    tones,
+)
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+MIXTURE_LEVEL = float(np.hypot(LOW_LEVEL, HIGH_LEVEL))
+PAGE_BYTES = 3e6
+
+Open = Callable[..., Any]
+
+
+@pytest.fixture
+def open_page(browser: Any, tmp_path: Path, video: Path) -> Any:
+    """Write a clip's page and open it from its file; nothing may go wrong or leave the folder."""
+    pages = []
+
+    def opened(clip: PlayerClip, of: Path = video, **options: Any) -> Any:
+        written = write_player(tmp_path / "page", clip, of)
+        page = browser.new_context(
+            **{"viewport": {"width": 1200, "height": 900}} | options
+        ).new_page()
+        page.mistakes, page.requested = [], []
+        page.on("console", lambda said: page.mistakes.append(said.text))
+        page.on("pageerror", lambda error: page.mistakes.append(str(error)))
+        page.on("request", lambda request: page.requested.append(request))
+        page.goto(written.as_uri())
+        page.evaluate("player.ready")
+        page.folder = written.parent
+        pages.append(page)
+        return page
+
+    yield opened
+    for page in pages:
+        assert page.mistakes == []
+        inside = (page.folder.as_uri() + "/", "blob:", "data:")
+        sent = [request.url for request in page.requested if request.failure != "csp"]
+        assert [url for url in sent if not url.startswith(inside)] == []
+        page.context.close()
+
+
+def click(page: Any, x: float, y: float) -> None:
+    """Click at shares of the picture."""
+    box = page.locator("#picture").bounding_box()
+    page.mouse.click(box["x"] + x * box["width"], box["y"] + y * box["height"])
+
+
+def samples(page: Any, expression: str) -> np.ndarray:
+    text = page.evaluate(
+        f"""async () => {{
+          const bytes = new Uint8Array(Float32Array.from(await {expression}).buffer);
+          let text = "";
+          for (let i = 0; i < bytes.length; i += 8192) {{
+            text += String.fromCharCode(...bytes.subarray(i, i + 8192));
+          }}
+          return btoa(text);
+        }}"""
+    )
+    return np.frombuffer(base64.b64decode(text), np.float32)
+
+
+def wait_for_level(page: Any, level: float) -> None:
+    """Wait until what is played is as loud as it should be, to 5 %."""
+    tolerance = 0.05 * level + 2e-3
+    levels = []
+    until = time.monotonic() + 20
+    while time.monotonic() < until:
+        levels.append(page.evaluate("player.level()"))
+        if abs(levels[-1] - level) < tolerance:
+            return
+        page.wait_for_timeout(30)
+    raise AssertionError(f"expected {level:.4f}, heard {np.round(levels, 4)}")
+
+
+def wait_until(page: Any, condition: str) -> None:
+    # As a function: the page forbids the evaluation of text.
+    page.wait_for_function(f"() => {condition}", timeout=20000)
+
+
+def correlation(a: np.ndarray, b: np.ndarray) -> float:
+    return float(np.corrcoef(a, b)[0, 1])
+
+
+def cell_sounds(embedding: Embedding) -> np.ndarray:
+    """Python's sound of every cell, (h, w, samples)."""
+    _, height, width, channels = embedding.cells.shape
+    features = embedding.cells.reshape(-1, height * width, channels)
+    return embedding.sounds(embedding.masks(features)).reshape(height, width, -1)
+
+
+def region_sounds(clip: PlayerClip) -> np.ndarray:
+    """Python's sounds of the regions and the rest."""
+    features = np.stack([region.features for region in clip.regions], axis=1)
+    return clip.embedding.sounds(shares(clip.embedding.masks(features)))
+
+
+@pytest.fixture(scope="module")
+def duet(
+    tmp_path_factory: pytest.TempPathFactory, default_params: Params
+) -> tuple[PlayerClip, Path]:
+    """Six rendered seconds of two instruments, heard and seen by networks of the default sizes."""
+    folder = tmp_path_factory.mktemp("duet")
+    settings = default_params.dataset.synthetic.model_copy(
+        update={"solos": 0, "duets": 1, "seconds": 6.0}
+    )
+    planned = plan(settings, 5)[0]
+    render(planned, settings, 5, folder)
+    file = folder / planned.category / f"{planned.name}.mp4"
+    decode = [binary(), "-v", "error", "-i", str(file)]
+    sound = subprocess.run(
+        [*decode, "-ac", "1", "-ar", str(RATE), "-f", "f32le", "-"], check=True, capture_output=True
+    )
+    audio = np.frombuffer(sound.stdout, np.float32)[: 6 * RATE].copy()
+    seen = subprocess.run(
+        [*decode, "-r", "1", "-s", "128x96", "-f", "rawvideo", "-pix_fmt", "rgb24", "-"],
+        check=True,
+        capture_output=True,
+    )
+    frames = np.frombuffer(seen.stdout, np.uint8).reshape(-1, 96, 128, 3)[:3].copy()
+    player = build(default_params.model, default_params.spectrogram, seed=0).eval()
+    with torch.inference_mode():
+        magnitude = player.spectra(torch.from_numpy(audio)[None, None]).magnitude
+        count = magnitude.shape[-1]
+        padded = torch.nn.functional.pad(magnitude, (0, -count % 32), value=1e-10)
+        components = player.sound_features(padded)[0, :, :, :count].numpy()
+        cells = player.pixel_features(normalise_frames(torch.from_numpy(frames))[None])[0]
+    # Networks that have learned nothing say everything softly: made as loud as trained ones.
+    components = 2 * standard(components, (1, 2))
+    cells = standard(cells.permute(0, 2, 3, 1).numpy(), (0, 1, 2))
+    peaks = np.abs(np.linspace(0, 2, count) - np.arange(3)[:, None])
+    embedding = Embedding(
+        audio=audio,
+        sample_rate=RATE,
+        spectrogram=default_params.spectrogram,
+        components=components,
+        cells=cells,
+        scale=np.linspace(0.5, 1, cells.shape[-1], dtype=np.float32),
+        fades=np.maximum(1 - peaks, 0).astype(np.float32),
+        bias=-1.0,
+        activation="sigmoid",
+    )
+    height, width = cells.shape[1:3]
+    regions = []
+    for k, name in enumerate(planned.instruments):
+        chosen = np.zeros((height, width), bool)
+        chosen[height // 3 :, k * width // 2 : (k + 1) * width // 2] = True
+        regions.append(
+            PlayerRegion(name, chosen, cells[:, chosen].mean(axis=1), hex_colour(k), None)
+        )
+    return clip_of(embedding, tuple(regions), "A duet"), file
+
+
+def standard(values: np.ndarray, axes: tuple[int, ...]) -> np.ndarray:
+    centred = values - values.mean(axis=axes, keepdims=True)
+    return (centred / centred.std(axis=axes, keepdims=True)).astype(np.float32)
+
+
+# What is written
+
+
+def test_levels_are_within_half_a_step_of_the_components() -> None:
+    components = np.random.default_rng(0).normal(size=(3, 20, 30)).astype(np.float32)
+    components[2] = 7
+    levels, steps, offsets = quantise(components)
+    restored = levels * steps[:, None, None] + offsets[:, None, None]
+    assert np.all(np.abs(restored - components) <= 0.501 * steps[:, None, None] + 1e-6)
+    assert np.all(restored[2] == 7)
+
+
+@pytest.mark.parametrize(("channels", "hop"), [(16, 512), (32, 256)])
+def test_page_of_six_seconds_is_small_even_of_noise(
+    tmp_path: Path, video: Path, channels: int, hop: int
+) -> None:
+    clip = noise(channels=channels, hop=hop, seconds=65535 / RATE, grid=(14, 14))
+    shape = clip.embedding.components.shape
+    components = np.random.default_rng(0).normal(size=shape).astype(np.float32)
+    clip = replace(clip, embedding=replace(clip.embedding, components=components))
+    assert write_player(tmp_path, clip, video).stat().st_size < PAGE_BYTES
+
+
+def test_page_needs_only_the_video_beside_it(tmp_path: Path, video: Path) -> None:
+    page = write_player(tmp_path / "new" / "folder", tones(), video)
+    assert page == tmp_path / "new" / "folder" / "index.html"
+    assert sorted(path.name for path in page.parent.iterdir()) == ["index.html", "video.mp4"]
+    assert (page.parent / "video.mp4").read_bytes() == video.read_bytes()
+
+
+def test_same_clip_makes_the_same_page(tmp_path: Path, video: Path) -> None:
+    first = write_player(tmp_path / "a", noise(), video).read_bytes()
+    assert write_player(tmp_path / "b", noise(), video).read_bytes() == first
+
+
+def test_page_is_written_again_from_the_video_beside_it(tmp_path: Path, video: Path) -> None:
+    write_player(tmp_path, tones(), video)
+    write_player(tmp_path, noise(), tmp_path / "video.mp4")
+    assert (tmp_path / "video.mp4").read_bytes() == video.read_bytes()
+
+
+def test_video_that_is_missing_or_no_browser_plays_is_the_users_to_mend(tmp_path: Path) -> None:
+    (tmp_path / "a.avi").write_bytes(b"")
+    for name, reason in (("none.mp4", "no such file"), ("a.avi", "convert it")):
+        with pytest.raises(UserError, match=reason):
+            write_player(tmp_path / "page", tones(), tmp_path / name)
+    assert not (tmp_path / "page").exists()
+
+
+def test_clips_that_do_not_fit_together_are_refused(tmp_path: Path, video: Path) -> None:
+    clip = tones()
+    embedding, region = clip.embedding, clip.regions[0]
+    broken = [
+        (replace(clip, heat=clip.heat[:, :1]), "heat"),
+        (replace(clip, colours=clip.colours[:, :1]), "colours"),
+        (
+            replace(clip, regions=(replace(region, cells=np.ones((1, 1), bool)),)),
+            "cells of region 0",
+        ),
+        (replace(clip, regions=(replace(region, colour="red"),)), "not a colour"),
+        (replace(clip, regions=(replace(region, download="../a.wav"),)), "name of a file"),
+        (replace(clip, downloads=[("..", "up")]), "name of a file"),
+        (replace(clip, heat=clip.heat * np.nan), "not finite"),
+        (replace(clip, embedding=replace(embedding, audio=embedding.audio[:9999])), "samples"),
+    ]
+    for wrong, reason in broken:
+        with pytest.raises(ValueError, match=reason):
+            write_player(tmp_path / "page", wrong, video)
+
+
+# What is computed
+
+
+@pytest.mark.parametrize(
+    ("activation", "log_frequency", "frame", "hop"),
+    [
+        ("sigmoid", True, 1022, 256),
+        ("softmax", True, 1022, 512),
+        ("tanh", False, 1022, 512),
+        ("relu", True, 512, 128),
+        ("none", False, 510, 200),
+    ],
+)
+def test_page_computes_what_python_does(
+    open_page: Open, activation: Any, log_frequency: bool, frame: int, hop: int
+) -> None:
+    clip = noise(activation, log_frequency, frame, hop)
+    page = open_page(clip)
+    expected = cell_sounds(clip.embedding)
+    for row, column in ((0, 0), (2, 1), (1, 3)):
+        heard = samples(page, f"player.soundAt({(column + 0.5) / 4}, {(row + 0.5) / 3})")
+        np.testing.assert_allclose(heard, expected[row, column], atol=2e-4)
+    for k, sound in enumerate(region_sounds(clip)):
+        np.testing.assert_allclose(samples(page, f"player.regionSound({k})"), sound, atol=2e-4)
+
+
+def test_click_on_any_pixel_gives_its_sound(open_page: Open, duet: tuple[PlayerClip, Path]) -> None:
+    clip, file = duet
+    page = open_page(clip, file)
+    expected = cell_sounds(clip.embedding)
+    height, width = expected.shape[:2]
+    cells = [(0, 0), (height - 1, width - 1), (height // 2, width // 3), (1, width - 2)]
+    for row, column in cells:
+        click(page, (column + 0.7) / width, (row + 0.2) / height)
+        wait_until(page, f"player.heard().row === {row} && player.heard().column === {column}")
+        heard = samples(page, "player.heard().samples")
+        assert correlation(heard, expected[row, column]) >= 0.999
+    # Or else anything would do.
+    assert correlation(expected[cells[0]], expected[cells[1]]) < 0.98
+
+
+def test_regions_and_the_rest_sum_to_the_mixture(
+    open_page: Open, duet: tuple[PlayerClip, Path]
+) -> None:
+    clip, file = duet
+    page = open_page(clip, file)
+    expected = region_sounds(clip)
+    sounds = [samples(page, f"player.regionSound({k})") for k in range(len(expected))]
+    for sound, wanted in zip(sounds, expected, strict=True):
+        assert correlation(sound, wanted) >= 0.999
+    mixture = samples(page, "player.mixture()")
+    np.testing.assert_allclose(mixture, clip.embedding.audio, atol=2e-5)
+    np.testing.assert_allclose(sum(sounds), mixture[: len(sounds[0])], atol=1e-4)
+
+
+def test_click_sounds_soon(open_page: Open, duet: tuple[PlayerClip, Path]) -> None:
+    page = open_page(*duet)
+    took = page.evaluate(
+        """async () => {
+          const times = [];
+          for (let column = 0; column < 8; column++) {
+            const began = performance.now();
+            await player.hear(1, column);
+            times.push(performance.now() - began);
+          }
+          return times;
+        }"""
+    )
+    # Milliseconds; the fastest, for other work may be going on beside this.
+    assert min(took) < 150
+
+
+# What is heard
+
+
+def test_clicked_pixel_is_heard_until_the_mixture_is_asked_for(open_page: Open) -> None:
+    page = open_page(tones())
+    click(page, 0.1, 0.2)
+    wait_for_level(page, LOW_LEVEL)
+    assert page.locator("#heard").inner_text() == "You hear row 1, column 1 of 2 \u00d7 4"
+    click(page, 0.6, 0.9)
+    wait_for_level(page, HIGH_LEVEL)
+    click(page, 0.9, 0.2)
+    wait_for_level(page, 0)
+    page.get_by_role("button", name="Back to the mixture").click()
+    wait_for_level(page, MIXTURE_LEVEL)
+    assert page.locator("#heard").inner_text() == "You hear the mixture"
+
+
+def test_mouse_that_is_held_down_sweeps_over_pixels(open_page: Open) -> None:
+    page = open_page(tones())
+    box = page.locator("#picture").bounding_box()
+    page.mouse.move(box["x"] + 5, box["y"] + 5)
+    page.mouse.down()
+    page.mouse.move(box["x"] + 0.6 * box["width"], box["y"] + 5, steps=5)
+    page.mouse.up()
+    wait_until(page, "player.heard().column === 2")
+    wait_for_level(page, HIGH_LEVEL)
+
+
+def test_volume_mute_and_solo_act_on_what_is_played(open_page: Open) -> None:
+    page = open_page(tones())
+    page.get_by_role("button", name="Play").click()
+    wait_for_level(page, MIXTURE_LEVEL)
+    page.get_by_role("button", name="Mute low").click()
+    wait_for_level(page, HIGH_LEVEL)
+    page.get_by_role("button", name="Mute low").click()
+    page.get_by_role("button", name="Solo low").click()
+    wait_for_level(page, LOW_LEVEL)
+    page.get_by_role("slider", name="Volume of low").fill("0.5")
+    wait_for_level(page, LOW_LEVEL / 2)
+    assert page.locator(".card output").first.inner_text() == "50%"
+    page.get_by_role("button", name="Solo low").click()
+    wait_for_level(page, float(np.hypot(LOW_LEVEL / 2, HIGH_LEVEL)))
+    page.evaluate("player.setGain(0, 0)")
+    wait_for_level(page, HIGH_LEVEL)
+    page.evaluate("player.setMuted(1, true)")
+    wait_for_level(page, 0)
+
+
+def test_knob_of_a_region_brings_the_regions_back(open_page: Open) -> None:
+    page = open_page(tones())
+    click(page, 0.1, 0.2)
+    wait_for_level(page, LOW_LEVEL)
+    page.get_by_role("button", name="Solo high").click()
+    wait_for_level(page, HIGH_LEVEL)
+    assert page.locator("#heard").inner_text() == "You hear the regions as set below"
+
+
+def test_sound_stays_with_the_picture(open_page: Open) -> None:
+    # The louder, the later: loudness tells where the sound is.
+    seconds = np.arange(int(RATE * SECONDS)) / RATE
+    page = open_page(tones((0.1 + 0.2 * seconds) * np.sin(2 * np.pi * LOW * seconds)))
+
+    def apart() -> float:
+        level, now = page.evaluate("[player.level(), document.querySelector('video').currentTime]")
+        return float((level * np.sqrt(2) - 0.1) / 0.2 - now)
+
+    page.get_by_role("button", name="Play").click()
+    page.wait_for_timeout(900)
+    assert abs(apart()) < 0.25
+    page.evaluate("document.querySelector('video').currentTime = 2")
+    page.wait_for_timeout(500)
+    assert abs(apart()) < 0.25
+    assert abs(page.evaluate("player.drift()")) < 0.06
+    page.evaluate(
+        "Object.assign(document.querySelector('video'), { currentTime: 0.5, playbackRate: 0.5 })"
+    )
+    page.wait_for_timeout(900)
+    assert abs(apart()) < 0.25
+    assert abs(page.evaluate("player.drift()")) < 0.06
+    page.evaluate("player.pause()")
+    wait_for_level(page, 0)
+
+
+def test_sound_goes_round_with_the_picture_or_ends_with_it(open_page: Open) -> None:
+    page = open_page(tones())
+    now = "document.querySelector('video').currentTime"
+    page.evaluate(f"{now} = 2.5")
+    page.get_by_role("button", name="Play").click()
+    wait_until(page, f"{now} > 0.3 && {now} < 2")
+    wait_for_level(page, MIXTURE_LEVEL)
+    page.get_by_label("Loop").uncheck()
+    page.evaluate(f"{now} = 2.5")
+    wait_until(page, "document.querySelector('video').ended")
+    wait_for_level(page, 0)
+    assert page.locator("#play").inner_text() == "Play"
+
+
+# What is shown
+
+
+def test_page_asks_for_nothing_beyond_its_folder(open_page: Open) -> None:
+    page = open_page(tones())
+    names = {request.url.rsplit("/", 1)[1] for request in page.requested}
+    assert names == {"index.html", "video.mp4"}
+    refused = page.evaluate(
+        """async () => {
+          const refused = [];
+          addEventListener("securitypolicyviolation", (e) => refused.push(e.effectiveDirective));
+          await fetch("https://example.org/").catch(() => {});
+          for (const name of ["img", "script"]) {
+            const element = document.createElement(name);
+            element.src = "https://example.org/";
+            document.body.append(element);
+            await new Promise((resolve) => element.addEventListener("error", resolve));
+          }
+          document.body.setAttribute("onclick", "window.hacked = 1");
+          document.body.click();
+          return [...refused, window.hacked ?? null];
+        }"""
+    )
+    assert refused[:3] == ["connect-src", "img-src", "script-src-elem"]
+    assert refused[-1] is None
+    failures = [request.failure for request in page.requested if "example" in request.url]
+    assert set(failures) == {"csp"}
+    page.mistakes.clear()
+
+
+def test_names_are_shown_as_text(open_page: Open) -> None:
+    names = ("</script><script>window.hacked = 1</script>", "\"Ünï\" & 'côde' <b>\u2028日本 $title")
+    title = "</title><img src=x onerror='window.hacked = 1'> & \"more\" </script>"
+    downloads = [("a b&<c>#?.wav", '<i>"file"</i>')]
+    page = open_page(replace(tones(names=names), title=title, downloads=downloads))
+    assert page.title() == title.strip()
+    assert page.locator("h1").text_content() == title
+    assert page.locator(".card .name").all_text_contents() == [*names, "Everything else"]
+    link = page.locator("#downloads a")
+    assert link.text_content() == downloads[0][1]
+    assert link.get_attribute("href") == "./a%20b%26%3Cc%3E%23%3F.wav"
+    assert page.evaluate("window.hacked === undefined")
+    assert page.locator("#cards b, #cards script, h1 img").count() == 0
+
+
+def test_everything_can_be_done_by_keyboard(open_page: Open) -> None:
+    page = open_page(tones())
+    press = page.keyboard.press
+    press("Space")
+    wait_for_level(page, MIXTURE_LEVEL)
+    page.locator("#picture").focus()
+    assert page.locator("#cursor").is_visible()
+    for key in ("ArrowUp", "ArrowUp", "ArrowLeft", "ArrowLeft", "ArrowLeft", "ArrowRight"):
+        press(key)
+    picture, cursor = (page.locator(name).bounding_box() for name in ("#picture", "#cursor"))
+    assert cursor["x"] == pytest.approx(picture["x"] + picture["width"] / 4, abs=1)
+    assert cursor["y"] == pytest.approx(picture["y"], abs=1)
+    press("Enter")
+    wait_for_level(page, LOW_LEVEL)
+    assert page.evaluate("[player.heard().row, player.heard().column]") == [0, 1]
+    press("Escape")
+    wait_for_level(page, MIXTURE_LEVEL)
+    press("2")
+    wait_for_level(page, HIGH_LEVEL)
+    press("2")
+    press("Shift+2")
+    wait_for_level(page, LOW_LEVEL)
+    press("0")
+    wait_for_level(page, 0)
+    press("0")
+    press("Shift+2")
+    press("m")
+    wait_for_level(page, 0)
+    press("m")
+    wait_for_level(page, MIXTURE_LEVEL)
+    press("o")
+    assert page.get_by_label("Colours").is_checked()
+    press("l")
+    assert not page.get_by_label("Loop").is_checked()
+    press("Space")
+    wait_until(page, "document.querySelector('video').paused")
+
+
+def test_every_control_has_a_name_and_can_be_focused(open_page: Open) -> None:
+    page = open_page(tones())
+    for element in page.locator("button, input, a").all():
+        assert element.evaluate(
+            """e => (e.getAttribute("aria-label") ?? e.labels?.[0]?.textContent ?? e.textContent)
+              .trim()"""
+        )
+    for name in ("Mute low", "Solo everything else", "Save high as WAV"):
+        button = page.get_by_role("button", name=name)
+        button.focus()
+        assert button.evaluate("e => e === document.activeElement")
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("width", [1200, 400])
+def test_page_fits_its_window(open_page: Open, tmp_path: Path, width: int, scheme: str) -> None:
+    clip = tones(names=("a" * 150, "b"))
+    page = open_page(clip, viewport={"width": width, "height": 800}, color_scheme=scheme)
+    assert page.evaluate("document.documentElement.scrollWidth") <= width
+    ground = page.evaluate("getComputedStyle(document.body).backgroundColor")
+    shades = [int(shade) for shade in ground[4:-1].split(",")]
+    assert max(shades) < 64 if scheme == "dark" else min(shades) > 192
+    picture = tmp_path / f"player-{width}-{scheme}.png"
+    page.screenshot(path=picture, full_page=True)
+    assert picture.stat().st_size > 10_000
+
+
+def test_heat_map_and_colours_lie_over_the_picture(open_page: Open) -> None:
+    page = open_page(tones())
+    pixel = """([x, y]) => {
+      const canvas = document.getElementById("overlay");
+      const { data } = canvas.getContext("2d").getImageData(x, y, 1, 1);
+      return [canvas.width, canvas.height, ...data];
+    }"""
+    loudest, other = page.evaluate(pixel, [0, 0]), page.evaluate(pixel, [2, 1])
+    assert loudest[:2] == [4, 2]
+    assert sum(loudest[2:]) > sum(other[2:])
+    page.get_by_label("Colours").check()
+    left, right = page.evaluate(pixel, [0, 0]), page.evaluate(pixel, [3, 0])
+    assert left[2] < 5 and right[2] > 250
+    # What the browser said of this test's own reading.
+    page.mistakes.clear()
+    page.get_by_label("Nothing").check()
+    assert not page.locator("#overlay").is_visible()
+    page.get_by_label("Outlines").uncheck()
+    assert not page.locator("#marks").is_visible()
+
+
+def test_silent_clip_without_regions_says_so(open_page: Open, tmp_path: Path) -> None:
+    clip = replace(tones(np.zeros(int(RATE * SECONDS))), regions=())
+    page = open_page(replace(clip, heat=np.zeros_like(clip.heat)))
+    assert page.locator("#note").inner_text() == "This clip is silent: there is nothing to hear."
+    assert page.locator(".card .name").all_text_contents() == ["All of the sound"]
+    click(page, 0.6, 0.6)
+    wait_until(page, "player.heard().row === 1")
+    wait_for_level(page, 0)
+
+
+def test_clip_without_regions_plays_as_a_whole(open_page: Open) -> None:
+    page = open_page(replace(tones(), regions=()))
+    assert page.locator("#note").inner_text() == "No sounding region was found in this clip."
+    page.get_by_role("button", name="Play").click()
+    wait_for_level(page, MIXTURE_LEVEL)
+
+
+def test_sounds_are_saved_as_wav(open_page: Open, tmp_path: Path) -> None:
+    clip = tones()
+    page = open_page(clip)
+    for name, expected in (
+        ("Save the mixture", clip.embedding.audio),
+        ("Save low as WAV", region_sounds(clip)[0]),
+    ):
+        with page.expect_download() as saved:
+            page.get_by_role("button", name=name).click()
+        assert saved.value.suggested_filename.endswith(".wav")
+        saved.value.save_as(tmp_path / "saved.wav")
+        audio, rate = soundfile.read(tmp_path / "saved.wav", dtype="float32")
+        assert rate == RATE
+        np.testing.assert_allclose(audio, expected, atol=1e-4)
+
+
+def test_file_beside_the_page_is_offered_in_place_of_a_computed_one(open_page: Open) -> None:
+    clip = tones()
+    region = replace(clip.regions[0], download="low.wav")
+    page = open_page(replace(clip, regions=(region, *clip.regions[1:])))
+    link = page.get_by_role("link", name="WAV of low")
+    assert link.get_attribute("href") == "./low.wav"
+    (page.folder / "low.wav").write_bytes(b"")
+    link.click()
+    page.wait_for_timeout(300)
+    assert page.url.endswith("index.html")
+
+
+def test_video_that_cannot_be_played_is_named_and_its_sounds_are_there(
+    open_page: Open, tmp_path: Path
+) -> None:
+    broken = tmp_path / "broken.mp4"
+    broken.write_bytes(b"no video")
+    page = open_page(tones(), broken)
+    assert "cannot play the video" in page.locator("#note").inner_text()
+    assert len(samples(page, "player.soundAt(0, 0)")) == 512 * (int(RATE * SECONDS) // 512)
+
+
+def test_picture_of_webm_plays(open_page: Open, tmp_path: Path) -> None:
+    webm = tmp_path / "video.webm"
+    command = [binary(), "-v", "error", "-i", str(make_video(tmp_path / "a.mp4", 1.0)), "-an"]
+    subprocess.run([*command, "-c:v", "libvpx", str(webm)], check=True)
+    page = open_page(tones(), webm)
+    page.get_by_role("button", name="Play").click()
+    wait_until(page, "document.querySelector('video').currentTime > 0.1")

@@ -1,0 +1,772 @@
+import json
+import math
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pytest
+
+from sop.report.comparison import (
+    BETTER,
+    COMPARED,
+    FEWEST_MIXTURES,
+    SAME,
+    UNDECIDED,
+    WORSE,
+    ParamChange,
+    changed_params,
+    compare,
+)
+from sop.runtime.errors import UserError
+
+FILE = "metrics/evaluate/mixtures.csv"
+COLUMNS = "mixture,source,category,video,sdr,sir,sar,si_sdr,sdr_mixture,sdr_improvement"
+CATEGORIES = ("cello", "flute", "violin")
+
+
+class Row(NamedTuple):
+    mixture: int
+    source: int
+    category: str
+    video: str
+    values: dict[str, Any]
+
+
+def rows(count: int = 40, sources: int = 2, data: int = 0) -> list[Row]:
+    """Mixtures of which each has its own difficulty, which is far more than any model's merit."""
+    rng = np.random.default_rng([9, data])
+    made = []
+    for mixture in range(count):
+        difficulty = rng.normal(5, 8)
+        for source in range(1, sources + 1):
+            category = CATEGORIES[(mixture + source) % 3]
+            sdr = difficulty + rng.normal(0, 2)
+            values = {name: sdr + at for at, name in enumerate(COMPARED)}
+            values["sdr_mixture"] = rng.normal()
+            video = f"{category}/{category}_{rng.integers(1000):03}"
+            made.append(Row(mixture, source, category, video, values))
+    return made
+
+
+def shifted(before: list[Row], shift: Callable[[Row], float]) -> list[Row]:
+    return [
+        row._replace(
+            values={
+                name: value + (0 if name == "sdr_mixture" else shift(row))
+                for name, value in row.values.items()
+            }
+        )
+        for row in before
+    ]
+
+
+def noise(spread: float, mean: float = 0.0, seed: int = 1) -> Callable[[Row], float]:
+    """A difference of each mixture, of a known mean over 40 mixtures."""
+    drawn = np.random.default_rng(seed).normal(0, spread, 40)
+    drawn += mean - drawn.mean()
+    return lambda row: float(drawn[row.mixture])
+
+
+def as_csv(made: list[Row]) -> str:
+    names = COLUMNS.split(",")[4:]
+    lines = [COLUMNS]
+    for row in made:
+        cells = [v if isinstance(v := row.values[name], str) else f"{v:.4f}" for name in names]
+        lines.append(",".join([str(row.mixture), str(row.source), row.category, row.video, *cells]))
+    return "\n".join(lines) + "\n"
+
+
+class Repository:
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        folder.mkdir(parents=True, exist_ok=True)
+        self.git("init", "--quiet", "--initial-branch", "main")
+
+    def git(self, *arguments: str) -> str:
+        settings = ["user.name=test", "user.email=test@localhost", "commit.gpgsign=false"]
+        options = [part for setting in settings for part in ("-c", setting)]
+        done = subprocess.run(
+            ["git", *options, *arguments],
+            cwd=self.folder,
+            check=True,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        return done.stdout.strip()
+
+    def write(self, results: list[Row] | str | None = None, params: str | None = None) -> None:
+        if results is not None:
+            path = self.folder / FILE
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(results if isinstance(results, str) else as_csv(results))
+        if params is not None:
+            (self.folder / "params.yaml").write_text(params)
+
+    def commit(self, results: list[Row] | str | None = None, params: str | None = None) -> str:
+        self.write(results, params)
+        self.git("add", "--all")
+        self.git("commit", "--quiet", "--allow-empty", "--message", "results")
+        return self.git("rev-parse", "HEAD")
+
+
+@pytest.fixture
+def repository(tmp_path: Path) -> Repository:
+    """One commit of 40 mixtures, and the same in the working tree."""
+    made = Repository(tmp_path / "project")
+    made.commit(rows(), "seed: 1\ntrain:\n  epochs: 5\n")
+    return made
+
+
+def one_line(error: pytest.ExceptionInfo[UserError]) -> str:
+    message = str(error.value)
+    assert "\n" not in message
+    return message
+
+
+# What a revision may be
+
+
+@pytest.fixture(scope="module")
+def history(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Repository]:
+    """Revisions that differ by their mean SDR: each a whole dB above the one before."""
+    made = Repository(tmp_path_factory.mktemp("history"))
+    base = rows()
+    baseline = made.commit(base, "train: {epochs: 0}\n")
+    made.git("tag", "--annotate", "v1", "--message", "first")
+    made.commit(shifted(base, lambda row: 1), "train: {epochs: 1}\n")
+    made.git("tag", "light")
+    made.git("switch", "--quiet", "--create", "topic/branch")
+    made.commit(shifted(base, lambda row: 2), "train: {epochs: 2}\n")
+    made.git("switch", "--quiet", "--detach")
+    experiment = made.commit(shifted(base, lambda row: 3), "train: {epochs: 3}\n")
+    made.git("update-ref", f"refs/exps/{baseline[:2]}/{baseline[2:]}/puffy-daks", experiment)
+    made.git("update-ref", "refs/exps/exec/EXEC_APPLY", experiment)
+    made.git("switch", "--quiet", "main")
+    made.write(shifted(base, lambda row: 4), "train: {epochs: 4}\n")
+    yield made
+
+
+@pytest.mark.parametrize(
+    ("name", "shift"),
+    [
+        ("v1", 0),
+        ("HEAD~1", 0),
+        ("v1^{commit}", 0),
+        ("main", 1),
+        ("light", 1),
+        ("@", 1),
+        ("topic/branch", 2),
+        ("refs/heads/topic/branch", 2),
+        ("puffy-daks", 3),
+        ("workspace", 4),
+    ],
+)
+def test_every_kind_of_revision(history: Repository, name: str, shift: int) -> None:
+    result = compare("v1", name, history.folder, seed=0)
+    assert result.measures["sdr"].difference == pytest.approx((shift,) * 3)
+    assert result.verdict == (BETTER if shift else SAME)
+    if shift:
+        assert result.params == [ParamChange("train.epochs", 0, shift)]
+    assert changed_params(name, "v1", history.folder) == [
+        ParamChange("train.epochs", shift, 0) for _ in range(bool(shift))
+    ]
+
+
+def test_commit_may_be_shortened_and_is_named(history: Repository) -> None:
+    commit = history.git("rev-parse", "main")
+    result = compare(commit[:10], "workspace", history.folder, seed=0)
+    assert result.a.commit == commit
+    assert result.b.commit is None
+    assert result.as_text().startswith(f"A  {commit[:10]}\nB  workspace\n")
+    named = compare("main", "puffy-daks", history.folder, seed=0).as_text()
+    experiment = history.git("for-each-ref", "--format=%(objectname)", "refs/exps/*/*/puffy-daks")
+    assert f"A  main ({commit[:7]})\nB  puffy-daks ({experiment[:7]})\n" in named
+
+
+def test_experiments_of_one_name_belong_to_the_commit_that_is_checked_out(
+    repository: Repository,
+) -> None:
+    first = repository.git("rev-parse", "HEAD")
+    second = repository.commit(shifted(rows(), lambda row: 1))
+    for commit, other in ((first, second), (second, first)):
+        repository.git("update-ref", f"refs/exps/{commit[:2]}/{commit[2:]}/twin", other)
+    assert compare("twin", "HEAD", repository.folder, seed=0).a.commit == first
+    repository.commit()
+    with pytest.raises(UserError) as error:
+        compare("twin", "HEAD", repository.folder, seed=0)
+    assert f"refs/exps/{first[:2]}/{first[2:]}/twin" in one_line(error)
+    full = f"refs/exps/{first[:2]}/{first[2:]}/twin"
+    assert compare(full, "HEAD", repository.folder, seed=0).a.commit == second
+
+
+@pytest.mark.parametrize("place", ["a", "b"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("nonsense", "HEAD~9", "*", "puffy-*", "HEAD..HEAD~1", "^HEAD", "HEAD^!", "1 2", "ü"),
+        *("", "-h", "--upload-pack=x", "--all", "-", "--", "--output=stolen", "a\nb", "a\0b"),
+        *("HEAD:params.yaml", "HEAD^{tree}", "EXEC_APPLY", "\udcff", "$(touch stolen)", "| ls"),
+    ],
+)
+def test_no_revision(history: Repository, name: str, place: str) -> None:
+    before = sorted(history.folder.iterdir())
+    names = {"a": "HEAD", "b": "HEAD", place: name}
+    for function in (lambda **n: compare(**n, seed=0), changed_params):
+        with pytest.raises(UserError) as error:
+            function(**names, folder=history.folder)
+        message = one_line(error)
+        assert name in message or repr(name) in message
+        assert "experiment" in message
+        if not name.isprintable() or name[:1] in ("", "-"):  # which git never sees
+            assert f"{name!r} is no revision" in message
+    assert sorted(history.folder.iterdir()) == before
+
+
+def test_folder_without_git(tmp_path: Path) -> None:
+    path = tmp_path / FILE
+    path.parent.mkdir(parents=True)
+    path.write_text(as_csv(rows()))
+    (tmp_path / "params.yaml").write_text("seed: 1\n")
+    with pytest.raises(UserError, match=r"HEAD: .*not a git repository.*run from the root"):
+        compare("HEAD", "workspace", tmp_path, seed=0)
+    with pytest.raises(UserError, match=r"HEAD: cannot be looked up in .*absent"):
+        compare("HEAD", "workspace", tmp_path / "absent", seed=0)
+    assert compare("workspace", "workspace", tmp_path, seed=0).verdict == SAME
+
+
+def test_computer_without_git(repository: Repository, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", str(repository.folder))
+    with pytest.raises(UserError, match="git cannot be run"):
+        compare("HEAD", "workspace", repository.folder, seed=0)
+
+
+def test_repository_without_a_commit(tmp_path: Path) -> None:
+    made = Repository(tmp_path)
+    made.write(rows(), "seed: 1\n")
+    with pytest.raises(UserError, match="HEAD: neither a git revision nor an experiment"):
+        compare("HEAD", "workspace", tmp_path, seed=0)
+
+
+def test_project_in_a_folder_of_the_repository(tmp_path: Path) -> None:
+    made = Repository(tmp_path)
+    made.folder = tmp_path / "models" / "pixels"
+    made.folder.mkdir(parents=True)
+    made.commit(rows(), "seed: 1\n")
+    made.write(shifted(rows(), lambda row: 1), "seed: 2\n")
+    result = compare("HEAD", "workspace", made.folder, seed=0)
+    assert result.verdict == BETTER
+    assert result.params == [ParamChange("seed", 1, 2)]
+
+
+def test_revision_without_results(repository: Repository) -> None:
+    (repository.folder / FILE).unlink()
+    with pytest.raises(UserError, match=f"{FILE}: not there; `dvc repro` makes it"):
+        compare("HEAD", "workspace", repository.folder, seed=0)
+    repository.commit()
+    repository.write(rows())
+    with pytest.raises(UserError) as error:
+        compare("HEAD", "workspace", repository.folder, seed=0)
+    assert f"{FILE} of HEAD (" in one_line(error)
+    assert "not there" in one_line(error)
+    assert compare("HEAD~1", "workspace", repository.folder, seed=0).verdict == SAME
+
+
+HEADER_AND_ROW = as_csv(rows(1, 1))
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("", "no column category, mixture, sdr, source, video"),
+        ("mixture,source,video,sdr\n", "no column category"),
+        ("<<<<<<< HEAD\n" + HEADER_AND_ROW, "no column"),
+        (COLUMNS + "\n", "no mixture could be measured"),
+        (HEADER_AND_ROW + "1,1,cello", "line 3 has more or fewer cells"),
+        (HEADER_AND_ROW.strip() + ",7\n", "line 2 has more or fewer cells"),
+        (HEADER_AND_ROW.replace("\n0,", "\nnone,"), "line 2: .*'none'"),
+        (HEADER_AND_ROW + HEADER_AND_ROW.splitlines()[1], "line 3 repeats a source of mixture 0"),
+        (HEADER_AND_ROW.replace(",flute/", ',"flute'), "damaged"),
+        (HEADER_AND_ROW.replace(",flute/", ',"flute"/'), "damaged, .* expected after"),
+        (HEADER_AND_ROW + "1,1,a,a/a,much,1,1,1,1,1\n", "line 3: .*'much'"),
+        ("\udcff\udcfe", "not UTF-8"),
+    ],
+)
+def test_damaged_results(repository: Repository, text: str, reason: str) -> None:
+    (repository.folder / FILE).write_bytes(text.encode(errors="surrogateescape"))
+    with pytest.raises(UserError, match=reason) as error:
+        compare("HEAD", "workspace", repository.folder, seed=0)
+    assert one_line(error).startswith(str(repository.folder / FILE))
+    repository.commit()
+    repository.git("checkout", "--quiet", "HEAD~1", "--", ".")
+    with pytest.raises(UserError, match=reason) as error:
+        compare("main", "workspace", repository.folder, seed=0)
+    assert one_line(error).startswith(f"{FILE} of main (")
+
+
+def test_results_are_a_folder(repository: Repository) -> None:
+    (repository.folder / FILE).unlink()
+    (repository.folder / FILE).mkdir()
+    (repository.folder / FILE / "file").touch()
+    with pytest.raises(UserError, match="Is a directory"):
+        compare("HEAD", "workspace", repository.folder, seed=0)
+    repository.commit()
+    with pytest.raises(UserError, match="cannot be read"):
+        compare("HEAD", "HEAD~1", repository.folder, seed=0)
+
+
+# Better, worse, or luck
+
+
+def against_head(repository: Repository, results: list[Row] | str, seed: int = 0):
+    repository.write(results)
+    return compare("HEAD", "workspace", repository.folder, seed)
+
+
+@pytest.mark.parametrize(
+    ("mean", "spread", "verdict"),
+    [
+        (0.5, 1.0, BETTER),
+        (-0.5, 1.0, WORSE),
+        (0.1, 1.0, UNDECIDED),
+        (-0.1, 1.0, UNDECIDED),
+        (0.1, 0.0, BETTER),
+        (-0.1, 0.0, WORSE),
+    ],
+)
+def test_planted_difference_is_found(
+    repository: Repository, mean: float, spread: float, verdict: str
+) -> None:
+    planted = noise(spread, mean)
+    result = against_head(repository, shifted(rows(), planted))
+    assert result.verdict == verdict
+    assert (result.paired, result.mixtures) == (40, (40, 40))
+    assert not result.notes
+    assert set(result.measures) == set(COMPARED)
+    before = {name: np.mean([row.values[name] for row in rows()]) for name in COMPARED}
+    share = np.mean([planted(row) > 0 for row in rows()])
+    for name, measured in result.measures.items():
+        assert measured.mixtures == 40
+        assert measured.a == pytest.approx(before[name], abs=1e-4)
+        assert measured.b == pytest.approx(before[name] + mean, abs=1e-4)
+        assert measured.difference.mean == pytest.approx(mean, abs=1e-4)
+        assert measured.difference.low <= measured.difference.mean <= measured.difference.high
+        # Two standard errors: the 8 dB between mixtures are no part of it.
+        width = measured.difference.high - measured.difference.low
+        assert width == pytest.approx(4 * spread / math.sqrt(40), rel=0.25, abs=1e-3)
+        assert measured.better == pytest.approx(share)
+
+
+def test_intervals_cover_what_was_planted_about_as_often_as_they_say(
+    repository: Repository,
+) -> None:
+    covered = 0
+    for seed in range(40):
+        rng = np.random.default_rng([3, seed])
+        drawn = rng.normal(0.7, 1.5, 40)
+        result = against_head(repository, shifted(rows(), lambda row, d=drawn: d[row.mixture]))
+        interval = result.measures["sdr"].difference
+        covered += interval.low <= 0.7 <= interval.high
+    assert covered >= 34
+
+
+def test_the_other_way_round_is_the_opposite(repository: Repository) -> None:
+    repository.write(shifted(rows(), noise(1.0, 0.5)))
+    forth = compare("HEAD", "workspace", repository.folder, seed=0)
+    back = compare("workspace", "HEAD", repository.folder, seed=0)
+    assert (forth.verdict, back.verdict) == (BETTER, WORSE)
+    there, again = (c.measures["sdr"] for c in (forth, back))
+    assert (there.a, there.b) == (again.b, again.a)
+    assert there.difference.mean == -again.difference.mean
+    assert there.difference.low == pytest.approx(-again.difference.high, abs=0.02)
+
+
+def test_order_of_rows_and_line_ends_do_not_matter(repository: Repository) -> None:
+    made = shifted(rows(), noise(1.0, 0.5))
+    expected = against_head(repository, made).as_dict()
+    lines = as_csv(made).splitlines()
+    mixed = [lines[0], *np.random.default_rng(0).permutation(lines[1:])]
+    assert against_head(repository, "\n".join(mixed)).as_dict() == expected
+    assert (
+        against_head(repository, "\ufeff" + "\r\n".join(lines) + "\r\n\r\n").as_dict() == expected
+    )
+    reordered = [row[3::-1] + row[:3:-1] for row in (line.split(",") for line in lines)]
+    assert (
+        against_head(repository, "\n".join(",".join(row) for row in reordered)).as_dict()
+        == expected
+    )
+
+
+def test_only_the_seed_decides_the_resampling(repository: Repository) -> None:
+    made = shifted(rows(), noise(1.0, 0.5))
+    first = against_head(repository, made, seed=1)
+    assert against_head(repository, made, seed=1) == first
+    other = against_head(repository, made, seed=2)
+    assert other.measures["sdr"].difference.mean == first.measures["sdr"].difference.mean
+    assert other.measures["sdr"].difference != first.measures["sdr"].difference
+
+
+def test_a_mixture_is_one_sample_however_many_sources(tmp_path: Path) -> None:
+    """Sources that share the luck of their mixture must not pass for independent ones."""
+    widths = []
+    for sources in (1, 4):
+        made = Repository(tmp_path / str(sources))
+        made.commit(rows(sources=sources), "seed: 1\n")
+        result = against_head(made, shifted(rows(sources=sources), noise(1.0)))
+        interval = result.measures["sdr"].difference
+        widths.append(interval.high - interval.low)
+    assert widths[1] == pytest.approx(widths[0], rel=0.01)
+
+
+def test_opposite_sources_of_a_mixture_cancel(repository: Repository) -> None:
+    result = against_head(repository, shifted(rows(), lambda row: 3 if row.source == 1 else -3))
+    assert result.verdict == SAME
+    # They do not where a category is looked at alone.
+    assert any(row.difference != (0, 0, 0) for row in result.category.values())
+
+
+def test_equal_results_are_the_same(repository: Repository) -> None:
+    result = against_head(repository, rows())
+    assert result.verdict == SAME
+    assert result.measures["sdr"].difference == (0, 0, 0)
+    assert result.measures["sdr"].better == 0
+    assert not result.notes
+    assert "A and B are the same" in result.as_text()
+    assert "luck" not in result.as_text()
+    repository.write(params="seed: 1\ntrain:\n  epochs: 6\n")
+    stale = compare("HEAD", "workspace", repository.folder, seed=0)
+    assert stale.verdict == SAME
+    assert any("has `dvc repro` run since?" in note for note in stale.notes)
+
+
+@pytest.mark.parametrize("count", [1, 2, FEWEST_MIXTURES - 1])
+def test_few_mixtures_decide_nothing(tmp_path: Path, count: int) -> None:
+    made = Repository(tmp_path)
+    made.commit(rows(count), "seed: 1\n")
+    result = against_head(made, shifted(rows(count), lambda row: 2 + row.mixture / 10))
+    assert result.verdict == UNDECIDED
+    assert result.measures["sdr"].difference.mean >= 2
+    assert ("one mixture" if count == 1 else f"{count} mixtures") in result.as_text()
+    assert "too few" in result.as_text()
+    assert against_head(made, rows(count)).verdict == SAME
+
+
+def test_as_few_as_all_must_agree_may_decide(tmp_path: Path) -> None:
+    made = Repository(tmp_path)
+    made.commit(rows(FEWEST_MIXTURES), "seed: 1\n")
+    better = shifted(rows(FEWEST_MIXTURES), lambda row: 2 + row.mixture / 10)
+    assert against_head(made, better).verdict == BETTER
+    # 2 sides x 2^-n, were both equally good.
+    assert 2 * 0.5**FEWEST_MIXTURES < 0.05 < 2 * 0.5 ** (FEWEST_MIXTURES - 1)
+
+
+def test_categories(repository: Repository) -> None:
+    planted = {"cello": 2.0, "flute": -2.0, "violin": 0.0}
+    spread = noise(0.5)
+    result = against_head(
+        repository,
+        shifted(
+            rows(),
+            lambda row: planted[row.category] + (spread(row) if row.category != "violin" else 0),
+        ),
+    )
+    assert list(result.category) == list(CATEGORIES)
+    assert [row.verdict for row in result.category.values()] == [BETTER, WORSE, SAME]
+    for name, measured in result.category.items():
+        having = {row.mixture for row in rows() if row.category == name}
+        assert measured.mixtures == len(having)
+        assert measured.difference.mean == pytest.approx(planted[name], abs=0.3)
+
+
+# What can be paired
+
+
+def test_other_number_of_mixtures(repository: Repository) -> None:
+    repository.commit(rows(60))
+    result = against_head(repository, shifted(rows(60)[:50], lambda row: 1))
+    assert (result.paired, result.mixtures) == (25, (60, 25))
+    assert result.measures["sdr"].difference.mean == pytest.approx(1)
+    assert "25 mixtures compared, which both have; A has 60, B 25." in result.as_text()
+
+
+def test_only_mixtures_of_the_same_videos_are_paired(repository: Repository) -> None:
+    """A source beside another is another task, though the mixture's number is the same."""
+    changed = shifted(rows(), lambda row: 1)
+    for at in (0, 3, 4):  # mixtures 0, 1 and 2; of each, the other source is the same
+        changed[at] = changed[at]._replace(video="cello/other", values=rows()[0].values)
+    changed.append(changed[12]._replace(source=3))  # mixture 6 has one more
+    result = against_head(repository, changed)
+    assert (result.paired, result.mixtures) == (36, (40, 40))
+    assert result.measures["sdr"].difference == pytest.approx((1, 1, 1))
+
+
+def test_other_mixtures_cannot_be_compared(repository: Repository) -> None:
+    repository.write(rows(data=1), "seed: 2\ntrain:\n  epochs: 6\n")
+    with pytest.raises(UserError) as error:
+        compare("HEAD", "workspace", repository.folder, seed=0)
+    message = one_line(error)
+    assert "none of 40 and 40 is of the same videos" in message
+    assert "(seed: 1 -> 2)" in message
+    assert "epochs" not in message
+
+
+def test_other_sounds_of_the_same_videos_are_told(repository: Repository) -> None:
+    changed = shifted(rows(), lambda row: 1)
+    for row in changed[:8]:
+        row.values["sdr_mixture"] += 0.75
+    result = against_head(repository, changed)
+    assert result.verdict == BETTER
+    assert "4 of 40 mixtures" in result.notes[0]
+    assert "0.75 dB" in result.notes[0]
+    assert "4 of 40 mixtures" in result.as_text()
+
+
+@pytest.mark.parametrize("cell", ["", " ", "nan", "NaN", "inf", "-inf"])
+def test_cells_without_a_number(repository: Repository, cell: str) -> None:
+    made = shifted(rows(), lambda row: 1)
+    made[0].values["sir"] = cell  # one source of mixture 0
+    for row in made[2:6]:  # mixtures 1 and 2
+        row.values["sdr"] = cell
+    result = against_head(repository, made)
+    assert result.paired == 40
+    assert result.measures["sir"].mixtures == 40
+    assert result.measures["sdr"].mixtures == 38
+    assert result.measures["sdr"].difference == pytest.approx((1, 1, 1))
+    assert [note.split(" is left out")[0] for note in result.notes] == [
+        "sdr of 4 of 80 sources",
+        "sir of 1 of 80 sources",
+    ]
+    json.dumps(result.as_dict(), allow_nan=False)
+    back = compare("workspace", "HEAD", repository.folder, seed=0)
+    assert back.measures["sdr"].mixtures == 38
+    assert back.notes == result.notes
+
+
+def test_no_number_at_all(repository: Repository) -> None:
+    made = rows()
+    for row in made:
+        row.values["sir"] = "nan"
+    result = against_head(repository, made)
+    assert "sir" not in result.measures
+    assert result.notes == ["sir is left out: no source has a value of it in both"]
+    for row in made:
+        row.values["sdr"] = ""
+    with pytest.raises(UserError, match="HEAD and workspace: no mixture has sdr in both"):
+        against_head(repository, made)
+
+
+def test_results_without_some_measures(repository: Repository) -> None:
+    lines = [line.rsplit(",", 3)[0] for line in as_csv(rows()).splitlines()]
+    result = against_head(repository, "\n".join(lines))
+    assert list(result.measures) == ["sdr", "sir", "sar"]
+    assert len(result.notes) == 2
+
+
+# What differs besides
+
+
+def test_changed_params_are_told_by_their_dotted_keys(repository: Repository) -> None:
+    repository.commit(
+        params="""
+seed: 1
+train:
+  epochs: 5        # times
+  rates: {sound: 1.0e-3, vision: 1.0e-3}
+  steps: [40, 80]
+  flag: true
+  average: null
+  name: "5"
+  same: 1
+  odd: .nan
+  gone: 0.5
+"""
+    )
+    repository.write(
+        params="""
+seed: 1
+new: {}
+train:
+  same: 1.0
+  odd: .nan
+  rates: {sound: 1.0e-3, vision: 3.0e-3}
+  epochs: 7
+  steps: [40]
+  flag: 1
+  name: 5
+  average: 0.999
+"""
+    )
+    changes = changed_params("HEAD", "workspace", repository.folder)
+    assert [change.as_text() for change in changes] == [
+        "train.rates.vision: 0.001 -> 0.003",
+        "train.epochs: 5 -> 7",
+        "train.steps: [40, 80] -> [40]",
+        "train.flag: true -> 1",
+        'train.name: "5" -> 5',
+        "train.average: null -> 0.999",
+        "new: (absent) -> {}",
+        "train.gone: 0.5 -> (absent)",
+    ]
+    assert changes[1].as_dict() == {"key": "train.epochs", "old": 5, "new": 7}
+    assert changes[-2].as_dict() == {"key": "new", "new": {}}
+    assert changes[-1].as_dict() == {"key": "train.gone", "old": 0.5}
+    assert changed_params("HEAD", "HEAD", repository.folder) == []
+
+
+def test_a_value_may_become_a_section(repository: Repository) -> None:
+    repository.write(params="seed: 1\ntrain: null\n")
+    assert [c.as_text() for c in changed_params("HEAD", "workspace", repository.folder)] == [
+        "train: (absent) -> null",
+        "train.epochs: 5 -> (absent)",
+    ]
+
+
+def test_values_that_json_does_not_know(repository: Repository) -> None:
+    repository.write(params='seed: .inf\nday: 2020-01-02\ntext: "a\\nb"\nempty: ""\n')
+    changes = changed_params("HEAD", "workspace", repository.folder)
+    texts = [change.as_text() for change in changes]
+    assert texts[:4] == [
+        'seed: 1 -> "inf"',
+        'day: (absent) -> "2020-01-02"',
+        'text: (absent) -> "a\\nb"',
+        'empty: (absent) -> ""',
+    ]
+    json.dumps([change.as_dict() for change in changes], allow_nan=False)
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("a: [", "not readable as YAML: line 1"),
+        ("a: 1\na: 2\n", "not readable as YAML"),
+        ("", "holds no parameters"),
+        ("5", "holds no parameters"),
+        ("!!python/object/apply:os.system ['touch stolen']", "not readable as YAML"),
+        (None, "not there"),
+    ],
+)
+def test_unreadable_params_are_an_error_alone_and_a_note_in_a_comparison(
+    repository: Repository, text: str | None, reason: str
+) -> None:
+    if text is None:
+        (repository.folder / "params.yaml").unlink()
+    repository.write(shifted(rows(), lambda row: 1), text)
+    with pytest.raises(UserError, match=reason) as error:
+        changed_params("HEAD", "workspace", repository.folder)
+    assert one_line(error).startswith(str(repository.folder / "params.yaml"))
+    result = compare("HEAD", "workspace", repository.folder, seed=0)
+    assert result.verdict == BETTER
+    assert result.params is None
+    assert reason in result.notes[0]
+    assert "No parameter differs" not in result.as_text()
+    assert result.as_dict()["params"] is None
+    repository.commit()
+    with pytest.raises(UserError, match=rf"params.yaml of HEAD \(.*{reason}"):
+        changed_params("HEAD", "HEAD~1", repository.folder)
+
+
+# What is shown
+
+
+def test_text_is_a_table(repository: Repository) -> None:
+    repository.write(shifted(rows(), noise(1.0, 0.5)), params="seed: 1\ntrain:\n  epochs: 9\n")
+    text = compare("HEAD", "workspace", repository.folder, seed=0).as_text()
+    lines = text.splitlines()
+    assert "B is better." in lines
+    assert any(line.startswith("sdr +0.50 dB on average, 95 % interval +0.") for line in lines)
+    assert any("training from another seed" in line for line in lines)
+    assert "40 mixtures, of the same videos in both." in lines
+    assert "  train.epochs: 5 -> 9" in lines
+    assert all(len(line) <= 80 and line == line.rstrip() for line in lines)
+    header = next(at for at, line in enumerate(lines) if line.startswith("dB, means"))
+    table = lines[header : header + 1 + len(COMPARED)]
+    assert [line.split()[0] for line in table[1:]] == list(COMPARED)
+    assert len({len(line) for line in table}) == 1
+    header = next(at for at, line in enumerate(lines) if line.startswith("sdr  "))
+    assert [line.split()[0] for line in lines if line.startswith(CATEGORIES)] == list(CATEGORIES)
+
+
+@pytest.mark.parametrize(
+    ("mean", "words"),
+    [
+        (0.1, "A and B: no difference that these mixtures can tell."),
+        (-0.5, "B is worse."),
+    ],
+)
+def test_text_says_the_verdict(repository: Repository, mean: float, words: str) -> None:
+    assert words in against_head(repository, shifted(rows(), noise(1, mean))).as_text().splitlines()
+
+
+def test_a_difference_too_small_for_two_decimals_keeps_its_sign(repository: Repository) -> None:
+    text = against_head(repository, shifted(rows(), lambda row: -0.001)).as_text()
+    assert "B is worse.\nsdr -0.001 dB on average, 95 % interval -0.001 to -0.001." in text
+
+
+def test_json_says_the_same(repository: Repository) -> None:
+    repository.write(shifted(rows(), noise(1.0, 0.5)), params="seed: 1\ntrain: {epochs: 9}\n")
+    result = compare("HEAD", "workspace", repository.folder, seed=0)
+    values = json.loads(json.dumps(result.as_dict(), allow_nan=False))
+    assert values["a"] == {"name": "HEAD", "commit": repository.git("rev-parse", "HEAD")}
+    assert values["b"] == {"name": "workspace", "commit": None}
+    assert values["verdict"] == BETTER
+    assert values["mixtures"] == {"paired": 40, "a": 40, "b": 40}
+    sdr = values["measures"]["sdr"]
+    assert sdr["difference"] == result.measures["sdr"].difference.as_dict()
+    assert sdr["b"] - sdr["a"] == pytest.approx(sdr["difference"]["mean"])
+    assert list(values["category"]) == list(CATEGORIES)
+    assert values["params"] == [{"key": "train.epochs", "old": 5, "new": 9}]
+    assert values["notes"] == []
+
+
+# With DVC itself
+
+
+@pytest.mark.slow
+def test_experiment_that_dvc_made(repository: Repository) -> None:
+    (repository.folder / "evaluate.py").write_text(
+        "import re\n"
+        "from pathlib import Path\n"
+        "epochs = int(re.search(r'epochs: (\\d+)', Path('params.yaml').read_text())[1])\n"
+        f"path = Path('{FILE}')\n"
+        "lines = Path('base.csv').read_text().splitlines()\n"
+        "cells = [line.split(',') for line in lines[1:]]\n"
+        "for row in cells:\n"
+        "    row[4] = str(float(row[4]) + epochs - 5)\n"
+        "path.parent.mkdir(parents=True, exist_ok=True)\n"
+        "path.write_text('\\n'.join([lines[0], *map(','.join, cells)]))\n"
+    )
+    (repository.folder / "base.csv").write_text(as_csv(rows()))
+    (repository.folder / "dvc.yaml").write_text(
+        "stages:\n  evaluate:\n    cmd: python evaluate.py\n    deps: [evaluate.py, base.csv]\n"
+        f"    params: [train.epochs]\n    metrics:\n    - {FILE}: {{cache: false}}\n"
+    )
+    environment = {
+        **os.environ,
+        "DVC_NO_ANALYTICS": "1",
+        "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
+    }
+
+    def dvc(*arguments: str) -> None:
+        done = subprocess.run(
+            [sys.executable, "-m", "dvc", *arguments],
+            cwd=repository.folder,
+            env=environment,
+            capture_output=True,
+            text=True,
+            timeout=120,
+        )
+        assert done.returncode == 0, done.stdout + done.stderr
+
+    for name, value in (("user.name", "test"), ("user.email", "test@localhost")):
+        repository.git("config", name, value)
+    dvc("init", "--quiet")
+    dvc("repro")
+    repository.commit()
+    dvc("exp", "run", "--name", "longer", "-S", "train.epochs=7")
+    repository.git("checkout", "--quiet", "--force", "--", ".")
+    result = compare("HEAD", "longer", repository.folder, seed=0)
+    assert result.measures["sdr"].difference.mean == pytest.approx(2)
+    assert result.params == [ParamChange("train.epochs", 5, 7)]

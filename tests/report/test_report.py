@@ -1,0 +1,230 @@
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+import soundfile
+import torch
+from PIL import Image
+
+from sop.dataset.index import Video
+from sop.evaluate.figure import write_figure
+from sop.evaluate.measures import MEASURES
+from sop.evaluate.results import table, write_results, write_sounds
+from sop.evaluate.validation import NotCounted, Score, Separation, separate_mixtures
+from sop.model.pixelplayer import PixelPlayer, build
+from sop.params import Params
+from tests.support.experiment import with_values
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+CPU = torch.device("cpu")
+RATE = 11025
+LENGTH = 512 * 31
+# A step of 16 bits: half of it is rounding; full scale is 2^15 when read, 2^15 - 1 when written.
+ROUNDING = 1.01 / 2**15
+
+
+@pytest.fixture(scope="module")
+def player(tiny_params: Params) -> PixelPlayer:
+    player = build(tiny_params.model, tiny_params.spectrogram, seed=0).eval()
+    torch.nn.init.constant_(player.synthesizer.bias, 0.5)
+    return player
+
+
+@pytest.fixture(scope="module")
+def separations(
+    player: PixelPlayer, tiny_videos: list[Video], tiny_params: Params, one_thread: None
+) -> list[Separation]:
+    made = separate_mixtures(player, tiny_videos, tiny_params, 4, 0.5, CPU)
+    return [result for result in made if isinstance(result, Separation)]
+
+
+class Written:
+    """What an evaluation left behind."""
+
+    def __init__(
+        self, folder: Path, separations: list[Any], player: PixelPlayer, params: Params
+    ) -> None:
+        self.sounds, self.plots = folder / "sounds", folder / "plots"
+        self.scores = write_results(iter(separations), player, params, self.sounds, self.plots)
+
+    def files(self) -> dict[str, bytes]:
+        return {
+            f"{folder.name}/{path.relative_to(folder)}": path.read_bytes()
+            for folder in (self.sounds, self.plots)
+            for path in sorted(folder.rglob("*"))
+            if path.is_file()
+        }
+
+
+@pytest.fixture
+def written(
+    tmp_path: Path, separations: list[Separation], player: PixelPlayer, tiny_params: Params
+) -> Written:
+    unreadable = NotCounted(1, "a.wav: holds no sound")
+    return Written(tmp_path, [separations[0], unreadable, *separations[2:]], player, tiny_params)
+
+
+def test_scores_come_back_in_order_with_what_was_left_out(
+    written: Written, separations: list[Separation]
+) -> None:
+    assert [result.number for result in written.scores] == [0, 1, 2, 3]
+    assert written.scores[1] == NotCounted(1, "a.wav: holds no sound")
+    expected = separations[2].score()
+    assert isinstance(expected, Score)
+    for name in MEASURES:
+        np.testing.assert_array_equal(written.scores[2].measures[name], expected.measures[name])
+
+
+def test_files_are_the_sounds_of_the_shown_mixtures_tables_and_a_picture(
+    written: Written, separations: list[Separation]
+) -> None:
+    first, second = (video.category for video in separations[0].videos)
+    assert sorted(written.files()) == sorted(
+        [
+            "sounds/000/mixture.wav",
+            *(f"sounds/000/1-{first}-{kind}.wav" for kind in ("true", "separated")),
+            *(f"sounds/000/2-{second}-{kind}.wav" for kind in ("true", "separated")),
+            *("plots/mixtures.csv", "plots/categories.csv", "plots/example.png"),
+            *(f"sounds/records/{number:04d}.npz" for number in (0, 2, 3)),
+        ]
+    )
+
+
+def test_sounds_are_as_long_and_as_loud_as_the_arrays(
+    tmp_path: Path, separations: list[Separation]
+) -> None:
+    result = separations[0]
+    write_sounds(result, tmp_path, RATE)
+    names = [f"{n}-{video.category}" for n, video in enumerate(result.videos, start=1)]
+    arrays = {"mixture": result.mixture}
+    for name, truth, estimate in zip(names, result.truth, result.estimates, strict=True):
+        arrays |= {f"{name}-true": truth, f"{name}-separated": estimate}
+    assert len(arrays) == 5
+    for name, expected in arrays.items():
+        sound, rate = soundfile.read(tmp_path / "000" / f"{name}.wav")
+        assert rate == RATE
+        assert sound.shape == (LENGTH,)
+        np.testing.assert_allclose(sound, expected, atol=ROUNDING)
+    assert np.abs(result.mixture).max() > 0.02
+
+
+def test_sound_over_full_scale_is_clipped_and_does_not_wrap_around(
+    tmp_path: Path, separations: list[Separation]
+) -> None:
+    loud = np.linspace(-2, 2, LENGTH).astype(np.float32)
+    write_sounds(replace(separations[0], mixture=loud), tmp_path, RATE)
+    sound, _ = soundfile.read(tmp_path / "000" / "mixture.wav")
+    np.testing.assert_allclose(sound, loud.clip(-1, 1), atol=ROUNDING)
+
+
+def test_tables_hold_every_measured_source(written: Written) -> None:
+    rows = pd.read_csv(written.plots / "mixtures.csv")
+    assert rows["mixture"].tolist() == [0, 0, 2, 2, 3, 3]
+    assert rows["source"].tolist() == [1, 2] * 3
+    measured = [result for result in written.scores if isinstance(result, Score)]
+    for name in MEASURES:
+        expected = np.concatenate([result.measures[name] for result in measured])
+        np.testing.assert_allclose(rows[name], expected, atol=1e-4)
+    videos = [video for result in measured for video in result.videos]
+    assert rows["video"].tolist() == [f"{v.category}/{v.audio.stem}" for v in videos]
+    categories = pd.read_csv(written.plots / "categories.csv")
+    assert categories["category"].tolist() == sorted({video.category for video in videos})
+    for row in categories.itertuples():
+        own = rows[rows["category"] == row.category]
+        assert row.sdr == pytest.approx(own["sdr"].mean(), abs=1e-3)
+        assert row.sir == pytest.approx(own["sir"].mean(), abs=1e-3)
+
+
+def test_two_runs_write_the_same_bytes(
+    tmp_path: Path,
+    written: Written,
+    separations: list[Separation],
+    player: PixelPlayer,
+    tiny_params: Params,
+) -> None:
+    unreadable = NotCounted(1, "a.wav: holds no sound")
+    again = [separations[0], unreadable, *separations[2:]]
+    assert Written(tmp_path / "again", again, player, tiny_params).files() == written.files()
+
+
+def test_picture_has_a_row_for_each_source(
+    tmp_path: Path, separations: list[Separation], player: PixelPlayer
+) -> None:
+    path = tmp_path / "inner" / "example.png"
+    measured = separations[0].score()
+    write_figure(path, player, separations[0], measured, RATE)
+    with Image.open(path) as image:
+        image.verify()
+    with Image.open(path) as image:
+        assert image.format == "PNG"
+        assert image.size == (1040, 496)
+        assert "Software" not in image.info
+        pixels = np.asarray(image.convert("RGB")).reshape(-1, 3)
+    assert len(np.unique(pixels, axis=0)) > 1000
+    assert [file.name for file in path.parent.iterdir()] == ["example.png"]
+
+
+def test_picture_of_a_silent_estimate_and_equal_pixels_can_be_drawn(
+    tmp_path: Path, separations: list[Separation], player: PixelPlayer
+) -> None:
+    frames = np.zeros_like(separations[0].frames)
+    silent = np.zeros_like(separations[0].estimates)
+    result = replace(separations[0], frames=frames, estimates=silent)
+    write_figure(tmp_path / "example.png", player, result, separations[0].score(), RATE)
+    with Image.open(tmp_path / "example.png") as image:
+        assert image.size == (1040, 496)
+
+
+def test_picture_shows_the_mixture_of_median_sdr(
+    tmp_path: Path,
+    separations: list[Separation],
+    player: PixelPlayer,
+    tiny_params: Params,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    drawn = []
+    monkeypatch.setattr(
+        "sop.evaluate.results.write_figure", lambda *arguments: drawn.append(arguments[2].number)
+    )
+    params = with_values(tiny_params, {"evaluate.shown": 3})
+    rng = np.random.default_rng(0)
+    results = []
+    for number, error in enumerate((0.01, 1.0, 0.1, 0.5)):
+        truth = separations[0].truth
+        noise = error * truth.std() * rng.standard_normal(truth.shape)
+        results.append(
+            replace(separations[0], number=number, estimates=(truth + noise).astype("f4"))
+        )
+    Written(tmp_path, results, player, params)
+    # The fourth is not shown; of the others the third is neither the best nor the worst.
+    assert drawn == [2]
+
+
+def test_nothing_is_shown_when_none_is_to_be(
+    tmp_path: Path, separations: list[Separation], player: PixelPlayer, tiny_params: Params
+) -> None:
+    params = with_values(tiny_params, {"evaluate.shown": 0})
+    written = Written(tmp_path, separations, player, params)
+    files = [name for name in written.files() if not name.startswith("sounds/records/")]
+    assert sorted(files) == ["plots/categories.csv", "plots/mixtures.csv"]
+
+
+def test_shown_mixture_that_cannot_be_measured_can_be_heard_and_is_not_drawn(
+    tmp_path: Path, separations: list[Separation], player: PixelPlayer, tiny_params: Params
+) -> None:
+    silent = replace(separations[0], estimates=np.zeros_like(separations[0].estimates))
+    written = Written(tmp_path, [silent], player, tiny_params)
+    assert isinstance(written.scores[0], NotCounted)
+    files = written.files()
+    assert "sounds/000/mixture.wav" in files
+    assert "plots/example.png" not in files
+    assert pd.read_csv(written.plots / "mixtures.csv").empty
+
+
+def test_table_without_scores_has_its_columns() -> None:
+    assert list(table([]).columns) == ["mixture", "source", "category", "video", *MEASURES]
+    assert table([]).empty

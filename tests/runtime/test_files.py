@@ -1,0 +1,243 @@
+import json
+import multiprocessing
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from sop.runtime import files
+from sop.runtime.files import (
+    PARTIAL_PREFIX,
+    SAVE_INTERVAL_SECONDS,
+    SAVE_SHARE,
+    Saver,
+    remove_empty_folders,
+    remove_partials,
+    replacing,
+    write_json,
+    write_text,
+)
+
+
+def names(folder: Path) -> list[str]:
+    return sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*"))
+
+
+def test_file_appears_when_it_is_whole(tmp_path: Path) -> None:
+    path = tmp_path / "inner" / "sound.wav"
+    with replacing(path) as partial:
+        partial.write_bytes(b"half")
+        assert partial.parent == path.parent
+        assert partial.suffix == ".wav"
+        assert not path.exists()
+        partial.write_bytes(b"whole")
+    assert path.read_bytes() == b"whole"
+    assert names(tmp_path) == ["inner", "inner/sound.wav"]
+
+
+@pytest.mark.parametrize("error", [OSError, KeyboardInterrupt])
+def test_failed_write_leaves_the_previous_file(tmp_path: Path, error: type[BaseException]) -> None:
+    path = tmp_path / "sound.wav"
+    path.write_bytes(b"previous")
+    with pytest.raises(error), replacing(path) as partial:
+        partial.write_bytes(b"half")
+        raise error
+    assert path.read_bytes() == b"previous"
+    assert names(tmp_path) == ["sound.wav"]
+
+
+def test_block_that_writes_nothing_is_an_error_and_keeps_the_file(tmp_path: Path) -> None:
+    path = tmp_path / "sound.wav"
+    path.write_bytes(b"previous")
+    with pytest.raises(FileNotFoundError), replacing(path):
+        pass
+    assert path.read_bytes() == b"previous"
+
+
+def test_text_is_the_same_bytes_everywhere(tmp_path: Path) -> None:
+    write_text(tmp_path / "list.csv", "二胡\nflûte\n")
+    assert (tmp_path / "list.csv").read_bytes() == "二胡\nflûte\n".encode()
+
+
+def test_json_is_readable_and_ends_in_a_newline(tmp_path: Path) -> None:
+    values = {"sdr": {"mean": 1.25}, "reasons": {"erhu/二胡": "silent"}, "none": None}
+    write_json(tmp_path / "metrics.json", values)
+    text = (tmp_path / "metrics.json").read_text("utf-8")
+    assert json.loads(text) == values
+    assert text.endswith("}\n")
+    assert "二胡" in text
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
+def test_json_refuses_numbers_that_are_not_finite(tmp_path: Path, value: float) -> None:
+    path = tmp_path / "metrics.json"
+    write_json(path, {"sdr": 1.0})
+    with pytest.raises(ValueError, match="not JSON compliant"):
+        write_json(path, {"sdr": {"mean": [value]}})
+    assert json.loads(path.read_text()) == {"sdr": 1.0}
+    assert names(tmp_path) == ["metrics.json"]
+
+
+def test_what_a_kill_left_is_found_and_removed(tmp_path: Path) -> None:
+    kept = tmp_path / "flute" / "a.wav"
+    write_text(kept, "whole")
+    writer = replacing(tmp_path / "flute" / "b.wav")
+    writer.__enter__().write_text("half")
+    assert len(names(tmp_path)) == 3
+    remove_partials(tmp_path)
+    assert names(tmp_path) == ["flute", "flute/a.wav"]
+    remove_partials(tmp_path / "not there")
+
+
+def partial_of(path: Path) -> str:
+    with replacing(path) as partial:
+        partial.touch()
+        return partial.name
+
+
+@pytest.mark.skipif(
+    "fork" not in multiprocessing.get_all_start_methods(), reason="this system cannot fork"
+)
+def test_processes_of_one_origin_write_to_files_of_their_own(tmp_path: Path) -> None:
+    path = tmp_path / "a.wav"
+    reader, writer = os.pipe()
+    child = os.fork()
+    if not child:
+        try:
+            os.write(writer, partial_of(path).encode())
+        finally:
+            os._exit(0)
+    os.waitpid(child, 0)
+    os.close(writer)
+    with os.fdopen(reader) as said:
+        theirs = said.read()
+    ours = partial_of(path)
+    assert theirs != ours
+    assert f"-{child}-" in theirs
+    assert f"-{os.getpid()}-" in ours
+
+
+def test_machines_write_to_files_of_their_own(tmp_path: Path) -> None:
+    code = (
+        "import os, socket, sys\n"
+        "from pathlib import Path\n"
+        "socket.gethostname = lambda: sys.argv[1]\n"
+        "os.getpid = lambda: 7\n"
+        "from sop.runtime.files import replacing\n"
+        "with replacing(Path(sys.argv[2])) as partial:\n"
+        "    print(partial.name)\n"
+        "    partial.touch()\n"
+    )
+    hosts = ["node1", "node2", "../../二胡", "x" * 300]
+    said = [
+        subprocess.run(
+            [sys.executable, "-c", code, host, tmp_path / "a.wav"],
+            capture_output=True,
+            check=True,
+            env=os.environ | {"PYTHONPATH": str(Path(files.__file__).parents[2])},
+        ).stdout.decode()
+        for host in hosts
+    ]
+    assert len(set(said)) == len(hosts)
+    assert {len(name) for name in said} == {len(f"{PARTIAL_PREFIX}12345678-7-a.wav\n")}
+    assert names(tmp_path) == ["a.wav"]
+
+
+def test_a_half_written_file_is_hidden_and_beside_its_place(tmp_path: Path) -> None:
+    name = partial_of(tmp_path / "a.wav")
+    assert name.startswith(".") and name.startswith(PARTIAL_PREFIX) and name.endswith("-a.wav")
+
+
+class Clock:
+    """Time that passes only when it is told to, and what was saved at which second."""
+
+    def __init__(self) -> None:
+        self.now = 1000.0
+        self.saved: list[float] = []
+        self.seconds_of_a_save = 0.0
+
+    def save(self) -> None:
+        self.saved.append(self.now)
+        self.now += self.seconds_of_a_save
+
+    def run(self, saver: Saver, seconds: float, step: float = 0.5) -> None:
+        end = self.now + seconds
+        while self.now < end:
+            self.now += step
+            saver.save_sometimes()
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    clock = Clock()
+    monkeypatch.setattr(files.time, "monotonic", lambda: clock.now)
+    return clock
+
+
+def test_nothing_is_saved_before_the_interval_is_over(clock: Clock) -> None:
+    saver = Saver(clock.save)
+    for _ in range(100):
+        saver.save_sometimes()
+    clock.run(saver, SAVE_INTERVAL_SECONDS - 0.5)
+    assert clock.saved == []
+    clock.run(saver, 0.5)
+    assert clock.saved == [1000.0 + SAVE_INTERVAL_SECONDS]
+    saver.save_sometimes()
+    assert len(clock.saved) == 1
+
+
+def test_a_quick_save_is_done_once_an_interval(clock: Clock) -> None:
+    clock.run(Saver(clock.save), 10 * SAVE_INTERVAL_SECONDS)
+    assert clock.saved == [1000.0 + n * SAVE_INTERVAL_SECONDS for n in range(1, 11)]
+
+
+def test_nothing_is_saved_while_nothing_is_done(clock: Clock) -> None:
+    saver = Saver(clock.save)
+    clock.now += 100 * SAVE_INTERVAL_SECONDS
+    assert clock.saved == []
+    saver.save_sometimes()
+    saver.save_sometimes()
+    assert len(clock.saved) == 1
+
+
+@pytest.mark.parametrize("seconds", [0.5, 1.0, 60.0])
+def test_a_slow_save_puts_off_the_next(clock: Clock, seconds: float) -> None:
+    clock.seconds_of_a_save = seconds
+    clock.run(Saver(clock.save), 100 * seconds / SAVE_SHARE)
+    gaps = {b - a for a, b in zip(clock.saved, clock.saved[1:], strict=False)}
+    assert gaps == {seconds + seconds / SAVE_SHARE}
+    assert len(clock.saved) * seconds <= SAVE_SHARE * (clock.now - 1000.0)
+
+
+def test_a_save_that_was_slow_once_does_not_put_off_all(clock: Clock) -> None:
+    saver = Saver(clock.save)
+    clock.seconds_of_a_save = 10.0
+    clock.run(saver, SAVE_INTERVAL_SECONDS)
+    clock.seconds_of_a_save = 0.0
+    clock.run(saver, 10.0 / SAVE_SHARE + 2 * SAVE_INTERVAL_SECONDS)
+    first, second, third, *_ = clock.saved
+    assert (second - first, third - second) == (10.0 + 10.0 / SAVE_SHARE, SAVE_INTERVAL_SECONDS)
+
+
+def test_a_save_that_fails_is_tried_again(clock: Clock) -> None:
+    def full_disk() -> None:
+        clock.save()
+        if len(clock.saved) == 1:
+            raise OSError
+
+    saver = Saver(full_disk)
+    with pytest.raises(OSError):
+        clock.run(saver, SAVE_INTERVAL_SECONDS)
+    saver.save_sometimes()
+    assert len(clock.saved) == 2
+
+
+def test_folders_are_removed_when_nothing_is_left_in_them(tmp_path: Path) -> None:
+    (tmp_path / "a" / "b" / "c").mkdir(parents=True)
+    (tmp_path / "d" / "e").mkdir(parents=True)
+    write_text(tmp_path / "d" / "file", "")
+    remove_empty_folders(tmp_path)
+    assert names(tmp_path) == ["d", "d/file"]
+    remove_empty_folders(tmp_path / "d" / "file")

@@ -1,0 +1,374 @@
+import hashlib
+import os
+import random
+import sqlite3
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from sop.runtime.hashes import CLOCK_SECONDS, Hashes, Touch, sha256, touch_of
+
+# Long enough ago that no write since could have the same time.
+LONG_AGO = 1_600_000_000
+
+
+def old_file(path: Path, content: bytes = b"sound", at: float = LONG_AGO) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(content)
+    os.utime(path, (at, at))
+    return path
+
+
+def remembered(place: Path, *files: Path) -> None:
+    with Hashes(place) as hashes:
+        for file in files:
+            hashes.remember(file, touch_of(file), sha256(file))
+
+
+def known(place: Path, *files: Path) -> dict[Path, str]:
+    with Hashes(place) as hashes:
+        return hashes.known(files)
+
+
+@pytest.fixture
+def place(tmp_path: Path) -> Path:
+    return tmp_path / "data" / "hashes.sqlite"
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    return old_file(tmp_path / "videos" / "flute" / "a.mp4")
+
+
+@pytest.mark.parametrize("length", [0, 1, (1 << 20) - 1, 1 << 20, (1 << 20) + 1, 3_500_000])
+def test_a_hash_is_that_of_the_bytes(tmp_path: Path, length: int) -> None:
+    content = bytes(range(251)) * (length // 251 + 1)
+    file = old_file(tmp_path / "a.mp4", content[:length])
+    assert sha256(file) == hashlib.sha256(content[:length]).hexdigest()
+
+
+def test_what_cannot_be_read_is_an_error(tmp_path: Path) -> None:
+    for path in (tmp_path / "missing", tmp_path):
+        with pytest.raises(OSError):
+            sha256(path)
+    with pytest.raises(FileNotFoundError):
+        touch_of(tmp_path / "missing")
+
+
+def test_a_hash_is_remembered_over_two_openings(place: Path, file: Path) -> None:
+    other = old_file(file.with_name("b.mp4"), b"other")
+    assert known(place, file, other) == {}
+    remembered(place, file)
+    assert known(place, file, other) == {file: hashlib.sha256(b"sound").hexdigest()}
+    remembered(place, other)
+    assert known(place, other, file) == {file: sha256(file), other: sha256(other)}
+    assert [path.name for path in place.parent.iterdir()] == [place.name]
+
+
+def test_a_hash_is_known_wherever_it_is_asked_from(
+    place: Path, file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(file.parent)
+    remembered(place, Path(file.name))
+    monkeypatch.chdir(file.parents[1])
+    same = Path("flute", file.name)
+    assert set(known(place, file, same)) == {file, same}
+    old_file(file.parents[1] / file.name)
+    assert known(place, Path(file.name)) == {}
+
+
+@pytest.mark.parametrize("name", ["a'b;--.mp4", "二胡.mp4", "line\nbreak.mp4", "-rf", "100%.mp4"])
+def test_a_file_may_be_called_anything(place: Path, tmp_path: Path, name: str) -> None:
+    file = old_file(tmp_path / name)
+    remembered(place, file)
+    assert known(place, file) == {file: sha256(file)}
+
+
+def longer(file: Path) -> None:
+    old_file(file, b"sound and more")
+
+
+def later(file: Path) -> None:
+    old_file(file, b"SOUND", LONG_AGO + 1)
+
+
+def earlier(file: Path) -> None:
+    old_file(file, b"SOUND", LONG_AGO - 1)
+
+
+def in_place_of_it(file: Path) -> None:
+    old_file(file.with_name("new"), b"SOUND").replace(file)
+
+
+def by_a_nanosecond(file: Path) -> None:
+    file.write_bytes(b"SOUND")
+    os.utime(file, ns=(0, LONG_AGO * 10**9 + 1))
+
+
+@pytest.mark.parametrize("change", [longer, later, earlier, in_place_of_it, by_a_nanosecond])
+def test_a_hash_is_not_used_after_the_file_changed(
+    place: Path, file: Path, change: Callable[[Path], None]
+) -> None:
+    remembered(place, file)
+    change(file)
+    assert known(place, file) == {}
+    remembered(place, file)
+    assert known(place, file) == {file: sha256(file)}
+
+
+def test_a_hash_is_not_used_when_the_file_is_gone(place: Path, file: Path) -> None:
+    other = old_file(file.with_name("b.mp4"))
+    remembered(place, file, other)
+    file.unlink()
+    assert known(place, file, other) == {other: sha256(other)}
+
+
+def test_a_change_while_it_is_hashed_is_noticed(place: Path, file: Path) -> None:
+    touch, digest = touch_of(file), sha256(file)
+    later(file)
+    with Hashes(place) as hashes:
+        hashes.remember(file, touch, digest)
+        assert hashes.known([file]) == {}
+
+
+def test_what_changed_just_now_is_not_remembered(place: Path, file: Path) -> None:
+    for age, is_remembered in ((CLOCK_SECONDS - 1, False), (CLOCK_SECONDS + 1, True)):
+        now = time.time()
+        os.utime(file, (now, now - age))
+        remembered(place, file)
+        assert bool(known(place, file)) == is_remembered
+    # A clock that was wrong says nothing about the order of writes.
+    os.utime(file, (now, now + 3600))
+    remembered(place, file)
+    assert known(place, file) == {}
+
+
+@pytest.mark.parametrize("at", [0, -LONG_AGO, 2**33])
+def test_a_file_may_be_of_any_time(place: Path, file: Path, at: int) -> None:
+    os.utime(file, (at, at))
+    remembered(place, file)
+    assert known(place, file) == ({} if at > time.time() else {file: sha256(file)})
+
+
+@pytest.mark.parametrize("touch", [Touch(5, 10**18, 2**64 - 1), Touch(5, -(2**70), 1)])
+def test_numbers_too_large_for_the_database_are_not_remembered(
+    place: Path, file: Path, touch: Touch
+) -> None:
+    # Some network file systems number their files with all of 64 bits.
+    with Hashes(place) as hashes:
+        hashes.remember(file, touch, sha256(file))
+        assert hashes.known([file]) == {}
+
+
+def test_a_name_that_is_no_text_is_not_remembered(place: Path, tmp_path: Path) -> None:
+    try:
+        file = old_file(tmp_path / os.fsdecode(b"fl\xfbte.mp4"))
+    except OSError as error:
+        pytest.skip(f"this file system refuses such names ({error.strerror})")
+    remembered(place, file)
+    assert known(place, file) == {}
+
+
+GARBAGE = {
+    "nothing": b"",
+    "text": b"not a database\n" * 100,
+    "half a header": b"SQLite format 3\0",
+    "zeros": bytes(8192),
+}
+
+
+@pytest.mark.parametrize("content", GARBAGE.values(), ids=GARBAGE)
+def test_garbage_in_its_place_costs_only_time(place: Path, file: Path, content: bytes) -> None:
+    old_file(place, content)
+    assert known(place, file) == {}
+    remembered(place, file)
+    assert known(place, file) == {file: sha256(file)}
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_a_damaged_database_costs_only_time(place: Path, tmp_path: Path, seed: int) -> None:
+    files = [old_file(tmp_path / "videos" / f"{n}.mp4", b"%d" % n) for n in range(200)]
+    remembered(place, *files)
+    content = bytearray(place.read_bytes())
+    pages = len(content) // 4096
+    assert pages > 8
+    start = seed * pages // 8 * 4096
+    content[start : start + 6000] = random.Random(seed).randbytes(6000)
+    place.write_bytes(content[: len(content) // 2 if seed % 2 else None])
+    for _ in range(2):
+        found = known(place, *files)
+        assert all(digest == sha256(file) for file, digest in found.items())
+        remembered(place, *files)
+
+
+def test_another_table_in_its_place_costs_only_time(place: Path, file: Path) -> None:
+    place.parent.mkdir()
+    with sqlite3.connect(place) as table:
+        table.execute("CREATE TABLE hash (name TEXT)")
+    table.close()
+    remembered(place, file)
+    assert known(place, file) == {}
+
+
+def test_rows_that_hold_something_else_are_not_used(place: Path, file: Path) -> None:
+    remembered(place, file)
+    for row in (None, "x", 1.5, b"\xff"):
+        with sqlite3.connect(place) as table:
+            table.execute("UPDATE hash SET inode = ?", (row,))
+        table.close()
+        assert known(place, file) == {}
+
+
+def test_a_folder_in_its_place_costs_only_time(place: Path, file: Path) -> None:
+    (place / "inner").mkdir(parents=True)
+    remembered(place, file)
+    assert known(place, file) == {}
+    assert [path.name for path in place.iterdir()] == ["inner"]
+
+
+def test_a_place_that_cannot_be_made_costs_only_time(tmp_path: Path, file: Path) -> None:
+    (tmp_path / "file").touch()
+    for place in (tmp_path / "file" / "hashes.sqlite", Path("/dev/null/hashes"), Path("/proc/x/y")):
+        remembered(place, file)
+        assert known(place, file) == {}
+
+
+@pytest.fixture
+def not_root() -> Iterator[Path]:
+    """A folder of an ordinary user, who then is this process: root may write to anything."""
+    user = os.geteuid() or 65534
+    with tempfile.TemporaryDirectory() as folder:
+        os.chown(folder, user, -1)
+        if os.geteuid() == 0:
+            os.seteuid(user)
+        try:
+            yield Path(folder)
+        finally:
+            os.seteuid(os.getuid())
+            Path(folder).chmod(0o700)
+
+
+@pytest.mark.skipif(os.name != "posix", reason="needs users and their rights")
+def test_a_database_that_is_read_only_still_knows(not_root: Path) -> None:
+    place = not_root / "hashes.sqlite"
+    files = [old_file(not_root / name) for name in ("a.mp4", "b.mp4")]
+    remembered(place, files[0])
+    place.chmod(0o400)
+    not_root.chmod(0o500)
+    remembered(place, files[1])
+    assert known(place, *files) == {files[0]: sha256(files[0])}
+    place.chmod(0o000)
+    remembered(place, files[1])
+    assert known(place, *files) == {}
+
+
+@pytest.mark.skipif(os.name != "posix", reason="needs users and their rights")
+@pytest.mark.parametrize("exists", [False, True])
+def test_a_folder_that_is_read_only_costs_only_time(not_root: Path, exists: bool) -> None:
+    place = not_root / "inner" / "hashes.sqlite"
+    file = old_file(not_root / "a.mp4")
+    if exists:
+        place.parent.mkdir()
+        place.touch(0o400)
+        place.parent.chmod(0o500)
+    not_root.chmod(0o500)
+    remembered(place, file)
+    assert known(place, file) == {}
+    not_root.chmod(0o700)
+    if exists:
+        place.parent.chmod(0o700)
+
+
+def test_a_database_that_is_deleted_meanwhile_costs_only_time(place: Path, file: Path) -> None:
+    other = old_file(file.with_name("b.mp4"))
+    with Hashes(place) as hashes:
+        hashes.remember(file, touch_of(file), sha256(file))
+        place.unlink()
+        place.parent.rmdir()
+        hashes.remember(other, touch_of(other), sha256(other))
+        assert set(hashes.known([file, other])) <= {file, other}
+    assert known(place, file, other) == {}
+    remembered(place, file)
+    assert known(place, file) == {file: sha256(file)}
+
+
+def test_two_openings_at_once(place: Path, tmp_path: Path) -> None:
+    files = [old_file(tmp_path / "videos" / f"{n}.mp4", b"%d" % n) for n in range(100)]
+    with Hashes(place) as one, Hashes(place) as two:
+        for number, file in enumerate(files):
+            (one, two)[number % 2].remember(file, touch_of(file), sha256(file))
+        assert one.known(files) == two.known(files) == {file: sha256(file) for file in files}
+
+
+def test_many_openings_at_once(place: Path, tmp_path: Path) -> None:
+    files = [old_file(tmp_path / "videos" / f"{n}.mp4", b"%d" % n) for n in range(20)]
+    failed: list[BaseException] = []
+
+    def work() -> None:
+        try:
+            for _ in range(5):
+                remembered(place, *files)
+                found = known(place, *files)
+                assert all(digest == sha256(file) for file, digest in found.items())
+        except BaseException as error:
+            failed.append(error)
+
+    threads = [threading.Thread(target=work) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not failed
+    # What one could not write while another did, it would the next time.
+    remembered(place, *files)
+    assert known(place, *files) == {file: sha256(file) for file in files}
+
+
+@pytest.fixture
+def locked(place: Path, file: Path) -> Iterator[sqlite3.Connection]:
+    """The database of one file, which another process keeps to itself."""
+    remembered(place, file)
+    other = sqlite3.connect(place, isolation_level=None)
+    other.execute("BEGIN EXCLUSIVE")
+    yield other
+    other.close()
+
+
+def test_a_database_that_is_locked_costs_only_time(
+    place: Path, file: Path, locked: sqlite3.Connection
+) -> None:
+    remembered(place, file)
+    assert known(place, file) in ({}, {file: sha256(file)})
+
+
+def test_a_database_that_is_locked_is_not_removed(
+    place: Path, file: Path, locked: sqlite3.Connection
+) -> None:
+    assert known(place, file) == {}
+    locked.execute("COMMIT")
+    assert known(place, file) == {file: sha256(file)}
+
+
+def test_nothing_is_known_outside_of_the_block(place: Path, file: Path) -> None:
+    hashes = Hashes(place)
+    hashes.remember(file, touch_of(file), sha256(file))
+    assert hashes.known([file]) == {}
+    with hashes:
+        hashes.remember(file, touch_of(file), sha256(file))
+        assert file in hashes.known([file])
+    assert hashes.known([file]) == {}
+    with pytest.raises(KeyError), hashes:
+        raise KeyError
+    assert hashes.known([file]) == {}
+
+
+def test_what_is_touched_is_told_by_any_of_its_three_numbers(file: Path) -> None:
+    touch = touch_of(file)
+    assert touch == touch_of(file) == Touch(5, LONG_AGO * 10**9, file.stat().st_ino)
+    for change in ({"bytes": 6}, {"changed_ns": 0}, {"inode": 0}):
+        assert replace(touch, **change) != touch

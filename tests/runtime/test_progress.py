@@ -1,0 +1,88 @@
+import fcntl
+import os
+import pty
+import re
+import struct
+import subprocess
+import sys
+import termios
+from collections.abc import Iterator
+
+import pytest
+
+from sop.runtime import progress
+from sop.runtime.progress import say, track
+from tests.support.experiment import ROOT
+
+PROGRAM = """
+from sop.runtime.progress import say, track
+for number in track(range(40), "extract", 40):
+    if number == 20:
+        say("left out: a.mp4")
+"""
+
+
+@pytest.fixture
+def minutes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every look at the clock is a minute after the last."""
+    ticks = iter(range(0, 60 * 1000, 60))
+    monkeypatch.setattr(progress.time, "monotonic", lambda: float(next(ticks)))
+
+
+def test_items_come_through_unchanged(capsys: pytest.CaptureFixture[str]) -> None:
+    assert list(track((letter for letter in "abc"), "work", 3)) == ["a", "b", "c"]
+    assert list(track([], "nothing", 0)) == []
+    assert "nothing" not in capsys.readouterr().out
+
+
+def test_log_gets_plain_lines_with_rate_and_remaining_time(
+    minutes: None, capsys: pytest.CaptureFixture[str]
+) -> None:
+    list(track(range(3), "train", 3, unit="step"))
+    assert capsys.readouterr().out.splitlines() == [
+        "train: 1/3 steps, 0.0 steps/s, 02:00 left",
+        "train: 2/3 steps, 0.0 steps/s, 01:00 left",
+        "train: 3/3 steps, 0.0 steps/s, 00:00 left",
+    ]
+
+
+def test_quick_work_logs_its_end_alone(capsys: pytest.CaptureFixture[str]) -> None:
+    list(track(range(1000), "extract", 1000))
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == 1
+    assert lines[0].startswith("extract: 1000/1000 videos, ")
+
+
+def test_item_is_worked_on_before_it_is_counted(
+    minutes: None, capsys: pytest.CaptureFixture[str]
+) -> None:
+    items: Iterator[int] = track(range(2), "work", 2)
+    next(items)
+    assert capsys.readouterr().out == ""
+    next(items)
+    assert "1/2" in capsys.readouterr().out
+
+
+def test_terminal_gets_a_bar_that_lines_do_not_break() -> None:
+    ours, theirs = pty.openpty()
+    fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 80, 0, 0))
+    with subprocess.Popen(
+        [sys.executable, "-c", PROGRAM], cwd=ROOT, stdout=theirs, stderr=theirs
+    ) as process:
+        os.close(theirs)
+        shown = b""
+        try:
+            while part := os.read(ours, 4096):
+                shown += part
+        except OSError:
+            pass
+    os.close(ours)
+    assert process.returncode == 0
+    text = shown.decode()
+    assert re.search(r"extract: 100%\|.*\| 40/40 \[\d\d:\d\d<\d\d:\d\d, .*video/s\]", text)
+    assert re.search(r"\rleft out: a\.mp4\r\n", text)
+
+
+def test_line_in_a_log_is_the_line(capsys: pytest.CaptureFixture[str]) -> None:
+    say("left out: flute/a.mp4")
+    assert capsys.readouterr().out == "left out: flute/a.mp4\n"

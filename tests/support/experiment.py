@@ -1,0 +1,87 @@
+"""A small experiment, and the numbers of the published implementation."""
+
+from pathlib import Path
+from types import ModuleType
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from sop.params import Params, validate
+
+ROOT = Path(__file__).parents[2]
+
+TINY = {
+    "workers": 1,
+    "device": "cpu",
+    "dataset.synthetic.solos": 2,
+    "dataset.synthetic.duets": 0,
+    "dataset.synthetic.seconds": 3.0,
+    "dataset.synthetic.width": 96,
+    "dataset.synthetic.height": 72,
+    "dataset.synthetic.frame_rate": 16,
+    "extract.frame_rate": 8,
+    "extract.frame_height": 48,
+    "extract.sample_rate": 11025,
+    "index.shortest_seconds": 2.0,
+    "mixture.sources": 2,
+    "mixture.same_category": False,
+    "mixture.audio_samples": 16383,
+    "mixture.margin_seconds": 0.5,
+    "mixture.frames": 2,
+    "mixture.frame_stride": 2,
+    "mixture.image_size": 32,
+    "spectrogram.stft_frame": 1022,
+    "spectrogram.stft_hop": 512,
+    "spectrogram.log_frequency": True,
+    "model.sound": "unet5",
+    "model.sound_width": 4,
+    "model.vision": "resnet18dilated",
+    "model.vision_width": 4,
+    "model.synthesizer": "linear",
+    "model.channels": 8,
+    "model.image_pooling": "maxpool",
+    "model.image_activation": "sigmoid",
+    "model.sound_activation": "none",
+    "model.output_activation": "sigmoid",
+    "model.mask": "binary",
+    "model.weights": {"sound": "scratch", "vision": "scratch", "synthesizer": "scratch"},
+    "train.loss": "bce",
+    "train.weighted_loss": True,
+    "train.background": 0.0,
+    "train.repeats": 1,
+    "train.epochs": 1,
+    "train.batch_size": 4,
+    "train.parts": 1,
+    "train.devices": 1,
+    "train.precision": "float32",
+    "train.average": None,
+    "train.optimizer": "sgd",
+    "train.learning_rate": {"sound": 1e-3, "vision": 1e-4, "synthesizer": 1e-3},
+    "train.schedule": "steps",
+    "train.learning_rate_steps": [40, 80],
+    "train.evaluate_every": 1,
+    "train.evaluate_mixtures": 2,
+    "evaluate.mixtures": 4,
+    "evaluate.shown": 2,
+    "evaluate.mask_threshold": 0.5,
+    "evaluate.localized": 1,
+}
+
+
+class Reference(NamedTuple):
+    """The published implementation's numbers, and the recipe of their weights and inputs."""
+
+    expected: dict[str, np.ndarray]
+    recipe: ModuleType
+
+
+def with_values(params: Params, values: dict[str, Any]) -> Params:
+    """Parameters with the values of dotted keys replaced, valid as a whole."""
+    tree = params.model_dump()
+    for key, value in values.items():
+        *sections, last = key.split(".")
+        section = tree
+        for name in sections:
+            section = section[name]
+        section[last] = value
+    return validate(tree, "params.yaml")

@@ -1,0 +1,142 @@
+"""A real browser, real video files, and clips whose sounds are known."""
+
+import os
+import shutil
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from sop.inference.embedding import Embedding
+from sop.media.ffmpeg import binary
+from sop.params import Activation, SpectrogramParams
+from sop.player.overlay import hex_colour
+from sop.player.player import PlayerClip, PlayerRegion
+
+RATE = 11025
+SECONDS = 3.0
+LOW, HIGH = 500.0, 2500.0
+LOW_LEVEL, HIGH_LEVEL = 0.2 / np.sqrt(2), 0.1 / np.sqrt(2)
+
+
+# Not for the session: while it runs, the thread has an event loop, which other tests must not see.
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    names = ("chromium", "chromium-browser", "google-chrome")
+    found = os.environ.get("SOP_CHROMIUM") or next(filter(None, map(shutil.which, names)), None)
+    if found is None:
+        pytest.skip(f"no browser: none of {', '.join(names)} on PATH (SOP_CHROMIUM)")
+    playwright = pytest.importorskip("playwright.sync_api")
+    # A sandbox cannot be had as root, as in a container.
+    root = hasattr(os, "geteuid") and os.geteuid() == 0
+    switches = ["--disable-gpu", "--disable-background-networking", "--disable-component-update"]
+    with playwright.sync_playwright() as driver:
+        launched = driver.chromium.launch(
+            executable_path=found, args=switches + ["--no-sandbox"] * root
+        )
+        yield launched
+        launched.close()
+
+
+def make_video(path: Path, seconds: float = SECONDS) -> Path:
+    """A test picture with a tone, H.264 and AAC."""
+    pictures = f"testsrc=size=160x120:rate=24:duration={seconds}"
+    tone = f"sine=frequency=440:sample_rate=44100:duration={seconds}"
+    command = [binary(), "-v", "error", "-y", "-f", "lavfi", "-i", pictures]
+    command += ["-f", "lavfi", "-i", tone, "-c:v", "libx264", "-pix_fmt", "yuv420p"]
+    command += ["-c:a", "aac", "-movflags", "+faststart", str(path)]
+    subprocess.run(command, check=True, stdin=subprocess.DEVNULL)
+    return path
+
+
+@pytest.fixture(scope="session")
+def video(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_video(tmp_path_factory.mktemp("video") / "a video.mp4")
+
+
+def clip_of(embedding: Embedding, regions: tuple[PlayerRegion, ...], title: str) -> PlayerClip:
+    windows, height, width, _ = embedding.cells.shape
+    heat = np.ones((windows, height, width), np.float32)
+    heat[:, 0, 0] = 3
+    colours = np.zeros((height, width, 3), np.uint8)
+    colours[..., 0] = np.linspace(0, 255, width)
+    return PlayerClip(title, embedding, regions, heat, colours)
+
+
+def tones(audio: np.ndarray | None = None, names: tuple[str, str] = ("low", "high")) -> PlayerClip:
+    """A low tone on the left of the picture and a high one, half as strong, on the right.
+
+    Two rows of four cells; the top right one is silent, the bottom right one has part of the high
+    tone.
+    """
+    spectrogram = SpectrogramParams(stft_frame=1022, stft_hop=512, log_frequency=False)
+    time = np.arange(int(RATE * SECONDS)) / RATE
+    if audio is None:
+        audio = 0.2 * np.sin(2 * np.pi * LOW * time) + 0.1 * np.sin(2 * np.pi * HIGH * time)
+    audio = audio.astype(np.float32)
+    frames = 1 + len(audio) // 512
+    is_low = np.arange(512) * RATE / 1022 < 1200
+    components = np.where([is_low, ~is_low], 8, -8)[..., None].repeat(frames, axis=-1)
+    cells = np.zeros((1, 2, 4, 2), np.float32)
+    cells[:, :, :2] = (1, 0)
+    cells[:, :, 2:] = (0, 1)
+    cells[:, 0, 3] = (-1, -1)
+    cells[:, 1, 3] = (0.1, 0.2)
+    embedding = Embedding(
+        audio=audio,
+        sample_rate=RATE,
+        spectrogram=spectrogram,
+        components=components.astype(np.float32),
+        cells=cells,
+        scale=np.ones(2, np.float32),
+        fades=np.ones((1, frames), np.float32),
+        bias=0.0,
+        activation="tanh",
+    )
+    regions = []
+    for k, (name, column) in enumerate(zip(names, (0, 2), strict=True)):
+        chosen = np.zeros((2, 4), bool)
+        chosen[:, column : column + 2 - k] = True
+        regions.append(PlayerRegion(name, chosen, cells[:, 0, column], hex_colour(k), None))
+    return clip_of(embedding, tuple(regions), "Two tones")
+
+
+def noise(
+    activation: Activation = "sigmoid",
+    log_frequency: bool = True,
+    frame: int = 1022,
+    hop: int = 512,
+    channels: int = 5,
+    seconds: float = SECONDS,
+    grid: tuple[int, int] = (3, 4),
+) -> PlayerClip:
+    """Everything random, of three windows; components that 8 bits hold without loss."""
+    random = np.random.default_rng(3)
+    spectrogram = SpectrogramParams(stft_frame=frame, stft_hop=hop, log_frequency=log_frequency)
+    audio = random.uniform(-0.5, 0.5, int(RATE * seconds)).astype(np.float32)
+    frames = 1 + len(audio) // hop
+    rows = 256 if log_frequency else frame // 2 + 1
+    levels = random.integers(0, 256, (channels, rows, frames))
+    levels[:, 0, 0], levels[:, 1, 0] = 0, 255
+    fades = random.uniform(0, 1, (3, frames))
+    cells = random.normal(size=(3, *grid, channels)).astype(np.float32)
+    embedding = Embedding(
+        audio=audio,
+        sample_rate=RATE,
+        spectrogram=spectrogram,
+        components=(levels / 64 - 2).astype(np.float32),
+        cells=cells,
+        scale=random.normal(size=channels).astype(np.float32),
+        fades=(fades / fades.sum(axis=0)).astype(np.float32),
+        bias=-0.3,
+        activation=activation,
+    )
+    regions = tuple(
+        PlayerRegion(f"region {k}", np.arange(12).reshape(3, 4) % 3 == k, f, hex_colour(k), None)
+        for k, f in enumerate(random.normal(size=(2, 3, channels)).astype(np.float32))
+        if grid == (3, 4)
+    )
+    return clip_of(embedding, regions, "Noise")
