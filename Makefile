@@ -7,7 +7,7 @@ export PATH := $(BIN):$(PATH)
 # One machine, one user: nothing is sent anywhere.
 export DVC_NO_ANALYTICS := 1
 
-.PHONY: demo test quick check install clean
+.PHONY: demo test quick check deps install clean
 
 demo: install  ## the whole pipeline on params.yaml, then its metrics
 	dvc repro
@@ -24,6 +24,9 @@ check: install  ## style and types
 	ruff check
 	ruff format --check
 	mypy
+
+deps: install  ## the code that each stage depends on, from its imports into dvc.yaml
+	python -m stages.dependencies
 
 install: $(VENV)/installed
 

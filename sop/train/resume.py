@@ -11,16 +11,12 @@ import torch
 from sop.dataset.index import Video
 from sop.model.checkpoint import load_checkpoint, save_checkpoint
 from sop.params import Params
+from sop.runtime.code import code_hash
 from sop.runtime.errors import UserError
 from sop.runtime.progress import say
 
-CODE = Path(__file__).parents[1]
-
-# What a run follows from beside its parameters and data.
-CODE_OF_TRAINING = (
-    *("train/trainer.py", "train/distributed.py", "runtime/device.py"),
-    *("evaluate/validation.py", "evaluate/measures.py", "dataset", "model"),
-)
+# The script whose code decides the result of a training run.
+TRAINER = Path("sop/train/trainer.py")
 
 # Changing these changes nothing of what is learned.
 WITHOUT_INFLUENCE = {"save_seconds", "display_every", "devices"}
@@ -50,7 +46,7 @@ def identity(
     return {
         **{name: json.dumps(value, sort_keys=True) for name, value in parts.items()},
         "data": _hash(_data(training, validation)),
-        "code": _hash(_code()),
+        "code": code_hash(TRAINER),
         "PyTorch": str(torch.__version__),
     }
 
@@ -126,12 +122,6 @@ def _data(training: Sequence[Video], validation: Sequence[Video]) -> list[str]:
     folders = sorted({path.parents[1] for video in videos for path in (video.audio, video.frames)})
     manifests = [folder / "manifest.json" for folder in folders]
     return lines + [path.read_text(encoding="utf-8") for path in manifests if path.is_file()]
-
-
-def _code() -> list[str]:
-    places = [CODE / name for name in CODE_OF_TRAINING]
-    files = [f for place in places for f in (place.rglob("*.py") if place.is_dir() else [place])]
-    return [file.read_text(encoding="utf-8") for file in sorted(files)]
 
 
 def _hash(lines: list[str]) -> str:

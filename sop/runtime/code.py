@@ -1,0 +1,75 @@
+"""The source files that a script depends on, found from its imports."""
+
+import ast
+import hashlib
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+ROOT = Path(__file__).parents[2]
+
+# Code that never decides an output, as paths relative to the root: it validates parameters, reports
+# errors and progress, replaces files atomically and distributes work.
+WITHOUT_INFLUENCE = ("sop/params.py", "sop/presets.py", "sop/runtime/")
+
+# It exports classes lazily: to import any module of the package does not import those.
+LAZY_EXPORTS = Path("sop/__init__.py")
+
+
+def code_dependencies(script: Path, root: Path = ROOT) -> list[Path]:
+    """List the files of this project that a script's output depends on, the script included.
+
+    These are the modules that it imports, directly or not and wherever in a file, and the other
+    files (templates, scripts, styles) in folders beside them that are no packages. Modules without
+    influence on an output are left out, but what they import is not.
+
+    Args:
+        script: a Python file, relative to `root`.
+        root: folder of the packages.
+
+    Returns:
+        Paths relative to `root`, sorted.
+    """
+    found: set[Path] = set()
+    waiting = [script]
+    while waiting:
+        file = waiting.pop()
+        if file in found or file == LAZY_EXPORTS:
+            continue
+        found.add(file)
+        waiting += _imports(file, root)
+    files = {file for file in found if not file.as_posix().startswith(WITHOUT_INFLUENCE)}
+    return sorted(files | {path for file in files for path in _page_files(file, root)})
+
+
+def code_hash(script: Path, root: Path = ROOT) -> str:
+    """Return one SHA-256 of all files that a script's output depends on, by name and content."""
+    digest = hashlib.sha256()
+    for path in code_dependencies(script, root):
+        digest.update(f"{path.as_posix()}\0".encode())
+        digest.update(hashlib.sha256((root / path).read_bytes()).digest())
+    return digest.hexdigest()
+
+
+def _imports(file: Path, root: Path) -> Iterator[Path]:
+    """The files that one file imports, and the `__init__.py` files of their packages."""
+    for node in ast.walk(ast.parse((root / file).read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            names: Iterable[str] = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
+            names = [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
+        else:
+            continue
+        for name in names:
+            parts = name.split(".")
+            for length in range(1, len(parts) + 1):
+                place = Path(*parts[:length])
+                candidates = (place / "__init__.py", place.with_suffix(".py"))
+                yield from (path for path in candidates if (root / path).is_file())
+
+
+def _page_files(file: Path, root: Path) -> Iterator[Path]:
+    """The files that are no code in folders beside a module, such as the templates of a page."""
+    for folder in (root / file).parent.iterdir():
+        if folder.is_dir() and not (folder / "__init__.py").exists():
+            paths = (path for path in folder.rglob("*") if path.is_file())
+            yield from (p.relative_to(root) for p in paths if "__pycache__" not in p.parts)
