@@ -162,7 +162,7 @@ def published_params(kind: str, batch: int) -> Params:
         params = load_params(place)
     precision = "bfloat16" if "bfloat16" in kind else "float32"
     train = params.train.model_copy(
-        update={"batch_size": batch, "parts": 1, "precision": precision}
+        update={"batch_size": batch, "micro_batches": 1, "precision": precision}
     )
     return params.model_copy(update={"train": train})
 

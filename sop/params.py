@@ -51,10 +51,6 @@ NotImagenet = Annotated[
 ]
 Sha256 = Annotated[str, _matching("[0-9a-f]{64}", "64 hexadecimal digits")]
 
-# What the U-Net halves: unet7 needs 2^7 rows and columns, and so on.
-UNET_LEVELS = {"unet5": 5, "unet6": 6, "unet7": 7}
-LOG_FREQUENCY_ROWS = 256
-
 # The published code builds its nets of no other width.
 PUBLISHED_WIDTH = 64
 
@@ -99,7 +95,7 @@ class ListsParams(Section):
     own: Annotated[str, Field(min_length=1)]
     duets: bool
     categories: list[Annotated[str, Field(min_length=1)]]
-    most_per_category: Count | None
+    max_per_category: Count | None
 
 
 class FetchParams(Section):
@@ -109,16 +105,16 @@ class FetchParams(Section):
     height: Annotated[int, Field(ge=72)]
     format: Annotated[str, Field(min_length=1)] | None
     clip_seconds: Annotated[list[NotNegative], AfterValidator(_clip)] | None
-    at_once: Count
-    silence_seconds: Seconds
-    limit_seconds: Seconds
+    parallel_downloads: Count
+    stall_timeout_seconds: Seconds
+    timeout_seconds: Seconds
     retries: Annotated[int, Field(ge=0, le=100)]
-    back_off_seconds: NotNegative
+    backoff_seconds: NotNegative
     rate_limit: Count | None
     cookies: Annotated[str, Field(min_length=1)] | None
     proxy: Annotated[str, Field(min_length=1)] | None
-    ask_again: bool
-    least_share: Annotated[float, Field(ge=0, le=1)]
+    retry_unavailable: bool
+    min_success_fraction: Annotated[float, Field(ge=0, le=1)]
     yt_dlp: dict[str, Any]
 
 
@@ -147,15 +143,15 @@ class ExtractParams(Section):
     frame_height: Annotated[int, Field(ge=16, multiple_of=2)]
     jpeg_quality: Annotated[int, Field(ge=2, le=31)]
     sample_rate: Annotated[int, Field(ge=4000, le=192000)]
-    limit_seconds: Seconds
-    limit_mib: Annotated[int, Field(ge=128)]
+    timeout_seconds: Seconds
+    memory_limit_mib: Annotated[int, Field(ge=128)]
 
 
 class IndexParams(Section):
     """Which videos are used, and on which side."""
 
-    shortest_seconds: Positive
-    train_share: Share
+    min_seconds: Positive
+    train_fraction: Share
     duets: bool
 
 
@@ -190,7 +186,7 @@ class WeightsParams(Section):
 class PublishedParams(Section):
     """The published model: three files, one for each net."""
 
-    address: Annotated[str, _matching(r"https?://[^\s/]+(/\S*)?", "a web address")]
+    url: Annotated[str, _matching(r"https?://[^\s/]+(/\S*)?", "a web address")]
     model: Annotated[str, _matching(r"[A-Za-z0-9][A-Za-z0-9_.-]*", "the name of a folder")]
     sha256: dict[Literal["sound", "frame", "synthesizer"], Sha256 | None]
 
@@ -226,29 +222,29 @@ class TrainParams(Section):
 
     loss: Literal["bce", "l1", "l2"]
     weighted_loss: bool
-    background: NotNegative
+    background_weight: NotNegative
     repeats: Count
     epochs: Count
     batch_size: Count
-    parts: Count
+    micro_batches: Count
     devices: Count | Literal["auto"]
-    synchronise_batch_norm: bool
+    sync_batch_norm: bool
     precision: Literal["auto", "float32", "bfloat16"]
     compile: bool
     optimizer: Literal["sgd", "adamw"]
     learning_rate: LearningRateParams
     schedule: Literal["steps", "cosine"]
     learning_rate_steps: list[Count]
-    warmup_share: Annotated[float, Field(ge=0, lt=1)]
+    warmup_fraction: Annotated[float, Field(ge=0, lt=1)]
     momentum: Annotated[float, Field(ge=0, lt=1)]
     weight_decay: NotNegative
-    average: Annotated[float, Field(gt=0, lt=1)] | None
-    save_seconds: NotNegative
-    non_finite_steps: Annotated[int, Field(ge=0)]
+    ema_decay: Annotated[float, Field(gt=0, lt=1)] | None
+    checkpoint_seconds: NotNegative
+    max_non_finite_steps: Annotated[int, Field(ge=0)]
     best_by: Literal["loss", "sdr", "sir", "sar", "si_sdr"]
     evaluate_every: Count
     evaluate_mixtures: Count
-    display_every: Count
+    log_every: Count
 
 
 class EvaluateParams(Section):
@@ -257,14 +253,14 @@ class EvaluateParams(Section):
     mixtures: Count
     shown: Annotated[int, Field(ge=0)]
     mask_threshold: Share
-    localized: Annotated[int, Field(ge=0)]
+    localization_scenes: Annotated[int, Field(ge=0)]
 
 
 class DenoiseParams(Section):
     """What is done about what is left of the other sources."""
 
     method: Literal["auto", "none", "lms", "nlms", "rls", "renormalise", "wiener"]
-    tuning_share: Share
+    tuning_fraction: Share
     taps: Annotated[list[Annotated[int, Field(ge=1, le=4096)]], Field(min_length=1)]
     lms_rates: Annotated[list[Positive], Field(min_length=1)]
     nlms_rates: Annotated[list[Annotated[float, Field(gt=0, lt=2)]], Field(min_length=1)]
@@ -284,7 +280,7 @@ class ReportParams(Section):
 NO_REPORT = ReportParams(players=0)
 NO_DENOISE = DenoiseParams(
     method="none",
-    tuning_share=0.5,
+    tuning_fraction=0.5,
     taps=[1],
     lms_rates=[1e-4],
     nlms_rates=[1e-2],
@@ -438,25 +434,26 @@ def _unfit_pairs(params: Params) -> list[str]:
             f"model.output_activation {model.output_activation!r} does not fit train.loss 'bce': "
             "allowed are sigmoid or softmax, which stay between 0 and 1"
         )
-    if train.batch_size % train.parts:
+    if train.batch_size % train.micro_batches:
         problems.append(
-            f"train.batch_size {train.batch_size} is not a multiple of train.parts {train.parts}: "
-            "the parts of a batch have the same size"
+            f"train.batch_size {train.batch_size} is not a multiple of train.micro_batches "
+            f"{train.micro_batches}: all micro-batches of a batch have the same size"
         )
     if spectrogram.stft_hop > spectrogram.stft_frame // 2 + 1:
         problems.append(
             f"spectrogram.stft_hop {spectrogram.stft_hop} is too large, frames must overlap: at "
             f"most stft_frame / 2 + 1, {spectrogram.stft_frame // 2 + 1}"
         )
-    size = 2 ** UNET_LEVELS[model.sound]
+    # unet5 halves rows and columns five times, and so on; the log-frequency axis fits all of them.
+    size = 2 ** int(model.sound.removeprefix("unet"))
     columns = 1 + mixture.audio_samples // spectrogram.stft_hop
-    rows = LOG_FREQUENCY_ROWS if spectrogram.log_frequency else spectrogram.stft_frame // 2 + 1
-    if columns % size or rows % size:
+    rows = None if spectrogram.log_frequency else spectrogram.stft_frame // 2 + 1
+    if columns % size or (rows is not None and rows % size):
+        shape = f"{columns} columns" if rows is None else f"{rows} rows by {columns} columns"
         problems.append(
-            f"a spectrogram of {rows} rows by {columns} columns (mixture.audio_samples "
-            f"{mixture.audio_samples}, spectrogram.stft_hop {spectrogram.stft_hop}, stft_frame "
-            f"{spectrogram.stft_frame}) does not fit model.sound {model.sound!r}: "
-            f"allowed are multiples of {size}"
+            f"a spectrogram of {shape} (mixture.audio_samples {mixture.audio_samples}, "
+            f"spectrogram.stft_hop {spectrogram.stft_hop}, stft_frame {spectrogram.stft_frame}) "
+            f"does not fit model.sound {model.sound!r}: allowed are multiples of {size}"
         )
     if model.weights.vision == "imagenet" and model.vision_width != 64:
         problems.append(
@@ -470,11 +467,11 @@ def _unfit_pairs(params: Params) -> list[str]:
             f"set {', '.join(unlike)}, or `python -m sop preset music`, which sets all but weights"
         )
     if params.dataset.source == "synthetic" and (
-        params.dataset.synthetic.seconds < params.index.shortest_seconds
+        params.dataset.synthetic.seconds < params.index.min_seconds
     ):
         problems.append(
             f"dataset.synthetic.seconds {params.dataset.synthetic.seconds} is below "
-            f"index.shortest_seconds {params.index.shortest_seconds}: every video would be left out"
+            f"index.min_seconds {params.index.min_seconds}: every video would be left out"
         )
     return problems
 

@@ -9,6 +9,9 @@ from sop.params import load_params
 from sop.runtime.metrics_files import write_metrics
 from sop.runtime.stage import run_stage
 
+# Of the metrics, what experiments are not compared by.
+DETAILS = ("before", "footnote", "lms_rates_bounded", "methods", "reason", "reasons", "setting")
+
 
 def main() -> None:
     params = load_params()
@@ -21,7 +24,7 @@ def main() -> None:
         sounds=Path("data/denoise"),
         plots=Path("metrics/denoise"),
     )
-    write_metrics("denoise", summary(denoised))
+    write_metrics("denoise", summary(denoised), DETAILS)
     print(denoised.choice.candidate or "none", denoised.choice.reason, sep=": ")
 
 

@@ -17,7 +17,7 @@ def main() -> None:
         hashes=Path("data/hashes.sqlite"),
     )
     summary = download(params, Path("data/videos"), places)
-    write_metrics("download", summary)
+    write_metrics("download", summary, details=("category", "reasons"))
 
 
 if __name__ == "__main__":

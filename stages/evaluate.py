@@ -32,15 +32,15 @@ def main() -> None:
         sounds=Path("data/evaluate"),
         plots=Path("metrics/evaluate"),
     )
-    write_metrics("evaluate", summary(scores))
+    write_metrics("evaluate", summary(scores), details=("category", "reasons"))
 
-    most = params.evaluate.localized
+    most = params.evaluate.localization_scenes
     duets = [] if params.index.duets else read_index(index / DUETS)
     with_truth = list(scenes(duets[:most], videos[:most], Path("data/videos"), params.extract))
     separator = Separator(player, params, device)
     found = (find(separator, scene) for scene in with_truth)
     shown = track(found, "localize", len(with_truth), unit="scene")
-    write_metrics("localization", localization_summary(shown))
+    write_metrics("localization", localization_summary(shown), details=("scenes",))
 
 
 if __name__ == "__main__":

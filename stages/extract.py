@@ -19,7 +19,7 @@ def main() -> None:
         Workers(params.worker_count, params.cluster.scheduler),
         Path("data/hashes.sqlite"),
     )
-    write_metrics("extract", summary)
+    write_metrics("extract", summary, details=("category", "reasons"))
 
 
 if __name__ == "__main__":

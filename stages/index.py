@@ -18,7 +18,7 @@ def main() -> None:
         seed=params.seed,
     )
     write_index(index, Path("data/index"))
-    write_metrics("index", index.summary())
+    write_metrics("index", index.summary(), details=("category", "reasons"))
 
 
 if __name__ == "__main__":

@@ -55,7 +55,7 @@ def test_operations_of_both_steps_are_the_same(params: Params) -> None:
 
 def test_published_settings_are_measured_in_the_precision_of_the_kind() -> None:
     params = step.published_params(FASTEST, 6)
-    assert (params.train.batch_size, params.train.parts) == (6, 1)
+    assert (params.train.batch_size, params.train.micro_batches) == (6, 1)
     assert (params.train.precision, params.model.sound) == ("bfloat16", "unet7")
     assert step.published_params(PUBLISHED, 6).train.precision == "float32"
 

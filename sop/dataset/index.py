@@ -93,7 +93,7 @@ def build_index(
             continue
         if not params.duets and len(instruments_of(video.category, known)) > 1:
             duets.append(video)
-        elif generator(seed, "split", video.name).random() < params.train_share:
+        elif generator(seed, "split", video.name).random() < params.train_fraction:
             train.append(video)
         else:
             validation.append(video)
@@ -102,7 +102,7 @@ def build_index(
             raise UserError(
                 f"index: no video for {side} among {len(sounds)} in {audio} "
                 f"({len(left_out)} left out, {len(duets)} duets); "
-                "see index.train_share, index.shortest_seconds, index.duets or add videos"
+                "see index.train_fraction, index.min_seconds, index.duets or add videos"
             )
     return Index(tuple(train), tuple(validation), tuple(duets), left_out)
 
@@ -174,9 +174,9 @@ def _video(sound: Path, frames: Path, params: IndexParams, frame_rate: float) ->
         raise LeftOut(f"{places[0]}: no frames for this sound")
     count = count_frames(place)
     seconds = min(count / frame_rate, sound_seconds(sound))
-    if seconds < params.shortest_seconds:
+    if seconds < params.min_seconds:
         raise LeftOut(
-            f"{seconds:.1f} s is shorter than index.shortest_seconds, {params.shortest_seconds:g} s"
+            f"{seconds:.1f} s is shorter than index.min_seconds, {params.min_seconds:g} s"
         )
     return Video(sound, place, count)
 

@@ -372,7 +372,9 @@ def denoise(paths: Sequence[Path], params: Params) -> Denoised:
     Raises:
         UserError: a record is damaged.
     """
-    sides = split([read_videos(path) for path in paths], params.denoise.tuning_share, params.seed)
+    sides = split(
+        [read_videos(path) for path in paths], params.denoise.tuning_fraction, params.seed
+    )
     left_out: dict[int, str] = {}
 
     def tried(what: str, positions: Sequence[int], some: Sequence[Candidate]) -> list[Measured]:

@@ -171,7 +171,7 @@ def _is_whole(source: Source, row: VideoRow, folder: Path) -> bool:
 
 def _is_gone(source: Source, row: VideoRow) -> bool:
     # To look at a file of the user's again costs nothing, to ask a server for what is gone does.
-    return row.status == UNAVAILABLE and source.remote and not source.ask_again
+    return row.status == UNAVAILABLE and source.remote and not source.retry_unavailable
 
 
 def _places(source: Source, video: VideoRow | Wanted, folder: Path) -> list[Path]:
@@ -218,13 +218,13 @@ def _sweep(source: Source, rows: list[VideoRow], folder: Path) -> None:
 def _check_enough(source: Source, rows: list[VideoRow], name: str) -> None:
     absent = [row for row in rows if row.status != DONE]
     done, listed = len(rows) - len(absent), len(rows)
-    if done and done >= source.least_share * listed:
+    if done and done >= source.min_success_fraction * listed:
         return
-    needed = f"; dataset.fetch.least_share asks for {source.least_share:.0%}"
+    needed = f"; dataset.fetch.min_success_fraction asks for {source.min_success_fraction:.0%}"
     first = min(absent, default=None)
     raise UserError(
         f"dataset.source {name}: {done} of {listed} videos are there"
-        f"{needed if source.least_share else ''}; "
+        f"{needed if source.min_success_fraction else ''}; "
         + (f"{first.source}, for one: {first.reason}" if first else "the list is empty")
     )
 

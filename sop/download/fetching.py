@@ -71,7 +71,7 @@ def fetch(entry: Entry, params: FetchParams, folder: Path, unfinished: Path) -> 
             attempts -= 1
             file = _fetch(entry, params, own)
             try:
-                return _check_and_place(file, place, Limits(params.limit_seconds))
+                return _check_and_place(file, place, Limits(params.timeout_seconds))
             except LeftOut as reason:
                 _empty(own)
                 if not attempts:
@@ -106,9 +106,9 @@ def _fetch(entry: Entry, params: FetchParams, own: Path) -> Path:
         "stem": str(own.absolute() / "video"),
         "format": format_of(params),
         "clip": clip_of(entry, params),
-        "silence_seconds": params.silence_seconds,
+        "stall_timeout_seconds": params.stall_timeout_seconds,
         "retries": params.retries,
-        "back_off_seconds": params.back_off_seconds,
+        "backoff_seconds": params.backoff_seconds,
         "rate_limit": params.rate_limit,
         "cookies": params.cookies,
         "proxy": params.proxy,
@@ -117,7 +117,7 @@ def _fetch(entry: Entry, params: FetchParams, own: Path) -> Path:
     with tempfile.TemporaryFile() as said, tempfile.TemporaryDirectory() as tools:
         # Where it takes only a part of a video, yt-dlp knows no other place than PATH.
         (Path(tools) / "ffmpeg").symlink_to(binary())
-        answer = _ask(request, params.limit_seconds, Path(tools), said)
+        answer = _ask(request, params.timeout_seconds, Path(tools), said)
         if answer is None:
             said.seek(0)
             last = said.read().decode("utf-8", errors="replace").strip().rpartition("\n")[2]
@@ -130,7 +130,7 @@ def _fetch(entry: Entry, params: FetchParams, own: Path) -> Path:
     return file
 
 
-def _ask(request: dict[str, Any], limit_seconds: float, tools: Path, said: IO[bytes]) -> Any:
+def _ask(request: dict[str, Any], timeout_seconds: float, tools: Path, said: IO[bytes]) -> Any:
     """The answer of `sop.download.youtube`, or None if it crashed; what it said is in `said`."""
     path = os.pathsep.join((str(tools), os.environ.get("PATH", os.defpath)))
     with subprocess.Popen(
@@ -142,7 +142,7 @@ def _ask(request: dict[str, Any], limit_seconds: float, tools: Path, said: IO[by
     ) as process:
         assert process.stdin is not None and process.stdout is not None
         late = threading.Event()
-        alarm = threading.Timer(limit_seconds, _stop, (process, late))
+        alarm = threading.Timer(timeout_seconds, _stop, (process, late))
         alarm.daemon = True
         alarm.start()
         try:
@@ -157,7 +157,7 @@ def _ask(request: dict[str, Any], limit_seconds: float, tools: Path, said: IO[by
         finally:
             alarm.cancel()
     if late.is_set():
-        raise LeftOutForNow(f"took longer than {limit_seconds:g} s and was stopped")
+        raise LeftOutForNow(f"took longer than {timeout_seconds:g} s and was stopped")
     return json.loads(text) if text else None
 
 

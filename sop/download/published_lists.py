@@ -98,14 +98,14 @@ def parse_list(text: bytes, name: str) -> list[Entry]:
 
 
 def chosen(
-    entries: Collection[Entry], categories: Collection[str], most_per_category: int | None
+    entries: Collection[Entry], categories: Collection[str], max_per_category: int | None
 ) -> list[Entry]:
     """Of a list those of some categories, and of each the first so many.
 
     Args:
         entries: the list.
         categories: as their folders are called; none means all.
-        most_per_category: None means all.
+        max_per_category: None means all.
 
     Raises:
         UserError: the list has no such category.
@@ -117,7 +117,7 @@ def chosen(
                 f"dataset.lists.categories: {category!r} is not in the list, which has "
                 f"{', '.join(known)}"
             )
-    left = dict.fromkeys(categories or known, most_per_category or len(entries))
+    left = dict.fromkeys(categories or known, max_per_category or len(entries))
     kept = []
     for entry in entries:
         if left.get(entry.category, 0):

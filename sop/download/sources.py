@@ -74,9 +74,9 @@ class Source:
     absent: list[Absent] = field(default_factory=list)
     endings: tuple[str, ...] = (VIDEO_ENDING,)
     """Of the files of one video."""
-    least_share: float = 0.0
+    min_success_fraction: float = 0.0
     """Of the list; with less, the stage fails."""
-    ask_again: bool = False
+    retry_unavailable: bool = False
     """Whether to try again what was left out for good."""
     remote: bool = False
     """Whether it takes a network."""
@@ -193,9 +193,9 @@ def _listed(dataset: DatasetParams, scheduler: str | None, places: Places) -> So
         solos = {"music": published_lists.MUSIC_SOLOS, "music21": published_lists.MUSIC21_SOLOS}
         names = [solos[dataset.source]] + [published_lists.MUSIC_DUETS] * lists.duets
         entries = published_lists.read_lists(
-            names, lists.published, places.lists, params.silence_seconds
+            names, lists.published, places.lists, params.stall_timeout_seconds
         )
-    entries = published_lists.chosen(entries, lists.categories, lists.most_per_category)
+    entries = published_lists.chosen(entries, lists.categories, lists.max_per_category)
     fetching.sweep_unfinished(
         places.unfinished, (fetching.unfinished_name(entry, params) for entry in entries)
     )
@@ -207,9 +207,9 @@ def _listed(dataset: DatasetParams, scheduler: str | None, places: Places) -> So
     return Source(
         wanted,
         partial(_fetch, params=params, unfinished=places.unfinished),
-        Workers(params.at_once, scheduler, most=params.at_once),
-        least_share=params.least_share,
-        ask_again=params.ask_again,
+        Workers(params.parallel_downloads, scheduler, most=params.parallel_downloads),
+        min_success_fraction=params.min_success_fraction,
+        retry_unavailable=params.retry_unavailable,
         remote=True,
     )
 

@@ -82,9 +82,9 @@ class Request:
     format: str
     """yt-dlp's selector."""
     clip: tuple[float, float] | None
-    silence_seconds: float
+    stall_timeout_seconds: float
     retries: int
-    back_off_seconds: float
+    backoff_seconds: float
     rate_limit: int | None
     cookies: str | None
     proxy: str | None
@@ -132,7 +132,7 @@ def _fetch(request: Request) -> str:
         "outtmpl": {"default": f"{request.stem.replace('%', '%%')}.%(format_id)s.%(ext)s"},
         "format": request.format,
         "merge_output_format": "mp4",
-        "socket_timeout": request.silence_seconds,
+        "socket_timeout": request.stall_timeout_seconds,
         # Retries are made around all of this: with fresh addresses, and from where it ended.
         "retries": 0,
         "extractor_retries": 0,
@@ -190,7 +190,7 @@ def _deno() -> dict[str, str]:
 
 def _back_off(request: Request, n: int) -> float:
     """Seconds before the n-th retry, from 0."""
-    return min(MOST_BACK_OFF_SECONDS, request.back_off_seconds * 2.0**n)
+    return min(MOST_BACK_OFF_SECONDS, request.backoff_seconds * 2.0**n)
 
 
 def _asked_to_wait(cause: BaseException) -> float:

@@ -142,7 +142,7 @@ def extract_video(
     Raises:
         LeftOut: the video cannot be used; neither file is written or replaced.
     """
-    limits = Limits(params.limit_seconds, params.limit_mib << 20)
+    limits = Limits(params.timeout_seconds, params.memory_limit_mib << 20)
     seconds = probe(video, limits).seconds
     with ExitStack() as stack:
         sound = pictures = None

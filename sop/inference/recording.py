@@ -88,7 +88,7 @@ def recorded(video: Path, extract: ExtractParams) -> Iterator[Recording]:
     with tempfile.TemporaryDirectory(prefix="sop-") as folder:
         audio, frames = Path(folder) / "sound.wav", Path(folder) / "frames.zip"
         # Its length is not known to be bounded, so its time is not either.
-        limits = Limits(float("inf"), extract.limit_mib << 20)
+        limits = Limits(float("inf"), extract.memory_limit_mib << 20)
         try:
             seconds = probe(video, limits).seconds
             sound = SoundOutput(audio, extract.sample_rate)

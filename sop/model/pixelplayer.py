@@ -6,11 +6,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from sop.model.sound import SoundNet
+from sop.model.sound import UNET_LEVELS, SoundNet
 from sop.model.spectrogram import binary_masks, ratio_masks, stft, to_log_frequency
 from sop.model.synthesizer import Synthesizer
 from sop.model.vision import VisionNet, pool_background, pool_pixels
-from sop.params import UNET_LEVELS, Activation, ModelParams, SpectrogramParams, TrainParams
+from sop.params import Activation, ModelParams, SpectrogramParams, TrainParams
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)

@@ -144,7 +144,7 @@ def export_published(player: PixelPlayer, folder: Path) -> list[Path]:
 
 def _fetch(name: Net, params: PublishedParams, place: Path) -> str:
     """Fetch a file to its place, if it is a checkpoint and the expected one; its SHA-256."""
-    url = f"{params.address.rstrip('/')}/{params.model}/{FILES[name]}"
+    url = f"{params.url.rstrip('/')}/{params.model}/{FILES[name]}"
     expected = params.sha256.get(name)
     say(f"fetching {url}")
     try:

@@ -4,6 +4,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+# How often each net halves height and width.
+UNET_LEVELS = {"unet5": 5, "unet6": 6, "unet7": 7}
+
 
 class SoundNet(nn.Module):
     """U-Net of the published architecture.

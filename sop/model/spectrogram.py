@@ -10,7 +10,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from sop.params import LOG_FREQUENCY_ROWS, SpectrogramParams
+from sop.params import SpectrogramParams
+
+# Rows of the log-frequency axis, as published.
+LOG_FREQUENCY_ROWS = 256
 
 # Zhao et al.'s warp: row y in [-1, 1] of the log axis shows row (21^((y+1)/2) - 11) / 10 of the
 # linear one, so the lowest rows are spread about tenfold.

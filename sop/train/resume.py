@@ -19,7 +19,7 @@ from sop.runtime.progress import say
 TRAINER = Path("sop/train/trainer.py")
 
 # Changing these changes nothing of what is learned.
-WITHOUT_INFLUENCE = {"save_seconds", "display_every", "devices"}
+WITHOUT_INFLUENCE = {"checkpoint_seconds", "log_every", "devices"}
 
 
 def identity(

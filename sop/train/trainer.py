@@ -134,8 +134,8 @@ def train(
 
             epoch, rest = divmod(step, plan.epoch_steps)
             stop = bool(told) if team.size == 1 else _all_stop(step, bool(told), team)
-            save = stop or clock.is_time_to_save(settings.save_seconds)
-            show = step % settings.display_every == 0
+            save = stop or clock.is_time_to_save(settings.checkpoint_seconds)
+            show = step % settings.log_every == 0
             if show or save or rest == 0:
                 check(history.flush(), mixtures, settings)
             if show and team.leads:
@@ -191,11 +191,11 @@ def make_plan(params: TrainParams, epoch_mixtures: int, team: Team) -> Plan:
     Raises:
         UserError: the batch cannot be shared evenly.
     """
-    parts, size = params.parts, team.size
+    parts, size = params.micro_batches, team.size
     if params.batch_size % (max(parts, size)) or (parts > size and parts % size):
         raise UserError(
-            f"train.batch_size {params.batch_size} in train.parts {parts} cannot be shared by "
-            f"{size} devices: the batch must be a multiple of both, and more parts than devices "
+            f"train.batch_size {params.batch_size} in train.micro_batches {parts} cannot be shared "
+            f"by {size} devices: the batch must be a multiple of both, and more parts than devices "
             "a multiple of these"
         )
     epoch_steps = epoch_mixtures // params.batch_size
@@ -314,7 +314,7 @@ def rate_factor(step: int, epoch_steps: int, params: TrainParams) -> float:
         epochs_done = step // epoch_steps
         return float(0.1 ** sum(epochs_done >= drop for drop in params.learning_rate_steps))
     steps = epoch_steps * params.epochs
-    warm = max(1, round(params.warmup_share * steps))
+    warm = max(1, round(params.warmup_fraction * steps))
     if step < warm:
         return (step + 1) / warm
     return 0.5 * (1 + math.cos(math.pi * (step - warm) / max(1, steps - warm)))
@@ -373,7 +373,7 @@ def gradients(
     optimizer.zero_grad(set_to_none=True)
     total = torch.zeros((), device=team.device)
     half = is_half(params.train, team.device)
-    weight = params.train.background
+    weight = params.train.background_weight
     pairs = zip(batch.audio.chunk(parts), batch.frames.chunk(parts), strict=True)
     for part, (audio, frames) in enumerate(pairs, start=1):
         spectra = player.spectra(audio.to(team.device, non_blocking=True))
@@ -421,13 +421,13 @@ def is_usable(
     Raises:
         UserError: the loss is not finite, once too often.
     """
-    if loss.device.type != "cpu" and not params.non_finite_steps:
+    if loss.device.type != "cpu" and not params.max_non_finite_steps:
         return True
     value = float(loss)
     if math.isfinite(value):
         return True
     state.skipped += 1
-    if state.skipped > params.non_finite_steps:
+    if state.skipped > params.max_non_finite_steps:
         check([(step, value)], mixtures, params)
     say(f"train: step {step} is skipped, its loss is {value}")
     return False
@@ -448,7 +448,7 @@ def check(
             raise UserError(
                 f"train: the loss is {value} at step {step}, of {', '.join(names)}; lower "
                 f"train.learning_rate, which is {params.learning_rate.sound:g} for the sound net, "
-                "or let train.non_finite_steps skip some"
+                "or let train.max_non_finite_steps skip some"
             )
 
 
@@ -503,12 +503,11 @@ def _introduce(params: Params, plan: Plan, state: State, videos: int, team: Team
 
 
 def _on_device(player: PixelPlayer, params: TrainParams, team: Team) -> PixelPlayer:
-    if params.synchronise_batch_norm and team.device.type != "cuda":
+    if params.sync_batch_norm and team.device.type != "cuda":
         raise UserError(
-            f"train.synchronise_batch_norm: PyTorch has it for GPUs only, not for {team.device}; "
-            "set false"
+            f"train.sync_batch_norm: PyTorch has it for GPUs only, not for {team.device}; set false"
         )
-    if params.synchronise_batch_norm:
+    if params.sync_batch_norm:
         player = nn.SyncBatchNorm.convert_sync_batchnorm(player)
     # PyTorch 2.15's convolutions for a CPU write beyond their memory where four channels, or fewer,
     # are stored last.
@@ -518,9 +517,9 @@ def _on_device(player: PixelPlayer, params: TrainParams, team: Team) -> PixelPla
 
 
 def _average(player: PixelPlayer, params: TrainParams) -> AveragedModel | None:
-    if params.average is None:
+    if params.ema_decay is None:
         return None
-    average = get_ema_multi_avg_fn(params.average)
+    average = get_ema_multi_avg_fn(params.ema_decay)
     return AveragedModel(player, multi_avg_fn=average, use_buffers=True)
 
 

@@ -152,7 +152,7 @@ def test_export_writes_what_import_makes_the_same_model_of(
     assert "model.sound_width is 4, model.vision_width 4" in lines[3]
 
     with serving(tmp_path / "served") as server:
-        where = {"address": server.root, "model": "ours", "sha256": {}}
+        where = {"url": server.root, "model": "ours", "sha256": {}}
         params = with_values(tiny_params, {"model.published": where})
         YAML(typ="safe").dump(params.model_dump(), Path("params.yaml"))
         assert main(["import-published", "--out", "imported.pt"]) == 0

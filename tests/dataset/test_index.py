@@ -25,7 +25,7 @@ from sop.runtime.errors import LeftOut, UserError
 
 RATE = 8000
 FRAME_RATE = 8.0
-PARAMS = IndexParams(shortest_seconds=1.0, train_share=0.5, duets=False)
+PARAMS = IndexParams(min_seconds=1.0, train_fraction=0.5, duets=False)
 ODD_NAMES = ("two words", 'quote\'s "both"', "-dash", "comma,comma", "naïve 二胡 ё", "[x]*?")
 
 
@@ -136,8 +136,8 @@ def test_removing_a_video_moves_no_other(extracted: Extracted) -> None:
 
 
 def test_raising_the_share_moves_videos_to_training_only(extracted: Extracted) -> None:
-    few = {video.name for video in extracted.index(train_share=0.3).train}
-    many = {video.name for video in extracted.index(train_share=0.7).train}
+    few = {video.name for video in extracted.index(train_fraction=0.3).train}
+    many = {video.name for video in extracted.index(train_fraction=0.7).train}
     assert few < many
 
 
@@ -145,9 +145,7 @@ def test_the_split_follows_the_seed_and_the_share(tmp_path: Path) -> None:
     extracted = Extracted(tmp_path / "data")
     for number in range(150):
         extracted.add(f"flute/{number}", seconds=0.25)
-    first, second = (
-        extracted.index(seed, shortest_seconds=0.1, train_share=0.8) for seed in (1, 2)
-    )
+    first, second = (extracted.index(seed, min_seconds=0.1, train_fraction=0.8) for seed in (1, 2))
     assert sides(first) != sides(second)
     for index in (first, second):
         assert 105 <= len(index.train) <= 135
@@ -173,7 +171,7 @@ def test_short_and_damaged_videos_are_counted_with_their_reasons(extracted: Extr
     index = extracted.index()
 
     reasons = {
-        "flute/short": "0.5 s is shorter than index.shortest_seconds, 1 s",
+        "flute/short": "0.5 s is shorter than index.min_seconds, 1 s",
         "flute/few pictures": "0.5 s is shorter",
         "flute/no pictures": "no frames for this sound",
         "flute/garbage": "garbage.wav: not readable as sound",
@@ -311,11 +309,11 @@ def test_list_that_is_not_there_is_named(tmp_path: Path) -> None:
 
 def test_side_without_videos_says_what_to_change(extracted: Extracted, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="no video for validation among 14"):
-        extracted.index(train_share=0.999)
+        extracted.index(train_fraction=0.999)
     with pytest.raises(UserError, match="no video for training among 14"):
-        extracted.index(train_share=0.001)
-    with pytest.raises(UserError, match=r"14 left out.*index\.shortest_seconds"):
-        extracted.index(shortest_seconds=60.0)
+        extracted.index(train_fraction=0.001)
+    with pytest.raises(UserError, match=r"14 left out.*index\.min_seconds"):
+        extracted.index(min_seconds=60.0)
     with pytest.raises(UserError, match="among 0"):
         Extracted(tmp_path / "empty").index()
 

@@ -41,7 +41,7 @@ def params(tiny_params: Params) -> Params:
         tiny_params,
         {
             "denoise.method": "auto",
-            "denoise.tuning_share": 0.5,
+            "denoise.tuning_fraction": 0.5,
             "denoise.taps": [4, 16],
             "denoise.lms_rates": [1e-4],
             "denoise.nlms_rates": [0.01],
@@ -332,7 +332,7 @@ def test_all_mixtures_for_tuning_leave_nothing_to_tell(params, tmp_path) -> None
 
 
 def replace_share(params: Params, share: float) -> Params:
-    return with_values(params, {"denoise.tuning_share": share})
+    return with_values(params, {"denoise.tuning_fraction": share})
 
 
 def test_changes_of_equal_mixtures_have_no_width() -> None:

@@ -29,7 +29,7 @@ CLIPS = ROOT.parent / "shared" / "music-clips"
 def changed(params: Params, **dataset: Any) -> Params:
     """Parameters of another source; a section given is merged into the one there."""
     values = params.model_dump()
-    values["index"]["shortest_seconds"] = 1.0
+    values["index"]["min_seconds"] = 1.0
     for name, value in dataset.items():
         if isinstance(value, dict):
             values["dataset"][name].update(value)
@@ -235,9 +235,9 @@ def music(
     with serving(folder) as server:
         fetch = {
             "video_url": f"{server.root}/{{id}}.mp4",
-            "silence_seconds": 1.0,
+            "stall_timeout_seconds": 1.0,
             "retries": 0,
-            "back_off_seconds": 0.0,
+            "backoff_seconds": 0.0,
         }
         published = {"published": f"{server.root}/{{file}}"}
         yield changed(params, source="music", lists=published, fetch=fetch), server
@@ -271,7 +271,7 @@ def test_the_published_lists_from_a_server(
     assert download(params, videos) == summary
     assert asked_for(server) == set()
     # Unless told to.
-    assert download(changed(params, fetch={"ask_again": True}), videos)["videos"] == 4
+    assert download(changed(params, fetch={"retry_unavailable": True}), videos)["videos"] == 4
     assert asked_for(server) == {"ccccccccccc.mp4"}
     download(params, tmp_path / "again")
     assert tree(videos) == tree(tmp_path / "again")
@@ -299,7 +299,7 @@ def test_categories_and_the_first_so_many_of_each(
     music: tuple[Params, Server], tmp_path: Path
 ) -> None:
     params, _ = music
-    few = changed(params, lists={"categories": ["flute", "flute_tuba"], "most_per_category": 1})
+    few = changed(params, lists={"categories": ["flute", "flute_tuba"], "max_per_category": 1})
     download(few, tmp_path / "videos")
     assert [(row["category"], row["id"]) for row in rows(tmp_path / "videos")] == [
         *(("flute", "-aaaaaaaaaa"), ("flute_tuba", "ddddddddddd"))
@@ -330,8 +330,10 @@ def test_too_little_of_a_list_fails_and_loses_nothing(
     music: tuple[Params, Server], tmp_path: Path
 ) -> None:
     params, _ = music
-    strict = changed(params, fetch={"least_share": 0.9})
-    with pytest.raises(UserError, match=r"3 of 4 videos are there.*least_share asks for 90%"):
+    strict = changed(params, fetch={"min_success_fraction": 0.9})
+    with pytest.raises(
+        UserError, match=r"3 of 4 videos are there.*min_success_fraction asks for 90%"
+    ):
         download(strict, tmp_path / "videos")
     before = times(tmp_path / "videos")
     assert len(before) == 3
@@ -349,7 +351,11 @@ def test_a_lost_network_fails_in_one_line_and_loses_nothing(
     before = times(tmp_path / "videos")
     lost = changed(
         params,
-        fetch={"video_url": "http://127.0.0.1:9/{id}.mp4", "least_share": 0.0, "at_once": 1},
+        fetch={
+            "video_url": "http://127.0.0.1:9/{id}.mp4",
+            "min_success_fraction": 0.0,
+            "parallel_downloads": 1,
+        },
     )
     with pytest.raises(UserError, match=r"no network: .*; 0 of 4 are there and stay"):
         download(lost, tmp_path / "videos")

@@ -26,10 +26,10 @@ from tests.support.server import (
 
 ID = "aaaaaaaaaaa"
 QUICK = {
-    "silence_seconds": 1.0,
-    "limit_seconds": 20.0,
+    "stall_timeout_seconds": 1.0,
+    "timeout_seconds": 20.0,
     "retries": 1,
-    "back_off_seconds": 0.05,
+    "backoff_seconds": 0.05,
 }
 
 
@@ -134,7 +134,7 @@ def test_a_dripping_body_ends_at_the_limit(site: Site, over: threading.Event) ->
     site.answer(stalled(video_of(site), over, drip=True))
     began = time.monotonic()
     with pytest.raises(LeftOutForNow, match="took longer than 3 s"):
-        site.fetch(limit_seconds=3.0)
+        site.fetch(timeout_seconds=3.0)
     assert time.monotonic() - began < 6
 
 

@@ -30,8 +30,8 @@ PARAMS = ExtractParams(
     frame_height=48,
     jpeg_quality=5,
     sample_rate=11025,
-    limit_seconds=10.0,
-    limit_mib=512,
+    timeout_seconds=10.0,
+    memory_limit_mib=512,
 )
 SECONDS_PER_FILE = 10.0
 CATEGORY = "hostile"

@@ -44,7 +44,7 @@ def disturb(pattern):
     other = json.loads(json.dumps(values))
     other["extract"]["frame_rate"] = rng.choice((8.0, 4.0))
     other["extract"]["sample_rate"] = rng.choice((11025, 8000))
-    other["dataset"]["lists"]["most_per_category"] = rng.choice((1, None, None))
+    other["dataset"]["lists"]["max_per_category"] = rng.choice((1, None, None))
     files = [path for path in root.glob(pattern) if path.is_file()]
     if files:
         rng.choice(files).unlink()
@@ -115,7 +115,7 @@ def test_killed_two_hundred_times_the_tree_is_that_of_an_undisturbed_run(
     values = params.model_dump()
     values["dataset"]["source"] = "list"
     values["dataset"]["lists"]["own"] = str(list_file)
-    values["dataset"]["fetch"] |= {"back_off_seconds": 0.0, "least_share": 0.0}
+    values["dataset"]["fetch"] |= {"backoff_seconds": 0.0, "min_success_fraction": 0.0}
     with serving(site) as server:
         # So that kills find half of a file.
         server.seconds_per_block = 0.02

@@ -204,7 +204,7 @@ LISTED = [
 
 
 @pytest.mark.parametrize(
-    ("categories", "most_per_category", "ids"),
+    ("categories", "max_per_category", "ids"),
     [
         ([], None, "abcdef"),
         ([], 1, "abd"),
@@ -217,9 +217,9 @@ LISTED = [
     ],
 )
 def test_of_some_categories_the_first_so_many_are_chosen(
-    categories: list[str], most_per_category: int | None, ids: str
+    categories: list[str], max_per_category: int | None, ids: str
 ) -> None:
-    kept = chosen(LISTED, categories, most_per_category)
+    kept = chosen(LISTED, categories, max_per_category)
     assert "".join(entry.id[0] for entry in kept) == ids
     assert set(kept) <= set(LISTED)
 

@@ -20,7 +20,7 @@ from sop.runtime.errors import LeftOut, UserError
 from sop.runtime.parallel import Workers
 
 ROOT = Path(__file__).parents[2]
-LIMITS = {"limit_seconds": 60.0, "limit_mib": 512}
+LIMITS = {"timeout_seconds": 60.0, "memory_limit_mib": 512}
 PARAMS = ExtractParams(frame_rate=8.0, frame_height=48, jpeg_quality=5, sample_rate=11025, **LIMITS)
 ODD_NAMES = (
     "two words",
@@ -293,7 +293,7 @@ from sop.runtime.parallel import Workers
 from sop.params import ExtractParams
 root = Path(sys.argv[1])
 params = ExtractParams(frame_rate=float(sys.argv[2]), frame_height=48, jpeg_quality=5,
-                       sample_rate=11025, limit_seconds=60.0, limit_mib=512)
+                       sample_rate=11025, timeout_seconds=60.0, memory_limit_mib=512)
 places = [root / name for name in ("videos", "audio", "frames")]
 extract(params, *places, Workers(2), root / "hashes.sqlite")
 """

@@ -13,7 +13,7 @@ import pytest
 from sop.media import ffmpeg
 from tests.extract.test_extraction import Folders, from_nothing
 
-LIMITS = {"limit_seconds": 2.0, "limit_mib": 512}
+LIMITS = {"timeout_seconds": 2.0, "memory_limit_mib": 512}
 GOOD = ("flute/a", "tuba/b", "tuba/c")
 BAD = {
     "flute/hang": "ffmpeg took longer than 2 s and was stopped",
@@ -97,7 +97,7 @@ def test_a_bad_ffmpeg_costs_one_video_and_only_this_time(
     times = folders.times()
     bad_ffmpeg.undo()
     forget()
-    summary = folders.extract(limit_mib=512)
+    summary = folders.extract(memory_limit_mib=512)
     assert summary["left_out"] == {"count": 0, "reasons": {}}
     assert made(folders) == {*GOOD, *BAD}
     assert {name: folders.times()[name] for name in times} == times

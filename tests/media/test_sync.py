@@ -24,8 +24,8 @@ PARAMS = ExtractParams(
     frame_height=48,
     jpeg_quality=3,
     sample_rate=11025,
-    limit_seconds=60.0,
-    limit_mib=512,
+    timeout_seconds=60.0,
+    memory_limit_mib=512,
 )
 IN_STEP = 0.5 / PARAMS.frame_rate
 

@@ -65,7 +65,7 @@ def server(
 
 @pytest.fixture
 def params(server: Server) -> PublishedParams:
-    return PublishedParams(address=f"{server.root}/release/", model=MODEL, sha256={})
+    return PublishedParams(url=f"{server.root}/release/", model=MODEL, sha256={})
 
 
 def served(server: Server, name: str) -> Path:
@@ -97,7 +97,7 @@ def refusal(params: PublishedParams, name: str = "sound") -> str:
         fetch(name, params)
     line = str(error.value)
     assert line.isprintable()
-    assert line.startswith(f"{params.address.rstrip('/')}/{MODEL}/{FILES[name]}: not fetched (")
+    assert line.startswith(f"{params.url.rstrip('/')}/{MODEL}/{FILES[name]}: not fetched (")
     net = "vision" if name == "frame" else name
     for part in (
         f"data/published/{MODEL}/{FILES[name]} by hand",
@@ -114,7 +114,7 @@ def refusal(params: PublishedParams, name: str = "sound") -> str:
 
 @pytest.mark.parametrize("end", ["", "/"])
 def test_file_is_fetched_once(server: Server, params: PublishedParams, end: str) -> None:
-    params = params.model_copy(update={"address": f"{server.root}/release{end}"})
+    params = params.model_copy(update={"url": f"{server.root}/release{end}"})
     for name in FILES:
         path = fetch(name, params)
         assert path == Path("data/published") / MODEL / FILES[name]
@@ -131,7 +131,7 @@ def test_hash_that_is_not_insisted_on_is_said(
 ) -> None:
     fetch("frame", params)
     said = capsys.readouterr().out.splitlines()
-    assert said[0] == f"fetching {params.address}{MODEL}/frame_best.pth"
+    assert said[0] == f"fetching {params.url}{MODEL}/frame_best.pth"
     assert hash_of(served(server, "frame")) in said[1]
     assert "model.published.sha256.frame" in said[1]
 
@@ -176,7 +176,7 @@ def test_file_put_there_by_hand_needs_no_server(params: PublishedParams, tmp_pat
     place = tmp_path / "kept" / MODEL / FILES["sound"]
     place.parent.mkdir(parents=True)
     place.write_bytes(b"by hand")
-    offline = params.model_copy(update={"address": "http://no-such-host.invalid"})
+    offline = params.model_copy(update={"url": "http://no-such-host.invalid"})
     assert fetch("sound", offline, tmp_path / "kept") == place
 
 
@@ -254,9 +254,9 @@ def test_lost_network_ends_in_one_line(params: PublishedParams) -> None:
     with socket.socket() as nobody:
         nobody.bind(("127.0.0.1", 0))
         address = f"http://127.0.0.1:{nobody.getsockname()[1]}"
-        assert "refused" in refusal(params.model_copy(update={"address": address}))
+        assert "refused" in refusal(params.model_copy(update={"url": address}))
     address = "http://no-such-host.invalid/release"
-    assert "not fetched" in refusal(params.model_copy(update={"address": address}))
+    assert "not fetched" in refusal(params.model_copy(update={"url": address}))
 
 
 @pytest.mark.filterwarnings("ignore:Detected pickle protocol")

@@ -35,8 +35,8 @@ EXTRACT = ExtractParams(
     frame_height=48,
     jpeg_quality=3,
     sample_rate=11025,
-    limit_seconds=60.0,
-    limit_mib=512,
+    timeout_seconds=60.0,
+    memory_limit_mib=512,
 )
 
 

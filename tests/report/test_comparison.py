@@ -577,7 +577,7 @@ train:
   rates: {sound: 1.0e-3, vision: 1.0e-3}
   steps: [40, 80]
   flag: true
-  average: null
+  ema_decay: null
   name: "5"
   same: 1
   odd: .nan
@@ -596,7 +596,7 @@ train:
   steps: [40]
   flag: 1
   name: 5
-  average: 0.999
+  ema_decay: 0.999
 """
     )
     changes = changed_params("HEAD", "workspace", repository.folder)
@@ -606,7 +606,7 @@ train:
         "train.steps: [40, 80] -> [40]",
         "train.flag: true -> 1",
         'train.name: "5" -> 5',
-        "train.average: null -> 0.999",
+        "train.ema_decay: null -> 0.999",
         "new: (absent) -> {}",
         "train.gone: 0.5 -> (absent)",
     ]

@@ -41,7 +41,7 @@ def params(tiny_params: Params) -> Params:
         "evaluate.shown": 3,
         "report.players": 1,
         "denoise.taps": [4],
-        "denoise.tuning_share": 0.5,
+        "denoise.tuning_fraction": 0.5,
         "denoise.mask_powers": [2.0],
         "model.vision_width": 8,
     }

@@ -53,7 +53,7 @@ def test_a_process_that_torchrun_did_not_start_is_alone(monkeypatch: pytest.Monk
 def test_parts_of_a_batch_are_shared(
     batch: int, parts: int, size: int, local_parts: int, tiny_params: Params
 ) -> None:
-    values = {"train.batch_size": batch, "train.parts": parts, "train.epochs": 3}
+    values = {"train.batch_size": batch, "train.micro_batches": parts, "train.epochs": 3}
     plan = make_plan(with_values(tiny_params, values).train, 5 * batch, Team(0, size, CPU))
     assert (plan.epoch_steps, plan.steps, plan.parts) == (5, 15, local_parts)
 
@@ -62,7 +62,7 @@ def test_parts_of_a_batch_are_shared(
 def test_a_batch_that_cannot_be_shared_is_a_users_mistake(
     batch: int, parts: int, size: int, tiny_params: Params
 ) -> None:
-    values = {"train.batch_size": batch, "train.parts": parts}
+    values = {"train.batch_size": batch, "train.micro_batches": parts}
     params = with_values(tiny_params, values).train
     with pytest.raises(UserError, match=rf"train\.batch_size {batch} .* shared by {size} devices"):
         make_plan(params, 5 * batch, Team(0, size, CPU))

@@ -119,8 +119,8 @@ def short(tiny_params: Params, tiny_videos: list[Video], tmp_path: Path) -> Para
             "train.epochs": 4,
             "train.optimizer": "adamw",
             "train.schedule": "cosine",
-            "train.average": 0.9,
-            "train.save_seconds": 0.0,
+            "train.ema_decay": 0.9,
+            "train.checkpoint_seconds": 0.0,
             "model.mask": "ratio",
             "train.loss": "l1",
         },
@@ -152,7 +152,7 @@ def test_told_to_stop_it_makes_a_checkpoint_first(
     tmp_path: Path,
 ) -> None:
     # No checkpoint but the one that is asked for.
-    params = with_values(short, {"train.save_seconds": 1e6, "train.epochs": 100})
+    params = with_values(short, {"train.checkpoint_seconds": 1e6, "train.epochs": 100})
     write_run(tmp_path, params, tiny_videos)
     code = RUNS.partition("root.mkdir(")[0] + "root.mkdir(exist_ok=True)\nrun()\n"
     process = subprocess.Popen(
@@ -182,7 +182,7 @@ def test_another_runs_checkpoint_is_not_continued(
     assert Unfinished(place, mine).save({"step": 3})
     assert Unfinished(place, mine).load() == {"step": 3}
     assert capsys.readouterr().out == ""
-    shown = with_values(short, {"train.display_every": 7, "train.save_seconds": 9.0})
+    shown = with_values(short, {"train.log_every": 7, "train.checkpoint_seconds": 9.0})
     assert identity(shown, tiny_videos[:-4], tiny_videos[-4:]) == mine
     for values, said in (
         ({"train.epochs": 9}, "train.epochs 4 -> 9"),
@@ -251,7 +251,9 @@ def test_two_processes_have_the_losses_of_one(
 ) -> None:
     # Two parts have batch statistics of their own in one process as well as in two, so that the
     # losses are the same without freezing them.
-    params = with_values(short, {"train.parts": 2, "train.epochs": 5, "train.average": None})
+    params = with_values(
+        short, {"train.micro_batches": 2, "train.epochs": 5, "train.ema_decay": None}
+    )
     write_run(tmp_path, params, tiny_videos)
     script = tmp_path / "team.py"
     script.write_text(TEAM)

@@ -67,7 +67,7 @@ class Run:
 def training_step(
     player: PixelPlayer, optimizer: torch.optim.Optimizer, batch: Batch, params: Params
 ) -> float:
-    loss = gradients(player, optimizer, batch, params, ALONE, params.train.parts)
+    loss = gradients(player, optimizer, batch, params, ALONE, params.train.micro_batches)
     optimizer.step()
     return float(loss)
 
@@ -226,7 +226,7 @@ def test_rates_drop_tenfold_after_the_named_epochs(tiny_params: Params) -> None:
 
 
 def test_cosine_rises_falls_and_never_stops(tiny_params: Params) -> None:
-    values = {"train.schedule": "cosine", "train.epochs": 10, "train.warmup_share": 0.2}
+    values = {"train.schedule": "cosine", "train.epochs": 10, "train.warmup_fraction": 0.2}
     params = with_values(tiny_params, values).train
     factors = [rate_factor(step, 10, params) for step in range(100)]
     np.testing.assert_allclose(factors[:20], np.arange(1, 21) / 20)
@@ -234,7 +234,7 @@ def test_cosine_rises_falls_and_never_stops(tiny_params: Params) -> None:
     assert (np.diff(factors[20:]) < 0).all()
     assert factors[60] == pytest.approx(0.5)
     assert 0 < factors[-1] < 0.001
-    without = with_values(tiny_params, values | {"train.warmup_share": 0.0}).train
+    without = with_values(tiny_params, values | {"train.warmup_fraction": 0.0}).train
     assert [rate_factor(step, 10, without) for step in (0, 1)] == [1, 1]
     one_step = with_values(tiny_params, values | {"train.epochs": 1}).train
     assert rate_factor(0, 1, one_step) == 1
@@ -265,7 +265,7 @@ def test_each_part_has_batch_statistics_of_its_own(
 ) -> None:
     values = {
         "train.batch_size": 4,
-        "train.parts": 2,
+        "train.micro_batches": 2,
         "train.momentum": 0.0,
         "train.weight_decay": 0.0,
         "train.learning_rate": {"sound": 0.1, "vision": 0.1, "synthesizer": 0.1},
@@ -295,7 +295,7 @@ def test_each_part_has_batch_statistics_of_its_own(
 
     for name, parameter in player.named_parameters():
         torch.testing.assert_close(parameter, expected[name], atol=1e-7, rtol=1e-4)
-    one = with_values(params, {"train.parts": 1})
+    one = with_values(params, {"train.micro_batches": 1})
     loss = training_step(together, make_optimizer(together, one.train), batch, one)
     assert loss != pytest.approx(np.mean(losses), rel=1e-9)
 
@@ -306,7 +306,7 @@ def test_weight_of_the_background_silences_it_and_keeps_the_loss_of_the_sources(
     batch = batch_of(tiny_videos, tiny_params, 4)
     losses, claimed = [], []
     for weight in (0.0, 4.0):
-        params = with_values(tiny_params, {"train.background": weight})
+        params = with_values(tiny_params, {"train.background_weight": weight})
         player = player_of(params)
         optimizer = make_optimizer(player, params.train)
         losses.append([training_step(player, optimizer, batch, params) for _ in range(30)])
@@ -430,7 +430,7 @@ def test_progress_tells_of_steps_epochs_and_speed(
     tiny_videos: list[Video],
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    params = with_values(tiny_params, {"train.epochs": 2, "train.display_every": 3})
+    params = with_values(tiny_params, {"train.epochs": 2, "train.log_every": 3})
     losses = Run(tmp_path, params, tiny_videos).train().logged("train/loss")
     lines = capsys.readouterr().out.splitlines()
     assert lines[0].startswith("train: 16 videos, ")
@@ -448,7 +448,7 @@ def test_average_of_the_weights_is_what_is_kept(
     tmp_path: Path, tiny_params: Params, tiny_videos: list[Video]
 ) -> None:
     plain = Run(tmp_path / "plain", tiny_params, tiny_videos).train()
-    params = with_values(tiny_params, {"train.average": 0.9})
+    params = with_values(tiny_params, {"train.ema_decay": 0.9})
     averaged = Run(tmp_path / "averaged", params, tiny_videos).train()
     # The steps are the same, the model that comes of them is not.
     assert averaged.logged("train/loss") == plain.logged("train/loss")
@@ -482,13 +482,13 @@ def test_steps_of_a_loss_that_is_not_finite_are_skipped_as_often_as_allowed(
         return loss * math.nan if len(calls) in (2, 3) else loss
 
     monkeypatch.setattr("sop.train.trainer.gradients", broken)
-    params = with_values(tiny_params, {"train.non_finite_steps": 2})
+    params = with_values(tiny_params, {"train.max_non_finite_steps": 2})
     run = Run(tmp_path / "two", params, tiny_videos).train()
     assert len(run.logged("train/loss")) == 2
     assert "train: step 3 is skipped, its loss is nan" in capsys.readouterr().out
     assert all(value.isfinite().all() for value in run.state().values())
     calls.clear()
-    params = with_values(tiny_params, {"train.non_finite_steps": 1})
+    params = with_values(tiny_params, {"train.max_non_finite_steps": 1})
     with pytest.raises(UserError, match=r"loss is nan at step 3, of \w+/\w+, "):
         Run(tmp_path / "one", params, tiny_videos).train()
 
@@ -509,6 +509,6 @@ def test_bfloat16_learns_what_float32_does(tiny_params: Params, tiny_videos: lis
 def test_synchronised_batch_norm_on_a_cpu_is_a_users_mistake(
     tmp_path: Path, tiny_params: Params, tiny_videos: list[Video]
 ) -> None:
-    params = with_values(tiny_params, {"train.synchronise_batch_norm": True})
-    with pytest.raises(UserError, match=r"^train\.synchronise_batch_norm: .* GPUs only"):
+    params = with_values(tiny_params, {"train.sync_batch_norm": True})
+    with pytest.raises(UserError, match=r"^train\.sync_batch_norm: .* GPUs only"):
         Run(tmp_path, params, tiny_videos).train()
