@@ -11,7 +11,7 @@ from sop.model.checkpoint import load_player
 from sop.params import load_params
 from sop.runtime.device import choose_device
 from sop.runtime.metrics_files import write_metrics
-from sop.runtime.progress import track
+from sop.runtime.progress import progress
 from sop.runtime.stage import run_stage
 
 
@@ -26,7 +26,7 @@ def main() -> None:
         player.to(device), videos, params, count, params.evaluate.mask_threshold, device
     )
     scores = write_results(
-        track(separations, "evaluate", count, unit="mixture"),
+        progress(separations, "evaluate", count, unit="mixture"),
         player,
         params,
         sounds=Path("data/evaluate"),
@@ -39,7 +39,7 @@ def main() -> None:
     with_truth = list(scenes(duets[:most], videos[:most], Path("data/videos"), params.extract))
     separator = Separator(player, params, device)
     found = (find(separator, scene) for scene in with_truth)
-    shown = track(found, "localize", len(with_truth), unit="scene")
+    shown = progress(found, "localize", len(with_truth), unit="scene")
     write_metrics("localization", localization_summary(shown), details=("scenes",))
 
 

@@ -14,10 +14,17 @@ from sop.dataset.index import Video, count_frames
 from sop.download.synthetic import plan, render
 from sop.extract.extraction import extract
 from sop.params import Params, load_params
+from sop.runtime.log import show_log
 from sop.runtime.parallel import Workers
 from tests.support.experiment import ROOT, TINY, Reference, with_values
 
 pytest_plugins = ("tests.support.videos", "tests.support.pages")
+
+
+@pytest.fixture(autouse=True, scope="session")
+def log() -> None:
+    """What the library logs is printed, as by its programs."""
+    show_log()
 
 
 @pytest.fixture(scope="session")

@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from sop.cancellation.wav import writing_wav
 from sop.denoise.adaptive import AdaptiveFilter, FilterSetting, Refused, largest_lms_rate
 from sop.runtime.errors import UserError
-from sop.runtime.progress import track
+from sop.runtime.progress import progress
 
 Values = NDArray[np.float32]
 
@@ -262,7 +262,7 @@ def _side_by_side(
     """Consecutive blocks of the target, (C, s), and of all references, (R, s)."""
     blocks = zip(_blocks(target), *map(_blocks, references), strict=True)
     total = math.ceil(target.samples / _block_samples(target))
-    for block, *heard in track(blocks, what, total, "second"):
+    for block, *heard in progress(blocks, what, total, "second"):
         yield block, np.concatenate(heard)
 
 

@@ -31,7 +31,7 @@ from sop.evaluate.records import Record, read_record, read_videos
 from sop.model.spectrogram import istft
 from sop.params import DenoiseParams, Params
 from sop.runtime.device import one_thread
-from sop.runtime.progress import track
+from sop.runtime.progress import progress
 
 Sounds = NDArray[np.float32]
 Method = Literal["lms", "nlms", "rls", "renormalise", "wiener"]
@@ -379,7 +379,7 @@ def denoise(paths: Sequence[Path], params: Params) -> Denoised:
 
     def tried(what: str, positions: Sequence[int], some: Sequence[Candidate]) -> list[Measured]:
         chosen = [paths[position] for position in positions]
-        results = list(track(_measured(chosen, some, params), what, len(chosen), unit="mixture"))
+        results = list(progress(_measured(chosen, some, params), what, len(chosen), unit="mixture"))
         left_out.update({one.number: one.reason for one in results if isinstance(one, NotMeasured)})
         return [one for one in results if isinstance(one, Measured)]
 

@@ -2,6 +2,7 @@
 
 import csv
 import io
+import logging
 from collections import defaultdict
 from collections.abc import Callable, Iterable
 from dataclasses import astuple, dataclass, fields
@@ -15,7 +16,9 @@ from sop.params import Params
 from sop.runtime.errors import LeftOut, LeftOutForNow, NoNetwork, UserError
 from sop.runtime.files import Saver, remove_empty_folders, remove_partials, write_text
 from sop.runtime.parallel import each
-from sop.runtime.progress import say, track
+from sop.runtime.progress import progress
+
+logger = logging.getLogger(__name__)
 
 MANIFEST_NAME = "manifest.csv"
 
@@ -80,18 +83,18 @@ def download(params: Params, folder: Path, places: Places) -> dict[str, Any]:
     kept = {(row.category, row.id) for row in rows}
     missing = [video for video in source.wanted if (video.category, video.id) not in kept]
     for absent in source.absent:
-        say(f"left out: {absent.shown_as}: {absent.reason}")
+        logger.info(f"left out: {absent.shown_as}: {absent.reason}")
         rows.append(
             VideoRow(absent.category, absent.id, UNAVAILABLE, absent.reason, source=absent.shown_as)
         )
     saver = Saver(lambda: _save(rows, folder))
     network = _Network(source, len(missing))
     made = each(partial(_make, source.make, folder), missing, source.workers, source.processes)
-    for video, result in track(made, "download", len(missing)):
+    for video, result in progress(made, "download", len(missing)):
         rows.append(_row(video, result))
         saver.save_sometimes()
         if isinstance(result, LeftOut):
-            say(f"left out: {video.shown_as}: {result}")
+            logger.info(f"left out: {video.shown_as}: {result}")
         if network.is_lost(result):
             _save(rows, folder)
             raise UserError(_no_network(source, rows, result))
@@ -100,7 +103,7 @@ def download(params: Params, folder: Path, places: Places) -> dict[str, Any]:
     _sweep(source, rows, folder)
     failed = sum(row.status == FAILED for row in rows)
     if failed:
-        say(
+        logger.info(
             f"{failed} of {len(rows)} videos failed for now; "
             "`dvc repro --force download` asks for them again"
         )

@@ -1,5 +1,6 @@
 """Videos to sound and frames: a WAV and a zip of JPEGs for each, made again only when stale."""
 
+import logging
 import socket
 import wave
 from collections import Counter
@@ -21,7 +22,9 @@ from sop.runtime.errors import LeftOut, LeftOutForNow, UserError
 from sop.runtime.files import Saver, remove_empty_folders, remove_partials, replacing
 from sop.runtime.hashes import Hashes, Touch, sha256, touch_of
 from sop.runtime.parallel import Workers, each
-from sop.runtime.progress import say, track
+from sop.runtime.progress import progress
+
+logger = logging.getLogger(__name__)
 
 # Raise it when the same video and parameters should become other files than before.
 RECIPE = 1
@@ -102,13 +105,13 @@ def extract(
         failed: dict[str, str] = {}
         savers = [Saver(manifest.save) for manifest in made_with]
         work = partial(_extract_job, params=params)
-        for job, outcome in track(each(work, jobs, workers), "extract", len(jobs)):
+        for job, outcome in progress(each(work, jobs, workers), "extract", len(jobs)):
             if isinstance(outcome, LeftOut):
                 outcome = _Outcome("", None, outcome)
             if outcome.touch is not None:
                 known.remember(job.video, outcome.touch, outcome.hash)
             if isinstance(outcome.made, LeftOut):
-                say(f"left out: {job.video}: {outcome.made}")
+                logger.info(f"left out: {job.video}: {outcome.made}")
             if isinstance(outcome.made, LeftOutForNow):
                 failed[job.name] = str(outcome.made)
             _note(job, outcome, made_with)

@@ -20,7 +20,7 @@ from sop.model.pixelplayer import MAGNITUDE_FLOOR, PixelPlayer, normalise_frames
 from sop.model.spectrogram import to_log_frequency
 from sop.params import Params
 from sop.runtime.device import choose_device
-from sop.runtime.progress import track
+from sop.runtime.progress import progress
 
 # Windows that the networks see at once, and that a stretch of a long recording is made of.
 BATCH_WINDOWS = 8
@@ -93,34 +93,34 @@ class Separator:
         return 1 + -(-recording.samples // self._hop)
 
     def localize(
-        self, recording: Recording, regions: int | None = None, progress: str | None = None
+        self, recording: Recording, regions: int | None = None, task: str | None = None
     ) -> Localization:
         """Listen to a whole recording and find what sounds.
 
         Args:
             recording: of any length.
             regions: how many there are; None finds out.
-            progress: what this is called where its progress is shown; None shows none.
+            task: what this is called where its progress is shown; None shows none.
         """
         listener = Listener(self.params.model.image_pooling)
-        for first, embedding in self.stretches(recording, progress):
+        for first, embedding in self.stretches(recording, task):
             listener.hear(embedding, self.power(recording, first, embedding.fades.shape[1]))
         return listener.localize(regions)
 
     def stretches(
-        self, recording: Recording, progress: str | None = None
+        self, recording: Recording, task: str | None = None
     ) -> Iterator[tuple[int, Embedding]]:
         """A recording piece by piece: the spectrogram frame at which each begins, and the piece.
 
         Args:
             recording: of any length.
-            progress: what this is called where its progress is shown; None shows none.
+            task: what this is called where its progress is shown; None shows none.
         """
         total = self.frames(recording)
         step = STRETCH_WINDOWS * max(1, self._window_frames // 2)
         starts: Iterable[int] = range(0, total, step)
-        if progress is not None:
-            starts = track(starts, progress, -(-total // step), "piece")
+        if task is not None:
+            starts = progress(starts, task, -(-total // step), "piece")
         for first in starts:
             yield first, self.embed(recording, first, min(step, total - first))
 

@@ -1,5 +1,6 @@
 """The published model: its three files, fetched, and our model written as such files."""
 
+import logging
 import time
 import urllib.error
 import urllib.request
@@ -23,7 +24,9 @@ from sop.params import (
 from sop.runtime.errors import UserError
 from sop.runtime.files import replacing
 from sop.runtime.hashes import sha256
-from sop.runtime.progress import LOG_INTERVAL_SECONDS, say
+from sop.runtime.progress import LOG_INTERVAL_SECONDS
+
+logger = logging.getLogger(__name__)
 
 FOLDER = Path("data/published")
 
@@ -105,12 +108,14 @@ def fetch(name: Net, params: PublishedParams, folder: Path = FOLDER) -> Path:
     expected = params.sha256.get(name)
     found = sha256(place) if place.is_file() else None
     if found is not None and expected not in (None, found):
-        say(f"{place}: its SHA-256 is {found}, expected {expected}; it is fetched anew")
+        logger.info(f"{place}: its SHA-256 is {found}, expected {expected}; it is fetched anew")
         found = None
     if found is None:
         found = _fetch(name, params, place)
     if expected is None:
-        say(f"{place}: its SHA-256 is {found}; to insist on it, set model.published.sha256.{name}")
+        logger.info(
+            f"{place}: its SHA-256 is {found}; to insist on it, set model.published.sha256.{name}"
+        )
     return place
 
 
@@ -146,7 +151,7 @@ def _fetch(name: Net, params: PublishedParams, place: Path) -> str:
     """Fetch a file to its place, if it is a checkpoint and the expected one; its SHA-256."""
     url = f"{params.url.rstrip('/')}/{params.model}/{FILES[name]}"
     expected = params.sha256.get(name)
-    say(f"fetching {url}")
+    logger.info(f"fetching {url}")
     try:
         with replacing(place) as partial:
             _download(url, partial)
@@ -194,7 +199,7 @@ def _download(url: str, path: Path) -> None:
             if now - said > LOG_INTERVAL_SECONDS:
                 said = now
                 of = f" of {announced / 1e6:.1f}" if announced else ""
-                say(f"{url.rpartition('/')[2]}: {file.tell() / 1e6:.1f}{of} MB")
+                logger.info(f"{url.rpartition('/')[2]}: {file.tell() / 1e6:.1f}{of} MB")
         size = file.tell()
     if size > FILE_BYTES:
         raise ValueError(f"it is larger than {FILE_BYTES / 1e6:.0f} MB")

@@ -59,7 +59,7 @@ from sop.report.page import (
 )
 from sop.runtime.device import one_thread
 from sop.runtime.errors import UserError
-from sop.runtime.progress import track
+from sop.runtime.progress import progress
 from sop.runtime.stage import read_note
 
 STAGES = ("download", "extract", "index", "train", "evaluate", "denoise", "report")
@@ -209,7 +209,7 @@ def _scale(
         return means
 
     with one_thread(), threadpool_limits(1), ThreadPoolExecutor(params.worker_count) as pool:
-        shown = track(pool.map(measure, records), "scale", len(records), unit="mixture")
+        shown = progress(pool.map(measure, records), "scale", len(records), unit="mixture")
         means = np.mean(list(shown), axis=0)
     # The mixture has no artifacts: what its SAR comes to is rounding.
     means[0, 2] = np.nan
@@ -289,7 +289,7 @@ def _write_files(
         return record.number, files
 
     with one_thread(), ThreadPoolExecutor(params.worker_count) as pool:
-        return dict(track(pool.map(write, shown), "report", len(shown), unit="mixture"))
+        return dict(progress(pool.map(write, shown), "report", len(shown), unit="mixture"))
 
 
 def _with_player(shown: Sequence[int], scores: pd.DataFrame, params: Params) -> set[int]:

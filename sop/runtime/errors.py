@@ -3,6 +3,8 @@
 import sys
 from collections.abc import Callable
 
+from sop.runtime.log import show_log
+
 
 class UserError(Exception):
     """A mistake the user can mend: one line naming the file or key, what is wrong, what to do."""
@@ -31,6 +33,7 @@ def run(
 
     Exit status: 2 after a `UserError`, 130 after Ctrl-C, else what `main` returns.
     """
+    show_log()
     try:
         sys.exit(main())
     except UserError as error:

@@ -1,5 +1,6 @@
 """The same work on many videos, several at a time: on this machine, or on a Dask cluster."""
 
+import logging
 import multiprocessing
 import os
 import pickle
@@ -21,7 +22,8 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from sop.runtime.errors import LeftOut, LeftOutForNow, UserError
-from sop.runtime.progress import say
+
+logger = logging.getLogger(__name__)
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -191,7 +193,7 @@ class _Queue:
         if time.monotonic() - self._counted >= COUNT_SECONDS:
             threads = sum(self._client.nthreads().values())
             if not threads and not self._told:
-                say("the cluster has no workers yet; waiting for them")
+                logger.info("the cluster has no workers yet; waiting for them")
                 self._told = True
             self._counted = time.monotonic()
             self._length = max(1, QUEUED_PER_WORKER * threads)

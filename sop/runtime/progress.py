@@ -1,5 +1,6 @@
-"""Progress of long work: a bar on a terminal, plain lines in a log."""
+"""Progress of long work: a progress bar on a terminal, log lines elsewhere."""
 
+import logging
 import sys
 import time
 from collections.abc import Iterable, Iterator
@@ -7,34 +8,32 @@ from typing import TypeVar
 
 from tqdm import tqdm
 
+logger = logging.getLogger(__name__)
+
 Item = TypeVar("Item")
 
 LOG_INTERVAL_SECONDS = 10.0
 
 
-def track(items: Iterable[Item], what: str, total: int, unit: str = "video") -> Iterator[Item]:
-    """Yield `items`, showing how many are done, the rate and the remaining time.
+def progress(items: Iterable[Item], what: str, total: int, unit: str = "video") -> Iterator[Item]:
+    """Yield `items` and show how many are done, the rate and the remaining time.
 
     Args:
-        items: what is worked through.
-        what: the name of the work, shown in front.
-        total: how many items there will be.
-        unit: what one item is called.
+        items: what is processed.
+        what: name of the work, shown in front.
+        total: number of items.
+        unit: name of one item, in the singular.
     """
     if sys.stderr.isatty():
         yield from tqdm(items, desc=what, total=total, unit=unit, dynamic_ncols=True)
         return
-    began = last = time.monotonic()
+    start = last = time.monotonic()
     for done, item in enumerate(items, start=1):
         yield item
         now = time.monotonic()
         if now - last >= LOG_INTERVAL_SECONDS or done == total:
             last = now
-            rate = done / max(now - began, 1e-9)
+            rate = done / max(now - start, 1e-9)
             left = tqdm.format_interval((total - done) / rate)
-            print(f"{what}: {done}/{total} {unit}s, {rate:.1f} {unit}s/s, {left} left", flush=True)
-
-
-def say(line: str) -> None:
-    """Print one line without breaking a bar that is being drawn."""
-    tqdm.write(line)
+            units = unit if total == 1 else f"{unit}s"
+            logger.info(f"{what}: {done}/{total} {units}, {rate:.1f} {unit}s/s, {left} left")

@@ -42,7 +42,7 @@ from sop.player.video import (
 )
 from sop.runtime.errors import LeftOut, UserError
 from sop.runtime.files import PARTIAL_PREFIX, write_json
-from sop.runtime.progress import track
+from sop.runtime.progress import progress
 from sop.separate.full_rate import components
 
 Values = NDArray[np.float32]
@@ -369,7 +369,7 @@ class _Work:
         count = math.ceil(seconds * OVERLAY_RATE)
         write_video(
             _lit(
-                moment.watch(track(frames, "drawing", count, "picture")),
+                moment.watch(progress(frames, "drawing", count, "picture")),
                 light,
                 cells.reshape(len(regions), *where.energy.shape),
                 self._hop_seconds,

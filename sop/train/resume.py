@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import logging
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,8 @@ from sop.model.checkpoint import load_checkpoint, save_checkpoint
 from sop.params import Params
 from sop.runtime.code import code_hash
 from sop.runtime.errors import UserError
-from sop.runtime.progress import say
+
+logger = logging.getLogger(__name__)
 
 # The script whose code decides the result of a training run.
 TRAINER = Path("sop/train/trainer.py")
@@ -76,11 +78,11 @@ class Unfinished:
                 if earlier.get(name) != self.run.get(name)
             )
         except (UserError, KeyError, AttributeError) as error:
-            say(f"train: {self.path} is not readable ({error}); starting anew")
+            logger.info(f"train: {self.path} is not readable ({error}); starting anew")
             return None
         if differs:
             changes = "; ".join(_change(name, earlier, self.run) for name in differs)
-            say(
+            logger.info(
                 f"train: a run was stopped at step {state.get('step')} and is not continued, "
                 f"it was another: {changes}; starting anew"
             )
@@ -94,7 +96,7 @@ class Unfinished:
         except (OSError, RuntimeError) as error:
             # Torch's writer reports a full disk as a RuntimeError of its own.
             reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-            say(f"train: {self.path} cannot be written ({reason}); the one before stays")
+            logger.info(f"train: {self.path} cannot be written ({reason}); the one before stays")
             return False
         return True
 

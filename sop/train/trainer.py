@@ -3,6 +3,7 @@
 Shapes: B mixtures, N sources, L samples.
 """
 
+import logging
 import math
 import shutil
 import signal
@@ -38,10 +39,12 @@ from sop.params import Params, TrainParams
 from sop.runtime.device import is_bfloat16_fast, keep_freed_memory
 from sop.runtime.errors import UserError
 from sop.runtime.files import remove_partials, replacing
-from sop.runtime.progress import say, track
+from sop.runtime.progress import progress
 from sop.train.distributed import Team
 from sop.train.monitor import Clock, History
 from sop.train.resume import Unfinished, identity
+
+logger = logging.getLogger(__name__)
 
 # Evaluation has a threshold of its own, which may change without training anew.
 VALIDATION_THRESHOLD = 0.5
@@ -121,7 +124,7 @@ def train(
         closing(training_batches(mixtures, plan, state.step, params, team)) as batches,
     ):
         left = plan.steps - state.step
-        shown = track(batches, "train", left, unit="step") if team.leads else iter(batches)
+        shown = progress(batches, "train", left, unit="step") if team.leads else iter(batches)
         for batch in clock.waiting(shown):
             step = state.step + 1
             state.note(batch.left_out)
@@ -139,7 +142,7 @@ def train(
             if show or save or rest == 0:
                 check(history.flush(), mixtures, settings)
             if show and team.leads:
-                say(
+                logger.info(
                     f"step {step}/{plan.steps}: loss {history.last:.4f}, {clock.speed:.1f} "
                     f"mixtures/s, {clock.seconds_left(plan.steps - step) / 60:.1f} min left, "
                     f"waiting {clock.waiting_share:.0%}, rate {settings.learning_rate.sound:g} "
@@ -157,14 +160,16 @@ def train(
             if save and team.leads:
                 kept.save(state.content() | {"history": history.content()})
             if stop:
-                say(f"train: stopped after step {step}; the next run goes on from there")
+                logger.info(f"train: stopped after step {step}; the next run goes on from there")
                 raise SystemExit(128 + (told or [signal.SIGTERM])[0])
 
     if team.leads:
         with replacing(models / "best.pt") as partial:
             shutil.copyfile(best if best.is_file() else models / "last.pt", partial)
         history.end(len(state.unreadable))
-        say(f"train: {clock.speed:.1f} mixtures/s, waited for data {clock.waiting_share:.0%}")
+        logger.info(
+            f"train: {clock.speed:.1f} mixtures/s, waited for data {clock.waiting_share:.0%}"
+        )
         kept.remove()
         best.unlink(missing_ok=True)
 
@@ -231,7 +236,7 @@ class State:
         """Say once of each clip that it could not be read."""
         for reason in reasons:
             if reason not in self.unreadable:
-                say(f"left out of training: {reason}")
+                logger.info(f"left out of training: {reason}")
             self.unreadable[reason] = None
 
     def is_best(self, results: dict[str, float], best_by: str) -> bool:
@@ -429,7 +434,7 @@ def is_usable(
     state.skipped += 1
     if state.skipped > params.max_non_finite_steps:
         check([(step, value)], mixtures, params)
-    say(f"train: step {step} is skipped, its loss is {value}")
+    logger.info(f"train: step {step} is skipped, its loss is {value}")
     return False
 
 
@@ -463,10 +468,10 @@ def measure(
     measured = list(scores(separations))
     if not any(isinstance(result, Score) for result in measured):
         # The masks of a model that has learned little may all be empty.
-        say(f"epoch {epoch}/{params.train.epochs}: no validation mixture could be measured")
+        logger.info(f"epoch {epoch}/{params.train.epochs}: no validation mixture could be measured")
         return {}
     results = summary(measured)
-    say(
+    logger.info(
         f"epoch {epoch}/{params.train.epochs}: validation loss {results['loss']:.4f}, "
         + ", ".join(f"{name} {results[name]['mean']:.2f} dB" for name in MEASURES)
     )
@@ -495,7 +500,7 @@ def _introduce(params: Params, plan: Plan, state: State, videos: int, team: Team
     parameters = sum(parameter.numel() for parameter in state.player.parameters())
     on = f"{team.device}" if team.size == 1 else f"{team.size} x {team.device.type}"
     precision = "bfloat16" if is_half(params.train, team.device) else "float32"
-    say(
+    logger.info(
         f"train: {videos} videos, {parameters / 1e6:.2f} M parameters on {on} in {precision}, "
         f"{params.train.epochs} epochs of {plan.epoch_steps} steps of {params.train.batch_size} "
         "mixtures" + (f", going on after step {state.step}" if state.step else "")

@@ -349,15 +349,15 @@ def test_interrupted_run_leaves_what_was_there(
     save(tmp_path / "target.wav", noise(seed=1))
     save(tmp_path / "noise.wav", noise())
     (tmp_path / "old.wav").write_text("old")
-    track = module.track
+    progress = module.progress
 
     def interrupted(items: Any, what: str, *arguments: Any) -> Any:
-        for number, item in enumerate(track(items, what, *arguments)):
+        for number, item in enumerate(progress(items, what, *arguments)):
             if what.startswith(stopped) and number == 1:
                 raise KeyboardInterrupt
             yield item
 
-    monkeypatch.setattr(module, "track", interrupted)
+    monkeypatch.setattr(module, "progress", interrupted)
     for out in ("clean.wav", "old.wav"):
         with pytest.raises(KeyboardInterrupt):
             main(asked(tmp_path / "target.wav", tmp_path / "noise.wav", "--out", tmp_path / out))

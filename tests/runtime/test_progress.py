@@ -1,4 +1,5 @@
 import fcntl
+import logging
 import os
 import pty
 import re
@@ -10,15 +11,18 @@ from collections.abc import Iterator
 
 import pytest
 
-from sop.runtime import progress
-from sop.runtime.progress import say, track
+from sop.runtime import progress as module
+from sop.runtime.progress import progress
 from tests.support.experiment import ROOT
 
 PROGRAM = """
-from sop.runtime.progress import say, track
-for number in track(range(40), "extract", 40):
+import logging
+from sop.runtime.log import show_log
+from sop.runtime.progress import progress
+show_log()
+for number in progress(range(40), "extract", 40):
     if number == 20:
-        say("left out: a.mp4")
+        logging.getLogger("sop").info("left out: a.mp4")
 """
 
 
@@ -26,19 +30,19 @@ for number in track(range(40), "extract", 40):
 def minutes(monkeypatch: pytest.MonkeyPatch) -> None:
     """Every look at the clock is a minute after the last."""
     ticks = iter(range(0, 60 * 1000, 60))
-    monkeypatch.setattr(progress.time, "monotonic", lambda: float(next(ticks)))
+    monkeypatch.setattr(module.time, "monotonic", lambda: float(next(ticks)))
 
 
 def test_items_come_through_unchanged(capsys: pytest.CaptureFixture[str]) -> None:
-    assert list(track((letter for letter in "abc"), "work", 3)) == ["a", "b", "c"]
-    assert list(track([], "nothing", 0)) == []
+    assert list(progress((letter for letter in "abc"), "work", 3)) == ["a", "b", "c"]
+    assert list(progress([], "nothing", 0)) == []
     assert "nothing" not in capsys.readouterr().out
 
 
 def test_log_gets_plain_lines_with_rate_and_remaining_time(
     minutes: None, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    list(track(range(3), "train", 3, unit="step"))
+    list(progress(range(3), "train", 3, unit="step"))
     assert capsys.readouterr().out.splitlines() == [
         "train: 1/3 steps, 0.0 steps/s, 02:00 left",
         "train: 2/3 steps, 0.0 steps/s, 01:00 left",
@@ -47,7 +51,7 @@ def test_log_gets_plain_lines_with_rate_and_remaining_time(
 
 
 def test_quick_work_logs_its_end_alone(capsys: pytest.CaptureFixture[str]) -> None:
-    list(track(range(1000), "extract", 1000))
+    list(progress(range(1000), "extract", 1000))
     lines = capsys.readouterr().out.splitlines()
     assert len(lines) == 1
     assert lines[0].startswith("extract: 1000/1000 videos, ")
@@ -56,7 +60,7 @@ def test_quick_work_logs_its_end_alone(capsys: pytest.CaptureFixture[str]) -> No
 def test_item_is_worked_on_before_it_is_counted(
     minutes: None, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    items: Iterator[int] = track(range(2), "work", 2)
+    items: Iterator[int] = progress(range(2), "work", 2)
     next(items)
     assert capsys.readouterr().out == ""
     next(items)
@@ -84,5 +88,5 @@ def test_terminal_gets_a_bar_that_lines_do_not_break() -> None:
 
 
 def test_line_in_a_log_is_the_line(capsys: pytest.CaptureFixture[str]) -> None:
-    say("left out: flute/a.mp4")
+    logging.getLogger("sop").info("left out: flute/a.mp4")
     assert capsys.readouterr().out == "left out: flute/a.mp4\n"
