@@ -2,7 +2,7 @@
 
 import struct
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, Literal
@@ -12,7 +12,7 @@ import soundfile
 from numpy.typing import NDArray
 
 from sop.runtime.errors import UserError
-from sop.runtime.files import replacing
+from sop.runtime.files import replacing, writable
 
 Values = NDArray[np.float32]
 
@@ -135,24 +135,6 @@ def writing_wav(
         writer = WavWriter(file, path, sample_rate, channels, channel_mask, encoding)
         yield writer
         writer.finish()
-
-
-@contextmanager
-def writable(path: Path) -> Iterator[Path]:
-    """`replacing`, which says in one line that nothing can be written there.
-
-    Raises:
-        UserError: no file can be made there; not what the block raises.
-    """
-    with ExitStack() as stack:
-        try:
-            if path.is_dir():
-                raise IsADirectoryError(None, "a folder of that name is there")
-            partial = stack.enter_context(replacing(path))
-            partial.touch()
-        except OSError as error:
-            raise UserError(f"{path}: cannot be written ({error.strerror})") from None
-        yield partial
 
 
 def write_sound(path: Path, audio: NDArray[np.floating[Any]], sample_rate: int) -> None:

@@ -19,7 +19,7 @@ import numpy as np
 import soundfile
 from numpy.typing import NDArray
 
-from sop.cancellation.wav import WavHeader, read_header, writable
+from sop.cancellation.wav import WavHeader, read_header
 from sop.media.decoding import STEP_SECONDS, TAIL_SECONDS, PictureOutput
 from sop.media.ffmpeg import (
     Limits,
@@ -33,6 +33,7 @@ from sop.media.ffmpeg import (
     target,
 )
 from sop.runtime.errors import LeftOut, LeftOutForNow
+from sop.runtime.files import writable
 
 Values = NDArray[np.float32]
 Picture = NDArray[np.uint8]

@@ -6,9 +6,11 @@ import os
 import socket
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
+
+from sop.runtime.errors import UserError
 
 PARTIAL_PREFIX = ".part-"
 
@@ -34,6 +36,24 @@ def replacing(path: Path) -> Iterator[Path]:
         partial.replace(path)
     finally:
         partial.unlink(missing_ok=True)
+
+
+@contextmanager
+def writable(path: Path) -> Iterator[Path]:
+    """Do the same as `replacing`, and report in one line that no file can be created there.
+
+    Raises:
+        UserError: the file cannot be created. Errors of the block are raised as they are.
+    """
+    with ExitStack() as stack:
+        try:
+            if path.is_dir():
+                raise IsADirectoryError(None, "a folder of that name exists")
+            partial = stack.enter_context(replacing(path))
+            partial.touch()
+        except OSError as error:
+            raise UserError(f"{path}: cannot be written ({error.strerror})") from None
+        yield partial
 
 
 def write_text(path: Path, text: str) -> None:

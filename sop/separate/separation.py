@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from sop.cancellation.recordings import FilterBank, filter_bank
-from sop.cancellation.wav import WavWriter, writable, writing_wav
+from sop.cancellation.wav import WavWriter, writing_wav
 from sop.denoise.adaptive import FilterSetting
 from sop.inference.localization import MOST_REGIONS, SILENCE, Localization, Region, regions_of
 from sop.inference.recording import Recording, recorded
@@ -41,7 +41,7 @@ from sop.player.video import (
     write_video,
 )
 from sop.runtime.errors import LeftOut, UserError
-from sop.runtime.files import PARTIAL_PREFIX, write_json
+from sop.runtime.files import PARTIAL_PREFIX, writable, write_json
 from sop.runtime.progress import progress
 from sop.separate.full_rate import components
 
