@@ -5,14 +5,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any, Literal
+from typing import IO, Literal
 
 import numpy as np
-import soundfile
 from numpy.typing import NDArray
 
 from sop.runtime.errors import UserError
-from sop.runtime.files import replacing, writable
+from sop.runtime.files import writable
 
 Values = NDArray[np.float32]
 
@@ -135,12 +134,6 @@ def writing_wav(
         writer = WavWriter(file, path, sample_rate, channels, channel_mask, encoding)
         yield writer
         writer.finish()
-
-
-def write_sound(path: Path, audio: NDArray[np.floating[Any]], sample_rate: int) -> None:
-    """Write (L,) samples as a 16-bit WAV file; what is over full scale is clipped."""
-    with replacing(path) as partial:
-        soundfile.write(partial, np.clip(audio, -1, 1), sample_rate, subtype="PCM_16")
 
 
 @dataclass(frozen=True)

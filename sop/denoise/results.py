@@ -6,9 +6,8 @@ from typing import Any
 
 import pandas as pd
 
-from sop.cancellation.wav import write_sound
 from sop.denoise.selection import MEASURES, METHODS, NONE, Candidate, Denoised, Trial
-from sop.evaluate.records import read_record
+from sop.evaluate.records import read_record, write_sound
 from sop.params import Params
 from sop.runtime.files import write_text
 

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+import soundfile
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
@@ -120,6 +121,18 @@ def read_videos(path: Path) -> tuple[str, ...]:
     """
     with _reading(path) as arrays:
         return tuple(map(str, arrays["videos"]))
+
+
+def write_sound(path: Path, audio: NDArray[np.floating[Any]], sample_rate: int) -> None:
+    """Write a sound with 16 bits per sample; values beyond full scale are clipped.
+
+    Args:
+        path: the file; its ending, `.wav` or `.flac`, chooses the format.
+        audio: (L,), full scale being 1.
+        sample_rate: Hz.
+    """
+    with replacing(path) as partial:
+        soundfile.write(partial, np.clip(audio, -1, 1), sample_rate, subtype="PCM_16")
 
 
 @contextmanager

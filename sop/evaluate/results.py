@@ -6,10 +6,9 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from sop.cancellation.wav import write_sound
 from sop.evaluate.figure import write_figure
 from sop.evaluate.measures import MEASURES
-from sop.evaluate.records import Record, write_record
+from sop.evaluate.records import Record, write_record, write_sound
 from sop.evaluate.validation import NotCounted, Score, Separation
 from sop.model.pixelplayer import PixelPlayer
 from sop.params import Params

@@ -14,12 +14,11 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from sop.cancellation.wav import write_sound
 from sop.dataset.clips import CENTRE, Frames, read_frames, sound_seconds
 from sop.dataset.index import Video
 from sop.dataset.mixtures import MixtureReader, middle_frame
 from sop.evaluate.figure import heat_maps, overlay
-from sop.evaluate.records import Record
+from sop.evaluate.records import Record, write_sound
 from sop.inference.embedding import Embedding
 from sop.inference.localization import Listener, Region
 from sop.inference.recording import Recording
