@@ -16,8 +16,8 @@ from sop.inference.embedding import Embedding, Values, shares
 from sop.inference.localization import Listener, Localization, Region, pool
 from sop.inference.recording import Recording, recorded
 from sop.model.checkpoint import load_player
-from sop.model.pixelplayer import MAGNITUDE_FLOOR, PixelPlayer, normalise_frames
-from sop.model.spectrogram import to_log_frequency
+from sop.model.pixelplayer import PixelPlayer, normalise_frames
+from sop.model.spectrogram import network_input
 from sop.params import Params
 from sop.runtime.device import choose_device
 from sop.runtime.progress import progress
@@ -208,8 +208,8 @@ class Separator:
 
     def _magnitude(self, recording: Recording, starts: list[int]) -> torch.Tensor:
         """The mixture's magnitude in windows, as the sound net wants it, (W, R, M)."""
-        magnitude = self._spectra(recording, starts, self._window_frames).abs() + MAGNITUDE_FLOOR
-        return to_log_frequency(magnitude) if self.params.spectrogram.log_frequency else magnitude
+        spectra = self._spectra(recording, starts, self._window_frames)
+        return network_input(spectra, self.params.spectrogram)
 
     def _spectra(self, recording: Recording, starts: list[int], count: int) -> torch.Tensor:
         """Spectrograms of stretches of as many frames, complex, (stretches, F, count)."""

@@ -7,16 +7,19 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from sop.model.sound import UNET_LEVELS, SoundNet
-from sop.model.spectrogram import binary_masks, ratio_masks, stft, to_log_frequency
+from sop.model.spectrogram import (
+    binary_masks,
+    network_input,
+    network_magnitude,
+    ratio_masks,
+    stft,
+)
 from sop.model.synthesizer import Synthesizer
 from sop.model.vision import VisionNet, pool_background, pool_pixels
 from sop.params import Activation, ModelParams, SpectrogramParams, TrainParams
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
-
-# Added to the mixture's magnitude, so that its logarithm exists in silence.
-MAGNITUDE_FLOOR = 1e-10
 
 
 class Spectra(NamedTuple):
@@ -70,11 +73,11 @@ class PixelPlayer(nn.Module):
             sources: samples of each source, (B, N, L), already divided by N.
         """
         mixture = stft(sources.sum(dim=1), self.spectrogram)
-        magnitude = mixture.abs() + MAGNITUDE_FLOOR
-        magnitudes = stft(sources, self.spectrogram).abs()
-        if self.spectrogram.log_frequency:
-            magnitude, magnitudes = to_log_frequency(magnitude), to_log_frequency(magnitudes)
-        return Spectra(mixture, magnitude, magnitudes)
+        return Spectra(
+            mixture,
+            network_input(mixture, self.spectrogram),
+            network_magnitude(stft(sources, self.spectrogram), self.spectrogram),
+        )
 
     def true_masks(self, spectra: Spectra) -> Tensor:
         """What the masks should be, (B, N, R, M)."""

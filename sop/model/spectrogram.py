@@ -19,6 +19,9 @@ LOG_FREQUENCY_ROWS = 256
 # linear one, so the lowest rows are spread about tenfold.
 WARP_BASE = 21.0
 
+# Added to the mixture's magnitude, so that the logarithm of silence is finite.
+MAGNITUDE_FLOOR = 1e-10
+
 
 def stft(audio: Tensor, params: SpectrogramParams) -> Tensor:
     """Short-time Fourier transform with a periodic Hann window, centred frames and zero padding.
@@ -67,6 +70,36 @@ def istft(spectrum: Tensor, params: SpectrogramParams) -> Tensor:
         center=True,
     )
     return audio.reshape(*spectrum.shape[:-2], audio.shape[-1]).clamp(-1, 1)
+
+
+def network_input(spectrum: Tensor, params: SpectrogramParams) -> Tensor:
+    """Return the magnitude that the sound net takes: plus `MAGNITUDE_FLOOR`, on the net's axis.
+
+    Args:
+        spectrum: complex spectrogram of the mixture, (..., F, M).
+        params: the frequency axis of the network, log or linear.
+
+    Returns:
+        (..., R, M) > 0; R is 256 on the log-frequency axis, F on the linear one.
+    """
+    return _to_network_axis(spectrum.abs() + MAGNITUDE_FLOOR, params)
+
+
+def network_magnitude(spectrum: Tensor, params: SpectrogramParams) -> Tensor:
+    """Return the magnitude of a source on the frequency axis of the network.
+
+    Args:
+        spectrum: complex spectrogram of the source, (..., F, M).
+        params: the frequency axis of the network, log or linear.
+
+    Returns:
+        (..., R, M) >= 0; R is 256 on the log-frequency axis, F on the linear one.
+    """
+    return _to_network_axis(spectrum.abs(), params)
+
+
+def _to_network_axis(magnitude: Tensor, params: SpectrogramParams) -> Tensor:
+    return to_log_frequency(magnitude) if params.log_frequency else magnitude
 
 
 def _window(params: SpectrogramParams, like: Tensor) -> Tensor:

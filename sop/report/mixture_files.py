@@ -23,8 +23,13 @@ from sop.inference.embedding import Embedding
 from sop.inference.localization import Listener, Region
 from sop.inference.recording import Recording
 from sop.inference.separator import Separator
-from sop.model.pixelplayer import MAGNITUDE_FLOOR
-from sop.model.spectrogram import binary_masks, ratio_masks, stft, to_log_frequency
+from sop.model.spectrogram import (
+    binary_masks,
+    network_input,
+    network_magnitude,
+    ratio_masks,
+    stft,
+)
 from sop.params import ExtractParams, Params
 from sop.player.overlay import hex_colour
 from sop.player.player import PlayerClip, PlayerRegion, write_player
@@ -119,10 +124,8 @@ def write_mixture(
 def ideal_masks(record: Record, params: Params) -> dict[str, NDArray[np.float32]]:
     """The `binary` and the `ratio` masks that know the sources, each (N, R, M)."""
     spectra = stft(torch.from_numpy(record.sources), params.spectrogram)
-    whole = spectra.sum(dim=0).abs() + MAGNITUDE_FLOOR
-    parts = spectra.abs()
-    if params.spectrogram.log_frequency:
-        whole, parts = to_log_frequency(whole), to_log_frequency(parts)
+    whole = network_input(spectra.sum(dim=0), params.spectrogram)
+    parts = network_magnitude(spectra, params.spectrogram)
     return {
         "binary": binary_masks(parts[None], whole[None])[0].numpy(),
         "ratio": ratio_masks(parts[None], whole[None])[0].numpy(),
@@ -254,10 +257,7 @@ def _beside(embeddings: Sequence[Embedding]) -> Embedding:
 
 def _rows(spectrum: Tensor, params: Params) -> NDArray[np.float32]:
     """Magnitude on the frequency axis of the masks, (R, M)."""
-    magnitude = spectrum.abs()
-    if params.spectrogram.log_frequency:
-        magnitude = to_log_frequency(magnitude)
-    rows: NDArray[np.float32] = magnitude.numpy()
+    rows: NDArray[np.float32] = network_magnitude(spectrum, params.spectrogram).numpy()
     return rows
 
 
