@@ -123,7 +123,7 @@ class MixtureReader:
         return Mixture(mixed, np.stack([frames for _, frames in clips]), tuple(videos), ())
 
 
-class Draws:
+class MixtureSampler:
     """Draws the videos of mixtures: the first is given, the others are random.
 
     No video is mixed with itself; `same_category` says whether instruments may meet again.
@@ -146,7 +146,7 @@ class Draws:
                 "list; add videos, or set mixture.same_category: true"
             )
 
-    def videos_with(self, first: int, rng: np.random.Generator) -> list[Video]:
+    def sample(self, first: int, rng: np.random.Generator) -> list[Video]:
         """Video number `first` and random others for one mixture."""
         drawn = [first]
         while len(drawn) < self.sources:
@@ -184,7 +184,7 @@ class TrainingMixtures(Dataset[Mixture]):
     def __init__(
         self, videos: Sequence[Video], reader: MixtureReader, repeats: int, batch: int, seed: int
     ) -> None:
-        self.draws = Draws(videos, reader.params)
+        self.sampler = MixtureSampler(videos, reader.params)
         self.reader = reader
         self.seed = seed
         self.length = max(1, len(videos) * repeats // batch) * batch
@@ -197,12 +197,12 @@ class TrainingMixtures(Dataset[Mixture]):
         """Mixture number `item`, counted from the first of the first epoch."""
         epoch, position = divmod(item, self.length)
         rng = generator(self.seed, "mixture", epoch, position)
-        count = len(self.draws.videos)
+        count = len(self.sampler.videos)
         first = int(_order(self.seed, epoch, self.length, count)[position])
         left_out: list[str] = []
         while len(left_out) < ATTEMPTS:
             try:
-                mixture = self.reader.random(self.draws.videos_with(first, rng), rng)
+                mixture = self.reader.random(self.sampler.sample(first, rng), rng)
                 return mixture._replace(left_out=tuple(left_out))
             except LeftOut as reason:
                 left_out.append(str(reason))
@@ -210,15 +210,15 @@ class TrainingMixtures(Dataset[Mixture]):
         raise UserError(f"training: {ATTEMPTS} clips in a row are unreadable: {left_out[-1]}")
 
 
-def evaluation_draws(
+def evaluation_videos(
     videos: Sequence[Video], params: MixtureParams, count: int, seed: int
 ) -> Iterator[list[Video]]:
     """The videos of `count` mixtures fixed by the seed; the first runs over the shuffled list."""
-    draws = Draws(videos, params)
+    sampler = MixtureSampler(videos, params)
     order = generator(seed, "evaluation order").permutation(len(videos))
     for number in range(count):
         rng = generator(seed, "evaluation", number)
-        yield draws.videos_with(int(order[number % len(order)]), rng)
+        yield sampler.sample(int(order[number % len(order)]), rng)
 
 
 def collate(mixtures: Sequence[Mixture]) -> Batch:

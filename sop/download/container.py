@@ -7,7 +7,14 @@ from typing import Any
 import ffmpeg
 
 from sop.media.decoding import probe
-from sop.media.ffmpeg import Limits, finish, header, reason, source, target
+from sop.media.ffmpeg import (
+    Limits,
+    error_message,
+    file_url,
+    input_file,
+    probe_header,
+    run_to_end,
+)
 from sop.runtime.errors import LeftOut
 
 # Fixed, so that what comes out does not depend on the machine.
@@ -26,26 +33,26 @@ def to_mp4(video: Path, mp4: Path, limits: Limits) -> None:
         LeftOut: it is not a video; or its container is another, and it is cut off, lacks pictures
             or sound, or cannot be converted.
     """
-    containers = header(video, limits).containers
+    containers = probe_header(video, limits).containers
     if video.suffix.lower() == ".mp4" and "mp4" in containers:
         shutil.copyfile(video, mp4)
         return
     # A copy of half a file would look like a whole one.
     probe(video, limits)
-    if finish(_convert(video, mp4, {"c": "copy"}), limits).code:
-        transcoding = finish(_convert(video, mp4, TRANSCODE), limits)
+    if run_to_end(_convert(video, mp4, {"c": "copy"}), limits).code:
+        transcoding = run_to_end(_convert(video, mp4, TRANSCODE), limits)
         if transcoding.code:
             # Its threads complain beside each other; sorted, runs say the same.
             transcoding.messages.sort()
-            raise LeftOut(f"not convertible to MP4 ({reason(transcoding)})")
+            raise LeftOut(f"not convertible to MP4 ({error_message(transcoding)})")
 
 
 def _convert(video: Path, mp4: Path, codecs: dict[str, Any]) -> Any:
-    stream = source(video)
+    stream = input_file(video)
     return ffmpeg.output(
         stream["V:0"],
         stream["a:0"],
-        target(mp4),
+        file_url(mp4),
         format="mp4",
         movflags="+faststart",
         bitexact=None,

@@ -14,8 +14,8 @@ from sop.download.sources import VIDEO_ENDING, Places, Source, Wanted, open_sour
 from sop.media.decoding import Probe
 from sop.params import Params
 from sop.runtime.errors import LeftOut, LeftOutForNow, NoNetwork, UserError
-from sop.runtime.files import Saver, remove_empty_folders, remove_partials, write_text
-from sop.runtime.parallel import each
+from sop.runtime.files import PeriodicSaver, remove_empty_folders, remove_partials, write_text
+from sop.runtime.parallel import map_unordered
 from sop.runtime.progress import progress
 
 logger = logging.getLogger(__name__)
@@ -87,12 +87,14 @@ def download(params: Params, folder: Path, places: Places) -> dict[str, Any]:
         rows.append(
             VideoRow(absent.category, absent.id, UNAVAILABLE, absent.reason, source=absent.shown_as)
         )
-    saver = Saver(lambda: _save(rows, folder))
+    saver = PeriodicSaver(lambda: _save(rows, folder))
     network = _Network(source, len(missing))
-    made = each(partial(_make, source.make, folder), missing, source.workers, source.processes)
+    made = map_unordered(
+        partial(_make, source.make, folder), missing, source.workers, source.processes
+    )
     for video, result in progress(made, "download", len(missing)):
         rows.append(_row(video, result))
-        saver.save_sometimes()
+        saver.save_if_due()
         if isinstance(result, LeftOut):
             logger.info(f"left out: {video.shown_as}: {result}")
         if network.is_lost(result):

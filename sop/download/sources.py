@@ -15,8 +15,8 @@ from sop.media.decoding import Probe, probe
 from sop.params import DatasetParams, FetchParams, LocalParams, Params, SyntheticParams
 from sop.runtime.errors import LeftOut, UserError
 from sop.runtime.files import replacing
-from sop.runtime.hashes import Hashes, Touch, sha256, touch_of
-from sop.runtime.parallel import Workers, each
+from sop.runtime.hashes import FileStamp, HashCache, file_stamp, sha256
+from sop.runtime.parallel import Workers, map_unordered
 
 VIDEO_ENDING = ".mp4"
 
@@ -70,7 +70,7 @@ class Source:
     """Writes a video into its place below a folder, whole or not at all; may raise `LeftOut`."""
     workers: Workers
     processes: bool = False
-    """Whether making is work for processes of Python, see `each`."""
+    """Whether making is work for processes of Python, see `map_unordered`."""
     absent: list[Absent] = field(default_factory=list)
     endings: tuple[str, ...] = (VIDEO_ENDING,)
     """Of the files of one video."""
@@ -153,22 +153,22 @@ def _local(params: LocalParams, workers: Workers, hashes: Path) -> Source:
 def _local_hashes(
     videos: list[LocalVideo], workers: Workers, place: Path
 ) -> Iterator[tuple[LocalVideo, str | LeftOut]]:
-    with Hashes(place) as hashes:
+    with HashCache(place) as hashes:
         known = hashes.known(video.path for video in videos)
         yield from ((video, known[video.path]) for video in videos if video.path in known)
         new = (video for video in videos if video.path not in known)
-        for video, found in each(_local_hash, new, workers):
+        for video, found in map_unordered(_local_hash, new, workers):
             if isinstance(found, LeftOut):
                 yield video, found
             else:
-                touch, digest = found
-                hashes.remember(video.path, touch, digest)
+                stamp, digest = found
+                hashes.remember(video.path, stamp, digest)
                 yield video, digest
 
 
-def _local_hash(video: LocalVideo) -> tuple[Touch, str]:
+def _local_hash(video: LocalVideo) -> tuple[FileStamp, str]:
     try:
-        return touch_of(video.path), sha256(video.path)
+        return file_stamp(video.path), sha256(video.path)
     except OSError as error:
         raise LeftOut(f"not readable ({error.strerror})") from None
 

@@ -15,7 +15,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from sop.dataset.clips import Frames
 from sop.dataset.index import Video
-from sop.dataset.mixtures import Mixture, MixtureReader, collate, evaluation_draws
+from sop.dataset.mixtures import Mixture, MixtureReader, collate, evaluation_videos
 from sop.evaluate.measures import MEASURES, bss_eval, si_sdr, summarise, why_not_measurable
 from sop.model.pixelplayer import PixelPlayer, normalise_frames, separation_loss
 from sop.model.spectrogram import istft, separate
@@ -123,7 +123,7 @@ def separate_mixtures(
         UserError: the list is too short for a mixture.
     """
     player.eval()
-    draws = list(evaluation_draws(videos, params.mixture, count, params.seed))
+    draws = list(evaluation_videos(videos, params.mixture, count, params.seed))
     loader: DataLoader[Any] = DataLoader(
         _EvaluationMixtures(draws, MixtureReader(params.mixture, params.extract)),
         batch_size=params.train.batch_size,

@@ -19,9 +19,9 @@ from sop.media.decoding import PictureOutput, SoundOutput, decode, probe
 from sop.media.ffmpeg import Limits
 from sop.params import ExtractParams
 from sop.runtime.errors import LeftOut, LeftOutForNow, UserError
-from sop.runtime.files import Saver, remove_empty_folders, remove_partials, replacing
-from sop.runtime.hashes import Hashes, Touch, sha256, touch_of
-from sop.runtime.parallel import Workers, each
+from sop.runtime.files import PeriodicSaver, remove_empty_folders, remove_partials, replacing
+from sop.runtime.hashes import FileStamp, HashCache, file_stamp, sha256
+from sop.runtime.parallel import Workers, map_unordered
 from sop.runtime.progress import progress
 
 logger = logging.getLogger(__name__)
@@ -62,7 +62,7 @@ class _Job:
 @dataclass(frozen=True)
 class _Outcome:
     hash: str
-    touch: Touch | None
+    stamp: FileStamp | None
     made: Made | LeftOut
 
 
@@ -97,26 +97,26 @@ def extract(
     for manifest in made_with:
         remove_partials(manifest.folder)
         manifest.load()
-    with Hashes(hashes) as known:
+    with HashCache(hashes) as known:
         jobs = _stale(found, made_with, known, workers)
         # Before anything is replaced: a row must never speak of another file than the one there.
         for manifest in made_with:
             manifest.save()
         failed: dict[str, str] = {}
-        savers = [Saver(manifest.save) for manifest in made_with]
+        savers = [PeriodicSaver(manifest.save) for manifest in made_with]
         work = partial(_extract_job, params=params)
-        for job, outcome in progress(each(work, jobs, workers), "extract", len(jobs)):
+        for job, outcome in progress(map_unordered(work, jobs, workers), "extract", len(jobs)):
             if isinstance(outcome, LeftOut):
                 outcome = _Outcome("", None, outcome)
-            if outcome.touch is not None:
-                known.remember(job.video, outcome.touch, outcome.hash)
+            if outcome.stamp is not None:
+                known.remember(job.video, outcome.stamp, outcome.hash)
             if isinstance(outcome.made, LeftOut):
                 logger.info(f"left out: {job.video}: {outcome.made}")
             if isinstance(outcome.made, LeftOutForNow):
                 failed[job.name] = str(outcome.made)
             _note(job, outcome, made_with)
             for saver in savers:
-                saver.save_sometimes()
+                saver.save_if_due()
     for manifest in made_with:
         manifest.save()
         manifest.sweep()
@@ -173,10 +173,10 @@ def _extract_job(job: _Job, params: ExtractParams) -> _Outcome:
             f"ffmpeg on {socket.gethostname()}: is another version than where the run was started "
             f"({_tools()}, there {job.tools}); all workers need the same"
         )
-    touch, digest = None, job.hash
+    stamp, digest = None, job.hash
     if digest is None:
         try:
-            touch, digest = touch_of(job.video), sha256(job.video)
+            stamp, digest = file_stamp(job.video), sha256(job.video)
         except OSError as error:
             reason = LeftOutForNow(f"not readable ({error.strerror})")
             return _Outcome("", None, reason)
@@ -184,7 +184,7 @@ def _extract_job(job: _Job, params: ExtractParams) -> _Outcome:
         made: Made | LeftOut = extract_video(job.video, job.audio, job.frames, params)
     except LeftOut as reason:
         made = reason
-    return _Outcome(digest, touch, made)
+    return _Outcome(digest, stamp, made)
 
 
 def _note(job: _Job, outcome: _Outcome, made_with: dict[Manifest, str]) -> None:
@@ -218,7 +218,7 @@ def _tools() -> str:
 
 
 def _stale(
-    found: dict[str, Path], made_with: dict[Manifest, str], known: Hashes, workers: Workers
+    found: dict[str, Path], made_with: dict[Manifest, str], known: HashCache, workers: Workers
 ) -> list[_Job]:
     """What there is to do; the manifests keep the rows of what there is not."""
     for manifest, tools in made_with.items():
@@ -254,20 +254,20 @@ def _stale(
     return jobs
 
 
-def _hashes(videos: list[Path], known: Hashes, workers: Workers) -> dict[Path, str]:
+def _hashes(videos: list[Path], known: HashCache, workers: Workers) -> dict[Path, str]:
     """The hashes of videos; of one that cannot be read there is none, its extraction says why."""
     found = known.known(videos)
-    for video, result in each(_hash, (v for v in videos if v not in found), workers):
+    for video, result in map_unordered(_hash, (v for v in videos if v not in found), workers):
         if not isinstance(result, LeftOut):
-            touch, digest = result
-            known.remember(video, touch, digest)
+            stamp, digest = result
+            known.remember(video, stamp, digest)
             found[video] = digest
     return found
 
 
-def _hash(video: Path) -> tuple[Touch, str]:
+def _hash(video: Path) -> tuple[FileStamp, str]:
     try:
-        return touch_of(video), sha256(video)
+        return file_stamp(video), sha256(video)
     except OSError as error:
         raise LeftOut(str(error)) from None
 

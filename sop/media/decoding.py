@@ -10,14 +10,14 @@ from typing import IO, Any
 import ffmpeg
 
 from sop.media.ffmpeg import (
+    FfmpegRun,
     Limits,
-    Running,
-    header_of,
-    rational,
-    reason,
-    running,
-    source,
-    target,
+    error_message,
+    exact_rate,
+    file_url,
+    input_file,
+    parse_header,
+    run_ffmpeg,
 )
 from sop.runtime.errors import LeftOut
 
@@ -88,11 +88,11 @@ def probe(video: Path, limits: Limits) -> Probe:
     Raises:
         LeftOut: not a video, without pictures or sound, or cut off.
     """
-    streams = source(video)
+    streams = input_file(video)
     packets = ffmpeg.output(streams["V:0?"], streams["a:0?"], "pipe:1", format="framecrc", c="copy")
-    with running(packets, limits) as run:
+    with run_ffmpeg(packets, limits) as run:
         ends = _ends(run.stdout)
-    header = header_of(run)
+    header = parse_header(run)
     seconds = header.seconds
     for kind, what in (("video", "pictures"), ("audio", "sound")):
         if ends.get(kind, 0.0) <= 0:
@@ -102,7 +102,7 @@ def probe(video: Path, limits: Limits) -> Probe:
     if seconds is not None and seconds - held > max(MISSING_SECONDS, MISSING_SHARE * seconds):
         raise CutOff(f"cut off: holds {held:.1f} s of the {seconds:.1f} s that its header says")
     if run.code:
-        raise LeftOut(f"not readable ({reason(run)})")
+        raise LeftOut(f"not readable ({error_message(run)})")
     return Probe(min(ends.values()), header.format)
 
 
@@ -128,24 +128,24 @@ def decode(
         LeftOut: the video is damaged.
     """
     # When pictures change their size, the filters must go on instead of beginning again at 0.
-    streams = source(video, **{"reinit_filter:v": 0})
+    streams = input_file(video, **{"reinit_filter:v": 0})
     outputs = []
     if pictures is not None:
         outputs.append(_pictures(streams["V:0"], pictures, seconds))
     if sound is not None:
         outputs.append(_sound(streams["a:0"], sound, seconds))
-    with running(ffmpeg.merge_outputs(*outputs), limits) as run:
+    with run_ffmpeg(ffmpeg.merge_outputs(*outputs), limits) as run:
         yield from _parts(run.stdout)
     _check_whole(run)
     if run.code:
         # Decoders of sound and pictures complain beside each other; sorted, runs say the same.
         run.messages.sort()
-        raise LeftOut(f"damaged: {reason(run)}")
+        raise LeftOut(f"damaged: {error_message(run)}")
     if any(text.startswith("Reconfiguring filter graph") for _, text in run.messages):
         raise LeftOut("its sound changes rate or channels on the way; transcode it")
 
 
-def _check_whole(run: Running) -> None:
+def _check_whole(run: FfmpegRun) -> None:
     for error in run.errors:
         if _CUT_OFF.search(error):
             raise CutOff(f"cut off or damaged: {error}")
@@ -156,7 +156,7 @@ def _pictures(stream: Any, output: PictureOutput, seconds: float) -> Any:
     frames = (
         # Rounding to the nearest makes a picture begin half a frame early, so that what frame n
         # shows is what is on display in the middle of its time. A late first picture counts from 0.
-        stream.filter("fps", fps=rational(output.frame_rate), start_time=0, round="near")
+        stream.filter("fps", fps=exact_rate(output.frame_rate), start_time=0, round="near")
         # Here, so that no picture after the last is made: a hostile file may have years of them.
         .filter("trim", end_frame=max(1, output.count(seconds)))
         .filter(
@@ -196,7 +196,7 @@ def _sound(stream: Any, output: SoundOutput, seconds: float) -> Any:
         .filter("atrim", end_sample=output.samples(seconds))
     )
     return ffmpeg.output(
-        samples, target(output.path), format="wav", acodec="pcm_s16le", bitexact=None
+        samples, file_url(output.path), format="wav", acodec="pcm_s16le", bitexact=None
     )
 
 

@@ -72,7 +72,7 @@ def version() -> str:
     return text.split()[2]
 
 
-def source(path: Path, **options: Any) -> Any:
+def input_file(path: Path, **options: Any) -> Any:
     """A video as ffmpeg-python's input: only this one local file, whatever its name or content.
 
     Args:
@@ -96,7 +96,7 @@ def source(path: Path, **options: Any) -> Any:
     )
 
 
-def target(path: Path) -> str:
+def file_url(path: Path) -> str:
     """The name of an output file: only ever a local file."""
     return f"file:{path}"
 
@@ -111,7 +111,7 @@ class Limits:
 
 
 @dataclass
-class Running:
+class FfmpegRun:
     """An ffmpeg at work; `messages` and `code` are known once it has ended."""
 
     stdout: IO[bytes]
@@ -126,7 +126,7 @@ class Running:
 
 
 @contextmanager
-def running(outputs: Any, limits: Limits) -> Iterator[Running]:
+def run_ffmpeg(outputs: Any, limits: Limits) -> Iterator[FfmpegRun]:
     """Run ffmpeg, its standard output being read by the block; leaving the block ends it.
 
     Args:
@@ -150,7 +150,7 @@ def running(outputs: Any, limits: Limits) -> Iterator[Running]:
     ):
         assert process.stdout is not None
         _limit_memory(process.pid, limits.bytes)
-        run = Running(process.stdout)
+        run = FfmpegRun(process.stdout)
         late = threading.Event()
         # Without a limit, as long as a thread can wait at all.
         seconds = min(limits.seconds, threading.TIMEOUT_MAX)
@@ -179,9 +179,9 @@ def running(outputs: Any, limits: Limits) -> Iterator[Running]:
         raise LeftOutForNow(f"ffmpeg crashed ({signal.Signals(-run.code).name})")
 
 
-def finish(outputs: Any, limits: Limits) -> Running:
+def run_to_end(outputs: Any, limits: Limits) -> FfmpegRun:
     """Run ffmpeg to its end, without output to read."""
-    with running(outputs, limits) as run:
+    with run_ffmpeg(outputs, limits) as run:
         run.stdout.read()
     return run
 
@@ -198,17 +198,17 @@ class Header:
     """Codecs, size and rates, as `h264 640x360, aac 44100 Hz stereo`."""
 
 
-def header(path: Path, limits: Limits) -> Header:
+def probe_header(path: Path, limits: Limits) -> Header:
     """Read the header of a video.
 
     Raises:
         LeftOut: it is not a video.
     """
-    command = ffmpeg.output(source(path), "-", format="null", t=0, codec="copy")
-    return header_of(finish(command, limits))
+    command = ffmpeg.output(input_file(path), "-", format="null", t=0, codec="copy")
+    return parse_header(run_to_end(command, limits))
 
 
-def header_of(run: Running) -> Header:
+def parse_header(run: FfmpegRun) -> Header:
     """The header of the video that ffmpeg was run on.
 
     Raises:
@@ -230,12 +230,12 @@ def header_of(run: Running) -> Header:
             hours, minutes, rest = length.groups()
             seconds = 3600 * int(hours) + 60 * int(minutes) + float(rest)
     if containers is None:
-        raise LeftOut(f"not a video that ffmpeg reads ({reason(run)})")
+        raise LeftOut(f"not a video that ffmpeg reads ({error_message(run)})")
     guessed = any("Estimating duration" in text for _, text in run.messages)
     return Header(containers, None if guessed else seconds, ", ".join(filter(None, (video, audio))))
 
 
-def reason(run: Running) -> str:
+def error_message(run: FfmpegRun) -> str:
     """Why ffmpeg failed, in its own words: the first thing that it called an error."""
     ended = f"ended by signal {-run.code}" if run.code < 0 else f"exit status {run.code}"
     first = next(iter(run.errors), f"ffmpeg: {ended}")
@@ -245,7 +245,7 @@ def reason(run: Running) -> str:
     return first.removeprefix("Error opening input: ").rstrip(".")[:REASON_CHARACTERS]
 
 
-def rational(rate: float) -> str:
+def exact_rate(rate: float) -> str:
     """A rate as ffmpeg takes it without loss: 29.97 is 2997/100."""
     return str(Fraction(str(rate)))
 

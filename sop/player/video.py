@@ -22,15 +22,15 @@ from numpy.typing import NDArray
 from sop.cancellation.wav import WavHeader, read_header
 from sop.media.decoding import STEP_SECONDS, TAIL_SECONDS, PictureOutput
 from sop.media.ffmpeg import (
+    FfmpegRun,
     Limits,
-    Running,
-    finish,
-    header,
-    rational,
-    reason,
-    running,
-    source,
-    target,
+    error_message,
+    exact_rate,
+    file_url,
+    input_file,
+    probe_header,
+    run_ffmpeg,
+    run_to_end,
 )
 from sop.runtime.errors import LeftOut, LeftOutForNow
 from sop.runtime.files import writable
@@ -110,11 +110,11 @@ def reading_sound(video: Path, seconds: float, limits: Limits) -> Iterator[Sound
     Raises:
         LeftOut: it is damaged, or of a form that is not supported.
     """
-    streams = source(video)
+    streams = input_file(video)
     samples = _in_step(streams["a:0"], seconds).filter("aformat", sample_fmts="flt")
     sound = ffmpeg.output(samples, "pipe:1", format="wav", acodec="pcm_f32le", bitexact=None)
     ended = True
-    with running(_beside(sound, streams["V:0"]), limits) as run:
+    with run_ffmpeg(_beside(sound, streams["V:0"]), limits) as run:
         if (found := read_header(run.stdout)) is not None:
             sample_rate, channels = found.sample_rate, found.channels
             if channels > MOST_CHANNELS or sample_rate > MOST_SAMPLE_RATE:
@@ -129,7 +129,7 @@ def reading_sound(video: Path, seconds: float, limits: Limits) -> Iterator[Sound
             ended = not run.stdout.read(1)
     if found is None or (ended and run.code):
         run.messages.sort()
-        raise LeftOut(f"damaged: {reason(run)}")
+        raise LeftOut(f"damaged: {error_message(run)}")
     if any(text.startswith("Reconfiguring filter graph") for _, text in run.messages):
         raise LeftOut("its sound changes rate or channels on the way; transcode it")
 
@@ -154,16 +154,16 @@ def reading_pictures(
     """
     height = "ih" if lines is None else f"min(ih,{lines})"
     # When pictures change their size, the filters must go on instead of beginning again at 0.
-    streams = source(video, **{"reinit_filter:v": 0})
+    streams = input_file(video, **{"reinit_filter:v": 0})
     pictures = (
         streams["V:0"]
-        .filter("fps", fps=rational(frame_rate), start_time=0, round="near")
+        .filter("fps", fps=exact_rate(frame_rate), start_time=0, round="near")
         .filter("trim", end_frame=PictureOutput(frame_rate, 0, 0).count(seconds) or 1)
         .filter("scale", w=f"max(1,round(iw*sar*{height}/ih))", h=height, flags="bicubic")
         .filter("format", "rgb24")
     )
     command = ffmpeg.output(pictures, "pipe:1", format="image2pipe", vcodec="ppm")
-    with running(_beside(command, streams["a:0"]), limits) as run:
+    with run_ffmpeg(_beside(command, streams["a:0"]), limits) as run:
         while run.stdout.readline() == b"P6\n":
             width, rows = map(int, run.stdout.readline().split())
             run.stdout.readline()
@@ -202,16 +202,16 @@ def write_video(
         raise LeftOut("holds no pictures")
     height, width = (size + size % 2 for size in first.shape[:2])
     with writable(out) as partial, tempfile.TemporaryDirectory(prefix="sop-") as folder:
-        # Standard input is no way in: `running` closes it, so that no ffmpeg can ask a question.
+        # Standard input is no way in: `run_ffmpeg` closes it, so that no ffmpeg can ask a question.
         pipe = Path(folder) / "frames"
         os.mkfifo(pipe)
         pictures = (
             ffmpeg.input(
-                target(pipe),
+                file_url(pipe),
                 format="rawvideo",
                 pix_fmt="rgb24",
                 video_size=(width, height),
-                framerate=rational(frame_rate),
+                framerate=exact_rate(frame_rate),
                 protocol_whitelist="file",
             )
             .video.filter("scale", out_color_matrix="bt709", out_range="tv")
@@ -221,11 +221,11 @@ def write_video(
         if sound.suffix.lower() == ".wav":
             command = _for_browsers(pictures, _wav(sound), partial, g=_group(frame_rate))
         else:
-            streams = source(sound)
+            streams = input_file(sound)
             heard = _in_step(streams["a:0"], seconds)
             command = _for_browsers(pictures, heard, partial, g=_group(frame_rate))
             command = _beside(command, streams["V:0"])
-        with running(command, limits) as run:
+        with run_ffmpeg(command, limits) as run:
             _feed(pipe, run, chain([first], rest))
         _check(run)
 
@@ -249,27 +249,27 @@ def write_remix(video: Path, sound: Path, out: Path, limits: Limits) -> Path:
         LeftOut: the pictures can be copied into none.
         UserError: it cannot be written.
     """
-    endings = _endings(video, header(video, limits).containers)
+    endings = _endings(video, probe_header(video, limits).containers)
     failure = None
     for ending in endings:
         place = out.with_name(out.name + ending)
         try:
             with writable(place) as partial:
                 # An AVI tells when a picture is decoded, not when it is shown.
-                streams = source(video, fflags="+genpts")
+                streams = input_file(video, fflags="+genpts")
                 command = ffmpeg.output(
                     streams["V:0"],
                     _wav(sound).filter("aformat", channel_layouts=LAYOUTS),
-                    target(partial),
+                    file_url(partial),
                     format=MUXERS[ending],
                     vcodec="copy",
                     acodec="libopus" if ending == ".webm" else "aac",
                     audio_bitrate=_bit_rate(sound),
                     movflags="+faststart",
                 )
-                run = finish(_beside(command, streams["a:0"]), limits)
+                run = run_to_end(_beside(command, streams["a:0"]), limits)
                 if run.code:
-                    raise LeftOut(reason(run))
+                    raise LeftOut(error_message(run))
             return place
         except LeftOutForNow:
             raise
@@ -298,7 +298,7 @@ def write_clip(video: Path, begin: float, seconds: float, out: Path, limits: Lim
     lead = min(begin, CLIP_LEAD_SECONDS)
     # From the beginning nothing is sought: not every container finds its own first picture again.
     seek = {"ss": begin - lead} if begin > lead else {}
-    streams = source(video, **seek, **{"reinit_filter:v": 0})
+    streams = input_file(video, **seek, **{"reinit_filter:v": 0})
     # A rate that is unknown or low, as of pictures that change now and then, is too coarse a grid.
     rate = f"if(gte(source_fps,{CLIP_RATE / 2}),min(source_fps,{CLIP_RATE}),{CLIP_RATE})"
     lines = f"min(ih,{CLIP_LINES})"
@@ -323,7 +323,7 @@ def write_clip(video: Path, begin: float, seconds: float, out: Path, limits: Lim
         .filter("asetpts", "PTS-STARTPTS")
     )
     with writable(out) as partial:
-        run = finish(_for_browsers(pictures, heard, partial, crf=26, preset="medium"), limits)
+        run = run_to_end(_for_browsers(pictures, heard, partial, crf=26, preset="medium"), limits)
         _check(run)
         if any("Output file is empty" in text for _, text in run.messages):
             raise LeftOut(f"ends before second {begin:g}")
@@ -343,7 +343,7 @@ def write_beside(videos: Sequence[Path], sound: Path, side: int, out: Path, limi
         LeftOut: one of them cannot be read.
     """
     squares = [
-        source(video)["V:0"]
+        input_file(video)["V:0"]
         .filter("fps", fps=CLIP_RATE, start_time=0, round="near")
         .filter("crop", "min(iw,ih)", "min(iw,ih)")
         .filter("scale", side, side, out_range="tv", flags="bicubic")
@@ -353,7 +353,7 @@ def write_beside(videos: Sequence[Path], sound: Path, side: int, out: Path, limi
     together = ffmpeg.filter(squares, "hstack", inputs=len(squares)) if squares[1:] else squares[0]
     with writable(out) as partial:
         pictures = together.filter("format", "yuv420p")
-        _check(finish(_for_browsers(pictures, _wav(sound), partial), limits))
+        _check(run_to_end(_for_browsers(pictures, _wav(sound), partial), limits))
 
 
 def _in_step(stream: Any, seconds: float) -> Any:
@@ -375,14 +375,14 @@ def _beside(command: Any, stream: Any) -> Any:
 
 
 def _wav(sound: Path) -> Any:
-    return ffmpeg.input(target(sound), format="wav", protocol_whitelist="file").audio
+    return ffmpeg.input(file_url(sound), format="wav", protocol_whitelist="file").audio
 
 
 def _for_browsers(pictures: Any, sound: Any, out: Path, **options: Any) -> Any:
     return ffmpeg.output(
         pictures,
         sound.filter("aformat", channel_layouts="mono|stereo"),
-        target(out),
+        file_url(out),
         format="mp4",
         vcodec="libx264",
         acodec="aac",
@@ -430,7 +430,7 @@ def _blocks(pipe: IO[bytes], header: WavHeader, count: int) -> Iterator[Values]:
         raise LeftOut(f"damaged: sound of only {decoded:.1f} of {whole:.1f} s could be decoded")
 
 
-def _feed(pipe: Path, run: Running, frames: Iterable[Picture]) -> None:
+def _feed(pipe: Path, run: FfmpegRun, frames: Iterable[Picture]) -> None:
     """Write frames into a pipe until they or the reader, an ffmpeg, end."""
     descriptor = _open(pipe, run)
     if descriptor is None:
@@ -453,7 +453,7 @@ def _feed(pipe: Path, run: Running, frames: Iterable[Picture]) -> None:
         os.close(descriptor)
 
 
-def _open(pipe: Path, run: Running) -> int | None:
+def _open(pipe: Path, run: FfmpegRun) -> int | None:
     """Open a named pipe once its reader has; None if the reader ends without."""
     while True:
         try:
@@ -469,7 +469,7 @@ def _open(pipe: Path, run: Running) -> int | None:
             return descriptor
 
 
-def _check(run: Running) -> None:
+def _check(run: FfmpegRun) -> None:
     if run.code:
         run.messages.sort()
-        raise LeftOut(f"damaged: {reason(run)}")
+        raise LeftOut(f"damaged: {error_message(run)}")

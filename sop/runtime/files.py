@@ -67,7 +67,7 @@ def write_json(path: Path, values: Mapping[str, Any]) -> None:
     write_text(path, json.dumps(values, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
 
 
-class Saver:
+class PeriodicSaver:
     """Saves what a long run has done so far, now and then: a kill costs what came after the last.
 
     Args:
@@ -78,7 +78,7 @@ class Saver:
         self._save = save
         self._due = time.monotonic() + SAVE_INTERVAL_SECONDS
 
-    def save_sometimes(self) -> None:
+    def save_if_due(self) -> None:
         """Save, unless that was done a moment ago or would take too much of the time."""
         began = time.monotonic()
         if began >= self._due:

@@ -17,7 +17,7 @@ _FAILURES = (sqlite3.Error, OSError, UnicodeEncodeError, OverflowError)
 
 
 @dataclass(frozen=True)
-class Touch:
+class FileStamp:
     """What changes when a file is written to."""
 
     bytes: int
@@ -25,14 +25,14 @@ class Touch:
     inode: int
 
 
-def touch_of(path: Path) -> Touch:
+def file_stamp(path: Path) -> FileStamp:
     """How a file was last touched.
 
     Raises:
         OSError: it is not there.
     """
     stat = path.stat()
-    return Touch(stat.st_size, stat.st_mtime_ns, stat.st_ino)
+    return FileStamp(stat.st_size, stat.st_mtime_ns, stat.st_ino)
 
 
 def sha256(path: Path) -> str:
@@ -48,7 +48,7 @@ def sha256(path: Path) -> str:
     return digest.hexdigest()
 
 
-class Hashes:
+class HashCache:
     """The hashes of files, remembered in a small database beside the data.
 
     It only saves time: where it cannot be opened or is lost, nothing is remembered and all is
@@ -62,7 +62,7 @@ class Hashes:
         self._place = place
         self._table: sqlite3.Connection | None = None
 
-    def __enter__(self) -> "Hashes":
+    def __enter__(self) -> "HashCache":
         try:
             self._place.parent.mkdir(parents=True, exist_ok=True)
             self._table = self._open()
@@ -107,16 +107,16 @@ class Hashes:
                     "SELECT bytes, changed_ns, inode, sha256 FROM hash WHERE path = ?",
                     (str(path.absolute()),),
                 ).fetchone()
-                if row is not None and Touch(*row[:3]) == touch_of(path):
+                if row is not None and FileStamp(*row[:3]) == file_stamp(path):
                     found[path] = row[3]
         return found
 
-    def remember(self, path: Path, touch: Touch, digest: str) -> None:
+    def remember(self, path: Path, stamp: FileStamp, digest: str) -> None:
         """Keep the hash of a file that was last touched like this before it was hashed."""
-        if self._table is None or time.time() - touch.changed_ns / 1e9 < CLOCK_SECONDS:
+        if self._table is None or time.time() - stamp.changed_ns / 1e9 < CLOCK_SECONDS:
             return
         with suppress(*_FAILURES), self._table:
             self._table.execute(
                 "INSERT OR REPLACE INTO hash VALUES (?, ?, ?, ?, ?)",
-                (str(path.absolute()), touch.bytes, touch.changed_ns, touch.inode, digest),
+                (str(path.absolute()), stamp.bytes, stamp.changed_ns, stamp.inode, digest),
             )

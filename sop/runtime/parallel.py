@@ -48,7 +48,7 @@ class Workers:
     """At a time, wherever they are."""
 
 
-def each(
+def map_unordered(
     work: Callable[[Item], Result], items: Iterable[Item], workers: Workers, processes: bool = False
 ) -> Iterator[tuple[Item, Result | LeftOut]]:
     """Do `work` on every item; yield each with what came of it, as they get done.

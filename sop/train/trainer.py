@@ -23,7 +23,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from torch.utils.data import DataLoader, Sampler
 
 from sop.dataset.index import Video
-from sop.dataset.mixtures import Batch, Draws, MixtureReader, TrainingMixtures, collate
+from sop.dataset.mixtures import Batch, MixtureReader, MixtureSampler, TrainingMixtures, collate
 from sop.dataset.seeding import torch_seed
 from sop.evaluate.measures import MEASURES
 from sop.evaluate.validation import Score, scores, separate_mixtures, summary
@@ -89,7 +89,7 @@ def train(
     """
     keep_freed_memory()
     # Says now, not after an epoch, that the list is too short.
-    Draws(validation, params.mixture)
+    MixtureSampler(validation, params.mixture)
     settings = params.train
     reader = MixtureReader(params.mixture, params.extract)
     mixtures = TrainingMixtures(

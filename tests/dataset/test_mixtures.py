@@ -16,11 +16,11 @@ from PIL import Image
 from sop.dataset.clips import read_frames
 from sop.dataset.index import Video
 from sop.dataset.mixtures import (
-    Draws,
     MixtureReader,
+    MixtureSampler,
     TrainingMixtures,
     collate,
-    evaluation_draws,
+    evaluation_videos,
 )
 from sop.dataset.seeding import generator
 from sop.params import Params
@@ -164,10 +164,10 @@ def test_no_video_is_mixed_with_itself(tiny_params: Params, same_category: bool)
     params = with_values(
         tiny_params, {"mixture.sources": 3, "mixture.same_category": same_category}
     ).mixture
-    draws = Draws(videos, params)
+    sampler = MixtureSampler(videos, params)
     met = set()
     for item in range(300):
-        drawn = draws.videos_with(item % 4, generator(SEED, "test", item))
+        drawn = sampler.sample(item % 4, generator(SEED, "test", item))
         assert drawn[0] == videos[item % 4]
         assert len({video.name for video in drawn}) == 3
         met |= {(video.name, other.name) for video in drawn for other in drawn}
@@ -180,10 +180,10 @@ def test_instruments_of_duets_do_not_meet_again(tiny_params: Params) -> None:
         *("flute/a", "violin/a", "acoustic_guitar/a", "flute_violin/a"),
         *("acoustic_guitar_violin/a", "tuba/a"),
     )
-    draws = Draws(videos, tiny_params.mixture)
+    sampler = MixtureSampler(videos, tiny_params.mixture)
     partners: dict[str, set[str]] = {}
     for item in range(600):
-        first, second = draws.videos_with(item % 6, generator(SEED, "test", item))
+        first, second = sampler.sample(item % 6, generator(SEED, "test", item))
         partners.setdefault(first.category, set()).add(second.category)
     assert partners["flute_violin"] == {"acoustic_guitar", "tuba"}
     assert partners["acoustic_guitar_violin"] == {"flute", "tuba"}
@@ -193,8 +193,8 @@ def test_instruments_of_duets_do_not_meet_again(tiny_params: Params) -> None:
 
 def test_every_other_video_is_drawn_equally_often(tiny_params: Params) -> None:
     videos = paper(*(f"i{n}/v" for n in range(5)))
-    draws = Draws(videos, tiny_params.mixture)
-    seconds = Counter(draws.videos_with(0, generator(SEED, "t", n))[1] for n in range(2000))
+    sampler = MixtureSampler(videos, tiny_params.mixture)
+    seconds = Counter(sampler.sample(0, generator(SEED, "t", n))[1] for n in range(2000))
     assert seconds.keys() == set(videos[1:])
     assert min(seconds.values()) > 400
 
@@ -202,16 +202,18 @@ def test_every_other_video_is_drawn_equally_often(tiny_params: Params) -> None:
 def test_too_few_videos_or_instruments_are_a_users_mistake(tiny_params: Params) -> None:
     alike = paper("flute/a", "flute/b", "flute/c")
     with pytest.raises(UserError, match=r"mixture\.sources: 2 .* 1 instruments"):
-        Draws(alike, tiny_params.mixture)
+        MixtureSampler(alike, tiny_params.mixture)
     params = with_values(tiny_params, {"mixture.same_category": True, "mixture.sources": 4})
     with pytest.raises(UserError, match=r"mixture\.sources: 4 .* 3 videos"):
-        Draws(alike, params.mixture)
+        MixtureSampler(alike, params.mixture)
     with pytest.raises(UserError, match="0 instruments"):
-        Draws([], tiny_params.mixture)
+        MixtureSampler([], tiny_params.mixture)
     # Three instruments, of which any two videos share one.
-    crossed = Draws(paper("flute_violin/a", "tuba_violin/a", "flute_tuba/a"), tiny_params.mixture)
+    crossed = MixtureSampler(
+        paper("flute_violin/a", "tuba_violin/a", "flute_tuba/a"), tiny_params.mixture
+    )
     with pytest.raises(UserError, match=r"no other instrument.*flute_violin/a"):
-        crossed.videos_with(0, generator(SEED, "test"))
+        crossed.sample(0, generator(SEED, "test"))
 
 
 def moments(mixtures: TrainingMixtures) -> NDArray[np.float64]:
@@ -342,11 +344,11 @@ def test_evaluation_draws_are_fixed_by_the_seed_and_do_not_depend_on_their_numbe
     tiny_params: Params,
 ) -> None:
     videos = paper(*(f"i{n}/v" for n in range(7)))
-    many = list(evaluation_draws(videos, tiny_params.mixture, 30, SEED))
+    many = list(evaluation_videos(videos, tiny_params.mixture, 30, SEED))
     assert len(many) == 30
-    assert list(evaluation_draws(videos, tiny_params.mixture, 30, SEED)) == many
-    assert list(evaluation_draws(videos, tiny_params.mixture, 11, SEED)) == many[:11]
-    assert list(evaluation_draws(videos, tiny_params.mixture, 30, SEED + 1)) != many
+    assert list(evaluation_videos(videos, tiny_params.mixture, 30, SEED)) == many
+    assert list(evaluation_videos(videos, tiny_params.mixture, 11, SEED)) == many[:11]
+    assert list(evaluation_videos(videos, tiny_params.mixture, 30, SEED + 1)) != many
     firsts = [drawn[0] for drawn in many]
     assert set(firsts[:7]) == set(videos)
     assert firsts[:7] == firsts[7:14]

@@ -8,7 +8,7 @@ import pytest
 from sop.download.container import to_mp4
 from sop.download.local import LocalVideo, find_videos
 from sop.media.decoding import probe
-from sop.media.ffmpeg import Limits, binary, header
+from sop.media.ffmpeg import Limits, binary, probe_header
 from sop.runtime.errors import LeftOut, UserError
 
 
@@ -117,7 +117,7 @@ def test_other_containers_become_mp4(
         to_mp4(video, tmp_path / name, Limits())
         written.append((tmp_path / name).read_bytes())
     assert written[0] == written[1]
-    assert "mp4" in header(tmp_path / "one.mp4", Limits()).containers
+    assert "mp4" in probe_header(tmp_path / "one.mp4", Limits()).containers
     assert probe(tmp_path / "one.mp4", Limits()).seconds == pytest.approx(2.5, abs=0.1)
     assert (pictures_hash(video) == pictures_hash(tmp_path / "one.mp4")) == copied
 
@@ -127,7 +127,7 @@ def test_a_container_named_mp4_that_is_another_is_converted(
 ) -> None:
     video = make_video(tmp_path / "a.mp4", "-c", "copy", "-f", "matroska")
     to_mp4(video, tmp_path / "b.mp4", Limits())
-    assert "mp4" in header(tmp_path / "b.mp4", Limits()).containers
+    assert "mp4" in probe_header(tmp_path / "b.mp4", Limits()).containers
 
 
 def test_half_a_file_is_not_made_to_look_whole(tmp_path: Path, make_video: Callable) -> None:

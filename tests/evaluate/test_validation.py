@@ -9,7 +9,7 @@ import torch
 from numpy.typing import NDArray
 
 from sop.dataset.index import Video
-from sop.dataset.mixtures import MixtureReader, evaluation_draws
+from sop.dataset.mixtures import MixtureReader, evaluation_videos
 from sop.evaluate.measures import MEASURES, bss_eval
 from sop.evaluate.validation import (
     NotCounted,
@@ -78,7 +78,7 @@ def test_separations_are_the_fixed_mixtures_in_order(
     tiny_videos: list[Video], tiny_params: Params
 ) -> None:
     made = separated(player_of(tiny_params), tiny_videos, tiny_params, 6)
-    draws = list(evaluation_draws(tiny_videos, tiny_params.mixture, 6, tiny_params.seed))
+    draws = list(evaluation_videos(tiny_videos, tiny_params.mixture, 6, tiny_params.seed))
     reader = MixtureReader(tiny_params.mixture, tiny_params.extract)
     assert [result.number for result in made] == list(range(6))
     for result, videos in zip(made, draws, strict=True):
@@ -161,7 +161,7 @@ def test_true_masks_separate_far_better_than_the_mixture(
     player = player_of(tiny_params)
     reader = MixtureReader(tiny_params.mixture, tiny_params.extract)
     improvements, interference = [], []
-    for videos in evaluation_draws(tiny_videos, tiny_params.mixture, 5, seed=0):
+    for videos in evaluation_videos(tiny_videos, tiny_params.mixture, 5, seed=0):
         audio = torch.from_numpy(reader.middle(videos).audio)[None]
         spectra = player.spectra(audio)
         masks = player.true_masks(spectra)

@@ -198,5 +198,5 @@ def test_leaving_a_decode_early_ends_ffmpeg(tmp_path: Path, make_video: Callable
 
 
 def test_a_rate_is_passed_without_loss() -> None:
-    assert ffmpeg.rational(8.0) == "8"
-    assert ffmpeg.rational(29.97) == "2997/100"
+    assert ffmpeg.exact_rate(8.0) == "8"
+    assert ffmpeg.exact_rate(29.97) == "2997/100"

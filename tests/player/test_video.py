@@ -12,7 +12,7 @@ from sop.cancellation.wav import writing_wav
 from sop.download.container import to_mp4
 from sop.extract.extraction import extract_video
 from sop.media.decoding import PictureOutput, SoundOutput, decode, probe
-from sop.media.ffmpeg import Limits, binary, header
+from sop.media.ffmpeg import Limits, binary, probe_header
 from sop.params import ExtractParams
 from sop.player.video import (
     limits_of,
@@ -66,7 +66,7 @@ def pictures_of(video: Path, rate: float, height: int) -> NDArray[np.uint8]:
 
 
 def run_width(video: Path, height: int) -> int:
-    size = header(video, LIMITS).format.split()[1].rstrip(",")
+    size = probe_header(video, LIMITS).format.split()[1].rstrip(",")
     width, _, found = size.partition("x")
     assert int(found) == height
     return int(width)

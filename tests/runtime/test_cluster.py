@@ -20,7 +20,7 @@ from sop.download.sources import Places
 from sop.extract.extraction import extract
 from sop.params import Params, validate
 from sop.runtime.errors import LeftOut, LeftOutForNow, UserError
-from sop.runtime.parallel import Workers, each
+from sop.runtime.parallel import Workers, map_unordered
 from tests.extract.test_extraction import PARAMS, Folders
 from tests.support.server import serving
 
@@ -150,13 +150,13 @@ def misfortune(kind: str) -> str:
 def test_what_goes_wrong_on_a_worker_counts_as_it_would_here(cluster: Cluster) -> None:
     cluster.worker()
     workers = Workers(1, cluster.address)
-    done = dict(each(str.upper, ["a", "b"], workers))
+    done = dict(map_unordered(str.upper, ["a", "b"], workers))
     assert done == {"a": "A", "b": "B"}
-    done = dict(each(misfortune, ["fine", "left out"], workers))
+    done = dict(map_unordered(misfortune, ["fine", "left out"], workers))
     assert done["fine"] == "FINE"
     assert str(done["left out"]) == "of no use"
     with pytest.raises(ZeroDivisionError):
-        list(each(misfortune, ["bug"], workers))
+        list(map_unordered(misfortune, ["bug"], workers))
 
 
 @pytest.mark.slow
@@ -164,7 +164,7 @@ def test_an_item_that_kills_its_workers_costs_itself_only(cluster: Cluster) -> N
     for _ in range(6):
         cluster.worker()
     workers = Workers(1, cluster.address, most=1)
-    done = dict(each(misfortune, ["deadly", "fine"], workers))
+    done = dict(map_unordered(misfortune, ["deadly", "fine"], workers))
     assert isinstance(done["deadly"], LeftOutForNow)
     assert "4 workers of the cluster died with it" in str(done["deadly"])
     assert done["fine"] == "FINE"
@@ -173,7 +173,7 @@ def test_an_item_that_kills_its_workers_costs_itself_only(cluster: Cluster) -> N
 def test_a_scheduler_that_is_not_there_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("sop.runtime.parallel.ANSWER_SECONDS", 1.0)
     with pytest.raises(UserError, match=r"^cluster\.scheduler: tcp://127\.0\.0\.1:9 does not ans"):
-        list(each(str.upper, ["a"], Workers(1, "tcp://127.0.0.1:9")))
+        list(map_unordered(str.upper, ["a"], Workers(1, "tcp://127.0.0.1:9")))
 
 
 @pytest.mark.slow
@@ -182,7 +182,7 @@ def test_a_scheduler_that_goes_away_is_one_line(
 ) -> None:
     monkeypatch.setattr("sop.runtime.parallel.ANSWER_SECONDS", 3.0)
     cluster.worker()
-    work = each(time.sleep, [0.2] * 100, Workers(1, cluster.address))
+    work = map_unordered(time.sleep, [0.2] * 100, Workers(1, cluster.address))
     next(work)
     cluster.kill(cluster.scheduler)
     with pytest.raises(UserError, match="went away; what is done stays"):

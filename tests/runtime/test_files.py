@@ -12,7 +12,7 @@ from sop.runtime.files import (
     PARTIAL_PREFIX,
     SAVE_INTERVAL_SECONDS,
     SAVE_SHARE,
-    Saver,
+    PeriodicSaver,
     remove_empty_folders,
     remove_partials,
     replacing,
@@ -162,11 +162,11 @@ class Clock:
         self.saved.append(self.now)
         self.now += self.seconds_of_a_save
 
-    def run(self, saver: Saver, seconds: float, step: float = 0.5) -> None:
+    def run(self, saver: PeriodicSaver, seconds: float, step: float = 0.5) -> None:
         end = self.now + seconds
         while self.now < end:
             self.now += step
-            saver.save_sometimes()
+            saver.save_if_due()
 
 
 @pytest.fixture
@@ -177,42 +177,42 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
 
 
 def test_nothing_is_saved_before_the_interval_is_over(clock: Clock) -> None:
-    saver = Saver(clock.save)
+    saver = PeriodicSaver(clock.save)
     for _ in range(100):
-        saver.save_sometimes()
+        saver.save_if_due()
     clock.run(saver, SAVE_INTERVAL_SECONDS - 0.5)
     assert clock.saved == []
     clock.run(saver, 0.5)
     assert clock.saved == [1000.0 + SAVE_INTERVAL_SECONDS]
-    saver.save_sometimes()
+    saver.save_if_due()
     assert len(clock.saved) == 1
 
 
 def test_a_quick_save_is_done_once_an_interval(clock: Clock) -> None:
-    clock.run(Saver(clock.save), 10 * SAVE_INTERVAL_SECONDS)
+    clock.run(PeriodicSaver(clock.save), 10 * SAVE_INTERVAL_SECONDS)
     assert clock.saved == [1000.0 + n * SAVE_INTERVAL_SECONDS for n in range(1, 11)]
 
 
 def test_nothing_is_saved_while_nothing_is_done(clock: Clock) -> None:
-    saver = Saver(clock.save)
+    saver = PeriodicSaver(clock.save)
     clock.now += 100 * SAVE_INTERVAL_SECONDS
     assert clock.saved == []
-    saver.save_sometimes()
-    saver.save_sometimes()
+    saver.save_if_due()
+    saver.save_if_due()
     assert len(clock.saved) == 1
 
 
 @pytest.mark.parametrize("seconds", [0.5, 1.0, 60.0])
 def test_a_slow_save_puts_off_the_next(clock: Clock, seconds: float) -> None:
     clock.seconds_of_a_save = seconds
-    clock.run(Saver(clock.save), 100 * seconds / SAVE_SHARE)
+    clock.run(PeriodicSaver(clock.save), 100 * seconds / SAVE_SHARE)
     gaps = {b - a for a, b in zip(clock.saved, clock.saved[1:], strict=False)}
     assert gaps == {seconds + seconds / SAVE_SHARE}
     assert len(clock.saved) * seconds <= SAVE_SHARE * (clock.now - 1000.0)
 
 
 def test_a_save_that_was_slow_once_does_not_put_off_all(clock: Clock) -> None:
-    saver = Saver(clock.save)
+    saver = PeriodicSaver(clock.save)
     clock.seconds_of_a_save = 10.0
     clock.run(saver, SAVE_INTERVAL_SECONDS)
     clock.seconds_of_a_save = 0.0
@@ -227,10 +227,10 @@ def test_a_save_that_fails_is_tried_again(clock: Clock) -> None:
         if len(clock.saved) == 1:
             raise OSError
 
-    saver = Saver(full_disk)
+    saver = PeriodicSaver(full_disk)
     with pytest.raises(OSError):
         clock.run(saver, SAVE_INTERVAL_SECONDS)
-    saver.save_sometimes()
+    saver.save_if_due()
     assert len(clock.saved) == 2
 
 

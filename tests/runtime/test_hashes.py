@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from sop.runtime.hashes import CLOCK_SECONDS, Hashes, Touch, sha256, touch_of
+from sop.runtime.hashes import CLOCK_SECONDS, FileStamp, HashCache, file_stamp, sha256
 
 # Long enough ago that no write since could have the same time.
 LONG_AGO = 1_600_000_000
@@ -25,13 +25,13 @@ def old_file(path: Path, content: bytes = b"sound", at: float = LONG_AGO) -> Pat
 
 
 def remembered(place: Path, *files: Path) -> None:
-    with Hashes(place) as hashes:
+    with HashCache(place) as hashes:
         for file in files:
-            hashes.remember(file, touch_of(file), sha256(file))
+            hashes.remember(file, file_stamp(file), sha256(file))
 
 
 def known(place: Path, *files: Path) -> dict[Path, str]:
-    with Hashes(place) as hashes:
+    with HashCache(place) as hashes:
         return hashes.known(files)
 
 
@@ -57,7 +57,7 @@ def test_what_cannot_be_read_is_an_error(tmp_path: Path) -> None:
         with pytest.raises(OSError):
             sha256(path)
     with pytest.raises(FileNotFoundError):
-        touch_of(tmp_path / "missing")
+        file_stamp(tmp_path / "missing")
 
 
 def test_a_hash_is_remembered_over_two_openings(place: Path, file: Path) -> None:
@@ -129,10 +129,10 @@ def test_a_hash_is_not_used_when_the_file_is_gone(place: Path, file: Path) -> No
 
 
 def test_a_change_while_it_is_hashed_is_noticed(place: Path, file: Path) -> None:
-    touch, digest = touch_of(file), sha256(file)
+    stamp, digest = file_stamp(file), sha256(file)
     later(file)
-    with Hashes(place) as hashes:
-        hashes.remember(file, touch, digest)
+    with HashCache(place) as hashes:
+        hashes.remember(file, stamp, digest)
         assert hashes.known([file]) == {}
 
 
@@ -155,13 +155,13 @@ def test_a_file_may_be_of_any_time(place: Path, file: Path, at: int) -> None:
     assert known(place, file) == ({} if at > time.time() else {file: sha256(file)})
 
 
-@pytest.mark.parametrize("touch", [Touch(5, 10**18, 2**64 - 1), Touch(5, -(2**70), 1)])
+@pytest.mark.parametrize("stamp", [FileStamp(5, 10**18, 2**64 - 1), FileStamp(5, -(2**70), 1)])
 def test_numbers_too_large_for_the_database_are_not_remembered(
-    place: Path, file: Path, touch: Touch
+    place: Path, file: Path, stamp: FileStamp
 ) -> None:
     # Some network file systems number their files with all of 64 bits.
-    with Hashes(place) as hashes:
-        hashes.remember(file, touch, sha256(file))
+    with HashCache(place) as hashes:
+        hashes.remember(file, stamp, sha256(file))
         assert hashes.known([file]) == {}
 
 
@@ -286,11 +286,11 @@ def test_a_folder_that_is_read_only_costs_only_time(not_root: Path, exists: bool
 
 def test_a_database_that_is_deleted_meanwhile_costs_only_time(place: Path, file: Path) -> None:
     other = old_file(file.with_name("b.mp4"))
-    with Hashes(place) as hashes:
-        hashes.remember(file, touch_of(file), sha256(file))
+    with HashCache(place) as hashes:
+        hashes.remember(file, file_stamp(file), sha256(file))
         place.unlink()
         place.parent.rmdir()
-        hashes.remember(other, touch_of(other), sha256(other))
+        hashes.remember(other, file_stamp(other), sha256(other))
         assert set(hashes.known([file, other])) <= {file, other}
     assert known(place, file, other) == {}
     remembered(place, file)
@@ -299,9 +299,9 @@ def test_a_database_that_is_deleted_meanwhile_costs_only_time(place: Path, file:
 
 def test_two_openings_at_once(place: Path, tmp_path: Path) -> None:
     files = [old_file(tmp_path / "videos" / f"{n}.mp4", b"%d" % n) for n in range(100)]
-    with Hashes(place) as one, Hashes(place) as two:
+    with HashCache(place) as one, HashCache(place) as two:
         for number, file in enumerate(files):
-            (one, two)[number % 2].remember(file, touch_of(file), sha256(file))
+            (one, two)[number % 2].remember(file, file_stamp(file), sha256(file))
         assert one.known(files) == two.known(files) == {file: sha256(file) for file in files}
 
 
@@ -355,11 +355,11 @@ def test_a_database_that_is_locked_is_not_removed(
 
 
 def test_nothing_is_known_outside_of_the_block(place: Path, file: Path) -> None:
-    hashes = Hashes(place)
-    hashes.remember(file, touch_of(file), sha256(file))
+    hashes = HashCache(place)
+    hashes.remember(file, file_stamp(file), sha256(file))
     assert hashes.known([file]) == {}
     with hashes:
-        hashes.remember(file, touch_of(file), sha256(file))
+        hashes.remember(file, file_stamp(file), sha256(file))
         assert file in hashes.known([file])
     assert hashes.known([file]) == {}
     with pytest.raises(KeyError), hashes:
@@ -368,7 +368,7 @@ def test_nothing_is_known_outside_of_the_block(place: Path, file: Path) -> None:
 
 
 def test_what_is_touched_is_told_by_any_of_its_three_numbers(file: Path) -> None:
-    touch = touch_of(file)
-    assert touch == touch_of(file) == Touch(5, LONG_AGO * 10**9, file.stat().st_ino)
+    stamp = file_stamp(file)
+    assert stamp == file_stamp(file) == FileStamp(5, LONG_AGO * 10**9, file.stat().st_ino)
     for change in ({"bytes": 6}, {"changed_ns": 0}, {"inode": 0}):
-        assert replace(touch, **change) != touch
+        assert replace(stamp, **change) != stamp

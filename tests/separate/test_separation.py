@@ -19,7 +19,7 @@ from sop.inference import separator as streaming
 from sop.inference.localization import regions_of
 from sop.inference.separator import Separator
 from sop.media.decoding import probe
-from sop.media.ffmpeg import Limits, binary, header
+from sop.media.ffmpeg import Limits, binary, probe_header
 from sop.model.checkpoint import save_player
 from sop.params import Params
 from sop.player.video import reading_pictures, reading_sound
@@ -223,7 +223,7 @@ def test_remix_keeps_the_pictures(tmp_path: Path, planted: Separator, video: Pat
     before, after = (list(reading_pictures(v, SECONDS, 12, None, LIMITS)) for v in (video, remix))
     assert len(before) == len(after) == 48
     np.testing.assert_array_equal(before, after)
-    assert "h264 160x60" in header(remix, LIMITS).format
+    assert "h264 160x60" in probe_header(remix, LIMITS).format
 
 
 def test_solo_of_the_rest_contains_no_region(
