@@ -1,6 +1,5 @@
-"""`python -m sop`."""
+"""The program `python -m sop`, the same as `sop`."""
 
-from sop.cli.main import main
-from sop.runtime.errors import run
+from sop.cli.main import program
 
-run(main, interrupted="nothing was left half-written")
+program()

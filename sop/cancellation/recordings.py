@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 from sop.cancellation.wav import writing_wav
 from sop.denoise.adaptive import AdaptiveFilter, FilterSetting, Refused, largest_lms_rate
 from sop.runtime.errors import UserError
+from sop.runtime.files import require_file
 from sop.runtime.progress import progress
 
 Values = NDArray[np.float32]
@@ -194,11 +195,8 @@ def _check_alike(target: _Sound, reference: _Sound) -> None:
 
 @contextmanager
 def _opened(path: Path) -> Iterator[soundfile.SoundFile]:
-    # Whatever is opened besides a file may block for ever.
-    if not path.exists():
-        raise UserError(f"{path}: no such file")
-    if not path.is_file():
-        raise UserError(f"{path}: no file")
+    # Opening anything else, such as a named pipe, may block forever.
+    require_file(path)
     try:
         stream = path.open("rb")
     except OSError as error:

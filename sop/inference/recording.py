@@ -16,6 +16,7 @@ from sop.media.decoding import PictureOutput, SoundOutput, decode, probe
 from sop.media.ffmpeg import Limits
 from sop.params import ExtractParams
 from sop.runtime.errors import LeftOut, UserError
+from sop.runtime.files import require_file
 
 
 class Recording:
@@ -83,8 +84,7 @@ def recorded(video: Path, extract: ExtractParams) -> Iterator[Recording]:
     Raises:
         UserError: it cannot be read, or has no pictures or no sound.
     """
-    if not video.is_file():
-        raise UserError(f"{video}: {'no file' if video.exists() else 'no such file'}")
+    require_file(video)
     with tempfile.TemporaryDirectory(prefix="sop-") as folder:
         audio, frames = Path(folder) / "sound.wav", Path(folder) / "frames.zip"
         # Its length is not known to be bounded, so its time is not either.

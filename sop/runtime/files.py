@@ -87,6 +87,25 @@ class PeriodicSaver:
             self._due = ended + max(SAVE_INTERVAL_SECONDS, (ended - began) / SAVE_SHARE)
 
 
+def require_file(path: Path, kind: str = "file") -> None:
+    """Check that a path names a regular file.
+
+    Args:
+        path: path to check.
+        kind: what the file is, for the message.
+
+    Raises:
+        UserError: nothing is there, or it is a folder or a device, or it cannot be looked up.
+    """
+    try:
+        if not path.exists():
+            raise UserError(f"{path}: no such {kind}")
+        if not path.is_file():
+            raise UserError(f"{path}: not a file")
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror})") from None
+
+
 def remove_partials(folder: Path) -> None:
     """Remove what a killed run left half-written anywhere below `folder`."""
     for partial in folder.rglob(f"{PARTIAL_PREFIX}*"):

@@ -80,7 +80,7 @@ def test_noise_that_came_by_a_path_is_taken_out(
     assert main([*arguments, *(["--rate", chosen[1]] if chosen[1:] else [])]) == 0
     assert decibels(read(out) - speech(), disturbed - speech()) < -20
     said = capsys.readouterr().out.splitlines()[-1]
-    taken = re.fullmatch(rf"{out}: (\d+\.\d) dB of the energy taken out", said)
+    taken = re.fullmatch(rf"{out}: (\d+\.\d) dB quieter than the input", said)
     before, after = (np.square(read(path)).sum() for path in (target, out))
     assert float(taken[1]) == pytest.approx(10 * np.log10(before / after), abs=0.06)
     info = soundfile.info(out)
@@ -181,7 +181,7 @@ def test_silent_references_leave_the_target_as_it_is(
         lines = capsys.readouterr().out.splitlines()
         assert f"NOTE {silent}: silent, nothing can be learned from it" in lines
         assert f"NOTE {target}: copied as it is, there is no reference that sounds" in lines
-        assert lines[-1] == f"{out}: 0.0 dB of the energy taken out"
+        assert lines[-1] == f"{out}: 0.0 dB quieter than the input"
 
 
 def test_a_silent_reference_beside_another_is_named(
@@ -219,7 +219,7 @@ def test_silent_target(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> No
     reference = save(tmp_path / "noise.wav", noise(seconds=1))
     assert main(asked(target, reference, "--out", tmp_path / "clean.wav")) == 0
     assert not read(tmp_path / "clean.wav").any()
-    assert "0.0 dB of the energy taken out" in capsys.readouterr().out
+    assert "0.0 dB quieter than the input" in capsys.readouterr().out
 
 
 def test_references_that_have_nothing_to_do_with_it(
@@ -229,7 +229,7 @@ def test_references_that_have_nothing_to_do_with_it(
     reference = save(tmp_path / "noise.wav", noise())
     arguments = asked(target, reference, "--out", tmp_path / "clean.wav", "--forgetting", 0.98)
     assert main(arguments) == 0
-    assert "louder than before: the references predict nothing" in capsys.readouterr().out
+    assert "louder than the input: the references do not predict it" in capsys.readouterr().out
 
 
 def bad_files(folder: Path) -> Iterator[tuple[list[Any], str]]:
@@ -240,7 +240,7 @@ def bad_files(folder: Path) -> Iterator[tuple[list[Any], str]]:
     yield [target, folder / "none.wav", *out], "none.wav: no such file"
     yield [folder / "none.wav", good, *out], "none.wav: no such file"
     (folder / "folder.wav").mkdir()
-    yield [target, folder / "folder.wav", *out], "folder.wav: no file"
+    yield [target, folder / "folder.wav", *out], "folder.wav: not a file"
     for name in ("text.wav", "text.raw"):
         (folder / name).write_text("not a sound")
         yield [target, folder / name, *out], f"{name}: not a sound file"
@@ -280,19 +280,19 @@ def bad_files(folder: Path) -> Iterator[tuple[list[Any], str]]:
 
 def bad_numbers() -> Iterator[tuple[list[Any], str]]:
     for taps in (0, -3, 1.5, "many"):
-        yield [f"--taps={taps}"], f"--taps {taps}: not a whole number from 1 on"
+        yield [f"--taps={taps}"], f"--taps {taps}: must be a whole number"
     yield ["--filter", "nlms", "--rate", "fast"], "--rate fast: not a number"
     yield ["--forgetting", "much"], "--forgetting much: not a number"
     for rate in ("0", "-1", "nan", "inf"):
-        yield ["--filter", "nlms", f"--rate={rate}"], f"nlms: rate {rate}: a positive number"
-        yield ["--filter", "lms", f"--rate={rate}"], f"lms: rate {rate}: a positive number"
-    yield ["--filter", "nlms", "--rate", 2], "--filter nlms: rate 2: diverges, it must be below 2"
+        yield ["--filter", "nlms", f"--rate={rate}"], f"--rate {rate}: must be a positive number"
+        yield ["--filter", "lms", f"--rate={rate}"], f"--rate {rate}: must be a positive number"
+    yield ["--filter", "nlms", "--rate", 2], "--rate 2: nlms diverges; must be below 2"
     for forgetting in (0, 0.4, 1.1, "nan"):
-        yield ["--forgetting", forgetting], f"forgetting {forgetting}: 0.5 to 1"
-    yield ["--filter", "lms"], "--filter lms: needs --rate"
-    yield ["--rate", "0.1"], "--rate 0.1: of lms and nlms; rls takes --forgetting"
+        yield ["--forgetting", forgetting], f"--forgetting {forgetting}: must be 0.5 to 1"
+    yield ["--filter", "lms"], "--filter lms requires --rate"
+    yield ["--rate", "0.1"], "--rate: an option of lms and nlms; rls takes --forgetting"
     for name in ("lms", "nlms"):
-        said = f"--forgetting 0.99: of rls; {name} takes --rate"
+        said = f"--forgetting: an option of rls; {name} takes --rate"
         yield ["--filter", name, "--forgetting", "0.99"], said
     yield ["--taps", 4097], "rls: 1 references x 4097 taps: RLS takes 4096 weights at most"
     # The energy of two samples at most, each up to 0.5.

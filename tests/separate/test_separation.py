@@ -454,14 +454,14 @@ def bad_inputs(folder: Path, video: Path) -> Iterator[tuple[list[str], str]]:
     out = ["--out", str(folder / "out")]
     good = str(video)
     yield [str(folder / "none.mp4"), *out], "none.mp4: no such file"
-    yield [str(folder / "folder"), *out], "folder: no file"
+    yield [str(folder / "folder"), *out], "folder: not a file"
     yield [str(folder / "text.mp4"), *out], "text.mp4: not a video"
     yield [str(mute), *out], "mute.mp4: holds no sound"
     yield [str(blind), *out], "blind.mp4: holds no pictures"
-    yield [good, *out, "--taps", "8"], "--taps 8: of a filter; choose one by --denoise"
-    yield [good, *out, "--denoise", "lms"], "--denoise lms: needs --rate"
-    yield [good, *out, "--denoise", "rls", "--rate", "0.1"], "--rate 0.1: of lms and nlms"
-    yield [good, *out, "--denoise", "rls", "--forgetting", "2"], "--denoise rls: forgetting 2"
+    yield [good, *out, "--taps", "8"], "--taps requires --denoise"
+    yield [good, *out, "--denoise", "lms"], "--denoise lms requires --rate"
+    yield [good, *out, "--denoise", "rls", "--rate", "0.1"], "--rate: an option of lms and nlms"
+    yield [good, *out, "--denoise", "rls", "--forgetting", "2"], "--forgetting 2: must be"
     yield [good, *out, "--denoise", "rls", "--taps", "4097"], "rls: 1 references x 4097 taps"
     yield [good, *out, "--denoise", "lms", "--rate", "9"], "lms: rate 9: diverges"
     yield [good, "--out", str(folder / "file")], "file: cannot be written"
@@ -506,7 +506,7 @@ def test_command_says_what_it_made(
     lines = capsys.readouterr().out.splitlines()
     assert "region 1: 67% of the energy, around 30,40, sounds 4.0 of 4.0 s" in lines
     assert any(line.startswith(f"{out}: region-1.wav, region-2.wav, rest.wav") for line in lines)
-    assert any("dB over full scale" in line for line in lines)
+    assert any("exceeds full scale by" in line for line in lines)
     assert lines[-1].startswith(f"Open {out}/page/index.html")
     assert main([*command[:6], "--at", "0.1,0.9"]) == 0
     shown = capsys.readouterr().out

@@ -1,0 +1,34 @@
+"""The command `compare`."""
+
+import argparse
+import json
+from pathlib import Path
+from typing import Any
+
+
+def add_parser(commands: Any) -> None:
+    """Add the command's arguments."""
+    parser = commands.add_parser(
+        "compare",
+        help="test whether one revision's results are better or the difference is chance",
+        description="Compare the evaluations of two revisions mixture by mixture, and test whether "
+        "REV_B is better than REV_A or the difference is chance. A revision is a commit, branch, "
+        "tag or DVC experiment, or `workspace` for the files in this folder.",
+    )
+    parser.add_argument("a", nargs="?", default="HEAD", metavar="REV_A", help="(default: HEAD)")
+    parser.add_argument(
+        "b", nargs="?", default="workspace", metavar="REV_B", help="(default: workspace)"
+    )
+    parser.add_argument("--json", action="store_true", help="print JSON instead of text")
+    parser.set_defaults(run=run)
+
+
+def run(options: argparse.Namespace) -> int:
+    """Print the comparison."""
+    # Imports SciPy, which takes a moment.
+    from sop.params import load_params
+    from sop.report.comparison import compare
+
+    found = compare(options.a, options.b, Path(), load_params().seed)
+    print(json.dumps(found.as_dict(), indent=2) if options.json else found.as_text())
+    return 0

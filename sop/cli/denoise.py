@@ -1,0 +1,63 @@
+"""The command `denoise`."""
+
+import argparse
+import os
+from pathlib import Path
+from typing import Any
+
+from sop.cli.filters import add_filter_options, check_filter_options, filter_setting
+from sop.runtime.files import require_file
+
+
+def add_parser(commands: Any) -> None:
+    """Add the command's arguments."""
+    parser = commands.add_parser(
+        "denoise",
+        help="remove from a recording what other recordings predict of it",
+        description="Adaptive noise cancellation: remove from a recording what other recordings, "
+        "made at the same time, predict of it. The references should contain the noise, little of "
+        "the wanted sound, and record the noise no later than the target does. All files need the "
+        "same sample rate and length. Each channel of the target is filtered with all channels of "
+        "all references.",
+    )
+    parser.add_argument("target", type=Path, metavar="TARGET", help="WAV, FLAC, Ogg, MP3, ...")
+    parser.add_argument(
+        "references", type=Path, nargs="+", metavar="REFERENCE", help="recording of the noise"
+    )
+    parser.add_argument(
+        "--out",
+        type=Path,
+        required=True,
+        metavar="CLEAN.wav",
+        help="file for the result, 32-bit float samples",
+    )
+    add_filter_options(parser, "--filter", "rls", "adaptive filter (default: %(default)s)")
+    parser.set_defaults(run=run)
+
+
+def run(options: argparse.Namespace) -> int:
+    """Write the filtered recording and print how much quieter it is."""
+    check_filter_options(options)
+    for path in (options.target, *options.references):
+        require_file(path)
+
+    # Imports SciPy and numba, which takes a moment.
+    from sop.cancellation.recordings import cancel
+
+    setting = filter_setting(options)
+    assert setting is not None
+    cancelled = cancel(options.target, options.references, options.out, setting)
+    for note in cancelled.notes:
+        print(_printable(f"NOTE {note}"))
+    change = f"{cancelled.decibels:.1f} dB quieter than the input"
+    if cancelled.decibels < 0:
+        change = (
+            f"{-cancelled.decibels:.1f} dB louder than the input: the references do not predict it"
+        )
+    print(_printable(f"{options.out}: {change}"))
+    return 0
+
+
+def _printable(text: str) -> str:
+    """Replace what is not UTF-8 in file names, which may consist of any bytes."""
+    return os.fsencode(text).decode("utf-8", "replace")

@@ -1,0 +1,93 @@
+"""The commands `export-published` and `import-published`: models of the published code."""
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+from sop.cli.separate import MODEL
+from sop.runtime.errors import UserError
+from sop.runtime.files import require_file
+
+
+def add_parser(commands: Any) -> None:
+    """Add the arguments of both commands."""
+    export = commands.add_parser(
+        "export-published",
+        help="write a model as the three files of the published code",
+        description="Write a model as the three files that the published code loads.",
+    )
+    export.add_argument(
+        "--checkpoint",
+        type=Path,
+        default=MODEL,
+        metavar="FILE",
+        help="the model (default: %(default)s)",
+    )
+    export.add_argument(
+        "--out",
+        type=Path,
+        default=Path("data/published-export"),
+        metavar="DIR",
+        help="folder for the files (default: %(default)s)",
+    )
+    export.set_defaults(run=run_export)
+    import_ = commands.add_parser(
+        "import-published",
+        help="download the published model, to evaluate it without training",
+        description="Download the published model that params.yaml names and write it as a "
+        "checkpoint of this project; `python -m stages.evaluate` evaluates it. The other values in "
+        "params.yaml must match the model: `sop preset music` sets them.",
+    )
+    import_.add_argument(
+        "--out",
+        type=Path,
+        default=MODEL,
+        metavar="FILE",
+        help="the checkpoint to write (default: %(default)s)",
+    )
+    import_.set_defaults(run=run_import)
+
+
+def run_export(options: argparse.Namespace) -> int:
+    """Write the files and print their paths."""
+    require_file(options.checkpoint, "checkpoint")
+
+    # Imports PyTorch, which takes seconds.
+    from sop.model.checkpoint import load_player
+    from sop.model.published import export_published
+    from sop.params import PUBLISHED_WIDTH
+
+    player, params = load_player(options.checkpoint)
+    for path in export_published(player, options.out):
+        print(path)
+    widths = (params.model.sound_width, params.model.vision_width)
+    if widths != (PUBLISHED_WIDTH, PUBLISHED_WIDTH):
+        print(
+            f"The published code cannot load these files: its nets are of width {PUBLISHED_WIDTH} "
+            f"only, but model.sound_width is {params.model.sound_width} and model.vision_width is "
+            f"{params.model.vision_width}."
+        )
+    return 0
+
+
+def run_import(options: argparse.Namespace) -> int:
+    """Download the model and write the checkpoint."""
+    if options.out.exists():
+        raise UserError(f"{options.out}: already exists; move it away, or set --out")
+    # Imports pydantic, which `sop --help` does not need.
+    from sop.params import load_params
+
+    wanted = load_params()
+
+    # Imports PyTorch, which takes seconds.
+    from sop.model.checkpoint import save_player
+    from sop.model.published import published_player
+
+    player, params = published_player(wanted)
+    try:
+        save_player(options.out, player, params, step=0)
+    except OSError as error:
+        raise UserError(f"{options.out}: cannot be written ({error.strerror})") from None
+    print(options.out)
+    print("`python -m stages.evaluate` evaluates it.")
+    return 0

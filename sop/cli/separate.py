@@ -1,0 +1,207 @@
+"""The command `separate`."""
+
+import argparse
+import math
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from sop.cli.filters import add_filter_options, check_filter_options, filter_setting
+from sop.runtime.errors import UserError
+from sop.runtime.files import require_file
+
+MODEL = Path("data/model/last.pt")
+
+MAX_GAIN = 100
+
+
+def add_parser(commands: Any) -> None:
+    """Add the command's arguments."""
+    parser = commands.add_parser(
+        "separate",
+        help="separate the sound of a video by image region",
+        description="Find the image regions of a video that make sound. Write the sound of each "
+        "region as a WAV file and the remaining sound as rest.wav; their sum is the original "
+        "sound. overlay.mp4 shows where and when each region sounds, and regions.json lists it.",
+    )
+    parser.add_argument("video", type=Path, metavar="VIDEO", help="any file that ffmpeg reads")
+    parser.add_argument(
+        "--out", type=Path, required=True, metavar="DIR", help="folder for the results"
+    )
+    parser.add_argument(
+        "--checkpoint",
+        type=Path,
+        default=MODEL,
+        metavar="FILE",
+        help="the model (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--device",
+        type=_device,
+        default="auto",
+        metavar="NAME",
+        help="auto, cpu, cuda, cuda:1, ... (default: %(default)s)",
+    )
+    where = parser.add_mutually_exclusive_group()
+    where.add_argument(
+        "--regions",
+        type=_region_count,
+        metavar="auto|K",
+        help="number of regions (default: auto)",
+    )
+    where.add_argument(
+        "--at",
+        type=_point,
+        action="append",
+        default=[],
+        metavar="X,Y",
+        help="separate the sound of this point, as fractions of width and height (0.25,0.5), or in "
+        "pixels if a number is above 1 (320,180); may be repeated",
+    )
+    parser.add_argument(
+        "--gain",
+        type=_gain,
+        action="append",
+        metavar="N=G",
+        help="also write a video in which the volume of region N, or of `rest`, is multiplied by "
+        "G; may be repeated",
+    )
+    for option, text in (("--mute", "without region N"), ("--solo", "with region N only")):
+        parser.add_argument(
+            option,
+            action="append",
+            default=[],
+            metavar="N",
+            help=f"also write a video {text} (or `rest`); may be repeated",
+        )
+    parser.add_argument(
+        "--model-rate",
+        action="store_true",
+        help="write mono sound at the model's sample rate instead of the video's rate and channels",
+    )
+    parser.add_argument(
+        "--page",
+        action="store_true",
+        help="also write a web page that plays the sound of any pixel, for the part of the video "
+        "in which the regions are loudest",
+    )
+    parser.add_argument(
+        "--page-seconds",
+        type=_page_seconds,
+        default=6.0,
+        metavar="S",
+        help="length of that part, 1 to 60 (default: %(default)g)",
+    )
+    add_filter_options(
+        parser,
+        "--denoise",
+        None,
+        "filter the sound of each region, with the other regions as references; the removed sound "
+        "is added to rest.wav",
+    )
+    parser.set_defaults(run=run)
+
+
+def run(options: argparse.Namespace) -> int:
+    """Separate the video and print what was found and written."""
+    check_filter_options(options)
+    require_file(options.video)
+    require_file(options.checkpoint, "checkpoint")
+
+    # Imports PyTorch, which takes seconds.
+    import torch
+
+    from sop.inference.separator import Separator
+    from sop.runtime.device import keep_freed_memory
+    from sop.separate.separation import Request, write_separation
+
+    keep_freed_memory()
+    # ffmpeg runs at the same time, and threads that wait for each other on a busy core are slow.
+    torch.set_num_threads(max(1, torch.get_num_threads() - 1))
+    separator = Separator.load(options.checkpoint, options.device)
+    request = Request(
+        regions=options.regions,
+        places=options.at,
+        gains=None if options.gain is None else dict(options.gain),
+        muted=frozenset(options.mute),
+        solo=frozenset(options.solo),
+        model_rate=options.model_rate,
+        page_seconds=options.page_seconds if options.page else None,
+        denoise=filter_setting(options),
+    )
+    written = write_separation(options.video, options.out, separator, request)
+    regions = written.description["regions"]
+    if not regions:
+        print("No region makes sound; rest.wav has the whole sound.")
+    for region in regions:
+        centre = region["centre_pixels"]
+        print(
+            f"region {region['number']}: {region['energy']:.0%} of the energy, around "
+            f"{centre['x']},{centre['y']}, sounds {_seconds(region['sounds']):.1f} of "
+            f"{written.description['seconds']:.1f} s"
+        )
+    for note in written.notes:
+        print(f"NOTE {note}")
+    print(f"{options.out}: {', '.join(written.files)}")
+    if written.remix_peak > 1:
+        excess = 20 * math.log10(written.remix_peak)
+        print(f"The remix exceeds full scale by {excess:.1f} dB and clips; use lower gains.")
+    if written.page is not None:
+        begin, end = written.page
+        print(
+            f"Open {options.out / 'page/index.html'} to play any pixel, seconds {begin:.1f} to "
+            f"{end:.1f}."
+        )
+    else:
+        print("Open overlay.mp4 to see the regions; --page adds a page that plays any pixel.")
+    return 0
+
+
+def _seconds(intervals: Sequence[Sequence[float]]) -> float:
+    return sum(end - begin for begin, end in intervals)
+
+
+def _device(text: str) -> str:
+    if not re.fullmatch(r"auto|cpu|cuda(:\d{1,3})?", text):
+        raise UserError(f"--device {text}: must be auto, cpu, cuda, cuda:0, cuda:1, ...")
+    return text
+
+
+def _region_count(text: str) -> int | None:
+    if text == "auto":
+        return None
+    if not text.isdecimal() or not int(text):
+        raise UserError(f"--regions {text}: must be auto or a whole number, 1 or more")
+    return int(text)
+
+
+def _point(text: str) -> tuple[float, float]:
+    try:
+        x, y = map(float, text.split(","))
+    except ValueError:
+        raise UserError(f"--at {text}: must be two numbers, as in 0.25,0.5 or 320,180") from None
+    return x, y
+
+
+def _gain(text: str) -> tuple[str, float]:
+    name, _, factor = text.partition("=")
+    try:
+        gain = float(factor)
+    except ValueError:
+        gain = -1.0
+    if not 0 <= gain <= MAX_GAIN:
+        raise UserError(
+            f"--gain {text}: must be a region and a factor from 0 to {MAX_GAIN}, as in 1=0.5"
+        )
+    return name, gain
+
+
+def _page_seconds(text: str) -> float:
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = 0.0
+    if not 1 <= seconds <= 60:
+        raise UserError(f"--page-seconds {text}: must be a number from 1 to 60")
+    return seconds

@@ -1,0 +1,86 @@
+"""The command `summary`."""
+
+import argparse
+import json
+from pathlib import Path
+from typing import Any
+
+from sop.runtime.errors import UserError
+
+DETAILS = Path("metrics/details")
+
+MEASURES = ("sdr", "sir", "sar", "si_sdr", "sdr_mixture", "sdr_improvement")
+
+NEXT_STEPS = """
+Where to look next
+  data/report/index.html         the whole run as a web page with sounds
+  data/evaluate/, data/denoise/  mixtures and separated sounds
+  metrics/evaluate/example.png   a mixture, the sound of each pixel, spectrograms
+  dvc plots show                 training curves, SDR by category
+  dvc metrics diff               changes since the last commit
+  sop compare                    test whether the changes are better or chance
+  params.yaml                    edit, then run `dvc repro` again"""
+
+
+def add_parser(commands: Any) -> None:
+    """Add the command's arguments."""
+    text = "print the metrics of the last evaluation and where its outputs are"
+    parser = commands.add_parser("summary", help=text, description=f"{text.capitalize()}.")
+    parser.set_defaults(run=run)
+
+
+def run(options: argparse.Namespace) -> int:
+    """Print the metrics of the stages `evaluate` and `denoise`."""
+    metrics, denoise = _read(DETAILS / "evaluate.json"), DETAILS / "denoise.json"
+    print(f"{'':18}{'mean':>8}{'median':>8}  dB")
+    for name in MEASURES:
+        print(f"{name:18}{metrics[name]['mean']:8.2f}{metrics[name]['median']:8.2f}")
+    print()
+    print(f"{'category':18}{'SDR':>8}{'gain':>8}{'SIR':>8}{'SAR':>8}  dB, means")
+    for category, values in metrics["category"].items():
+        columns = (values[name]["mean"] for name in ("sdr", "sdr_improvement", "sir", "sar"))
+        print(f"{category:18}" + "".join(f"{value:8.2f}" for value in columns))
+    print()
+    print(_evaluated(metrics["mixtures"]))
+    if denoise.exists():
+        print()
+        print(_denoised(_read(denoise)))
+    print(NEXT_STEPS)
+    return 0
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        metrics: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise UserError(f"{path}: not found; run `dvc repro`, which writes it") from None
+    except ValueError as error:
+        raise UserError(
+            f"{path}: not valid JSON ({error}); run `dvc repro`, which replaces it"
+        ) from None
+    return metrics
+
+
+def _evaluated(mixtures: dict[str, Any]) -> str:
+    """Describe how many mixtures were evaluated, and why others were left out."""
+    reasons = "".join(f"\n  mixture {n}: {why}" for n, why in mixtures["reasons"].items())
+    return f"{_counted(mixtures['counted'])} evaluated, {mixtures['left_out']} left out{reasons}"
+
+
+def _denoised(metrics: dict[str, Any]) -> str:
+    """Describe the method that the stage `denoise` chose and what it changed."""
+    setting = [f"{name} {value:g}" for name, value in metrics["setting"].items()]
+    lines = [f"denoise: {', '.join([metrics['method'], *setting])} ({metrics['reason']})"]
+    for name in ("sdr", "sir", "sar"):
+        change = metrics["change"][name]
+        if change is not None and metrics["method"] != "none":
+            lines.append(
+                f"  {name.upper()} {metrics['before'][name]:.2f} to {metrics['after'][name]:.2f} "
+                f"dB, change {change['mean']:+.2f} ({change['low']:+.2f} to {change['high']:+.2f})"
+                f", {_counted(metrics['mixtures']['held_out'], 'held-out ')}"
+            )
+    return "\n".join(lines)
+
+
+def _counted(mixtures: int, kind: str = "") -> str:
+    return f"{mixtures} {kind}mixture{'' if mixtures == 1 else 's'}"
