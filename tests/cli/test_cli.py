@@ -1,4 +1,5 @@
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -20,16 +21,6 @@ from tests.support.server import serving
 MEASURES = ("sdr", "sir", "sar", "si_sdr", "sdr_mixture", "sdr_improvement")
 
 
-def sop(*arguments: str, folder: Path = ROOT) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "sop", *arguments],
-        cwd=folder,
-        env={"PYTHONPATH": str(ROOT), "PATH": "/usr/bin:/bin"},
-        capture_output=True,
-        text=True,
-    )
-
-
 def metrics(**changes: Any) -> dict[str, Any]:
     values = {name: {"mean": 1.0 + at, "median": -1.0 - at} for at, name in enumerate(MEASURES)}
     return {
@@ -43,7 +34,7 @@ def metrics(**changes: Any) -> dict[str, Any]:
 
 @pytest.fixture
 def evaluated(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The metrics file of the folder that is worked in."""
+    """Make a folder with metrics the working directory and return the metrics file."""
     monkeypatch.chdir(tmp_path)
     path = tmp_path / "metrics" / "details" / "evaluate.json"
     path.parent.mkdir(parents=True)
@@ -51,49 +42,143 @@ def evaluated(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return path
 
 
-def test_help_lists_the_commands() -> None:
-    shown = sop("--help")
+def start(*arguments: str, folder: Path, after: str = "") -> subprocess.CompletedProcess[str]:
+    """Run the program in a new process, and afterwards some Python in the same process.
+
+    Args:
+        arguments: command line.
+        folder: working directory.
+        after: expression; its value is the last line of the output.
+    """
+    program = (
+        "import sys\n"
+        "from sop.cli.main import program\n"
+        "try:\n"
+        "    program()\n"
+        "finally:\n"
+        f"    {after or 'pass'}\n"
+    )
+    return subprocess.run(
+        [sys.executable, "-c", program, *arguments],
+        cwd=folder,
+        env={"PYTHONPATH": str(ROOT), "PATH": "/usr/bin:/bin"},
+        capture_output=True,
+        text=True,
+    )
+
+
+COMMANDS = (
+    "preset",
+    "separate",
+    "denoise",
+    "summary",
+    "compare",
+    "export-published",
+    "import-published",
+)
+
+# Packages that take long to import, or belong to an extra. No check of arguments needs them.
+HEAVY = {"torch", "torchvision", "scipy", "numba", "pandas", "librosa", "matplotlib", "dvclive"}
+EXTRAS = {"distributed", "yt_dlp", "jinja2", "markupsafe", "vl_convert", "dvc", "dvclive"}
+
+
+def test_python_m_sop_is_the_program() -> None:
+    shown = subprocess.run(
+        [sys.executable, "-m", "sop", "--help"], cwd=ROOT, capture_output=True, text=True
+    )
     assert shown.returncode == 0
     assert shown.stderr == ""
-    for part in (
-        "preset",
-        "summary",
-        "export-published",
-        "import-published",
-        "separate",
-        "denoise",
-        "dvc repro",
-    ):
+    for part in (*COMMANDS, "dvc repro"):
         assert part in shown.stdout
 
 
+@pytest.mark.parametrize("command", COMMANDS)
+def test_help_of_each_command(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stop:
+        main([command, "--help"])
+    assert stop.value.code == 0
+    assert f"usage: sop {command}" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize(
-    "arguments",
+    ("arguments", "status"),
     [
-        ("preset", "musik"),
-        ("summary",),
-        ("separate", "video.mp4", "--out", "out"),
-        ("separate", "video.mp4", "--out", "out", "--denoise", "lms"),
-        ("denoise", "target.wav", "noise.wav", "--out", "clean.wav"),
+        ("--help", 0),
+        ("preset musik", 2),
+        ("summary", 2),
+        ("separate nope.mp4 --out out", 2),
+        ("separate folder --out out", 2),
+        ("separate video.mp4 --out out", 2),
+        ("separate video.mp4 --out out --denoise lms", 2),
+        ("separate video.mp4 --out out --taps 3", 2),
+        ("denoise nope.wav noise.wav --out clean.wav", 2),
+        ("denoise video.mp4 nope.wav --out clean.wav", 2),
+        ("denoise video.mp4 video.mp4 --out clean.wav --taps 0", 2),
+        ("denoise video.mp4 video.mp4 --out clean.wav --forgetting 2", 2),
+        ("export-published", 2),
+        ("import-published --out video.mp4", 2),
+        ("import-published", 2),
     ],
 )
-def test_mistake_ends_in_one_line_and_status_2(tmp_path: Path, arguments: tuple[str, ...]) -> None:
-    shown = sop(*arguments, folder=tmp_path)
-    assert shown.returncode == 2
-    assert shown.stdout == ""
-    assert shown.stderr.startswith("error: ")
-    assert shown.stderr.count("\n") == 1
+def test_wrong_arguments_import_nothing_heavy(tmp_path: Path, arguments: str, status: int) -> None:
+    (tmp_path / "video.mp4").write_text("not read")
+    (tmp_path / "folder").mkdir()
+    listed = "print(*{name.partition('.')[0] for name in sys.modules})"
+    shown = start(*arguments.split(), folder=tmp_path, after=listed)
+    assert shown.returncode == status
+    *output, modules = shown.stdout.splitlines()
+    assert not (HEAVY | EXTRAS) & set(modules.split())
+    if status:
+        assert output == []
+        assert shown.stderr.startswith("error: ")
+        assert shown.stderr.count("\n") == 1
 
 
-def test_wrong_use_ends_in_status_2(capsys: pytest.CaptureFixture[str]) -> None:
+def test_import_of_the_package_imports_nothing_heavy(tmp_path: Path) -> None:
+    program = "import sop, sys; print(*{name.partition('.')[0] for name in sys.modules})"
+    environment = {"PYTHONPATH": str(ROOT)}
+    shown = subprocess.run(
+        [sys.executable, "-c", program], cwd=tmp_path, env=environment, capture_output=True
+    )
+    assert not (HEAVY | EXTRAS | {"numpy"}) & set(shown.stdout.decode().split())
+
+
+def test_separation_imports_no_extra(tmp_path: Path) -> None:
+    program = """
+import sys
+from sop.cli.main import main
+from sop.runtime.errors import UserError
+try:
+    main(["separate", "video.mp4", "--checkpoint", "video.mp4", "--out", "out"])
+except UserError as error:
+    print(error)
+print(*{name.partition(".")[0] for name in sys.modules})
+"""
+    (tmp_path / "video.mp4").write_text("no checkpoint")
+    environment = {"PYTHONPATH": str(ROOT), "PATH": os.environ["PATH"]}
+    shown = subprocess.run(
+        [sys.executable, "-c", program],
+        cwd=tmp_path,
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    message, modules = shown.stdout.splitlines()
+    assert message.startswith("video.mp4: ")
+    assert "torch" in modules.split()
+    assert not EXTRAS & set(modules.split())
+
+
+def test_wrong_usage_ends_in_status_2(capsys: pytest.CaptureFixture[str]) -> None:
     for arguments in ([], ["nonsense"], ["preset"]):
         with pytest.raises(SystemExit) as stop:
             main(arguments)
         assert stop.value.code == 2
-        assert "usage: python -m sop" in capsys.readouterr().err
+        assert "usage: sop" in capsys.readouterr().err
 
 
-def test_preset_prints_what_it_changes(
+def test_preset_prints_changes(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -105,12 +190,10 @@ def test_preset_prints_what_it_changes(
     assert "model.weights.vision: scratch -> imagenet\n" in shown
     assert "  source: music " in (tmp_path / "params.yaml").read_text("utf-8")
     assert main(["preset", "music"]) == 0
-    assert "holds these values already" in capsys.readouterr().out
+    assert "already has these values" in capsys.readouterr().out
 
 
-def test_summary_prints_metrics_categories_and_what_was_left_out(
-    evaluated: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_summary(evaluated: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["summary"]) == 0
     lines = capsys.readouterr().out.splitlines()
     table = [line.split() for line in lines]
@@ -118,20 +201,20 @@ def test_summary_prints_metrics_categories_and_what_was_left_out(
         assert [name, f"{1 + at}.00", f"{-1 - at}.00"] in table
     for category in ("cello_acoustic_guitar", "flute"):
         assert [category, "1.00", "6.00", "2.00", "3.00"] in table
-    assert "3 mixtures counted, 1 left out" in lines
+    assert "3 mixtures evaluated, 1 left out" in lines
     assert "  mixture 2: a.wav: holds no sound" in lines
     assert any("data/evaluate/" in line for line in lines)
 
 
-def test_summary_of_a_damaged_file_names_it(evaluated: Path) -> None:
+def test_summary_of_a_damaged_file(evaluated: Path) -> None:
     evaluated.write_text('<<<<<<< HEAD\n{"sdr": 1}')
-    with pytest.raises(UserError, match=r"metrics/details/evaluate\.json: not readable as JSON"):
+    with pytest.raises(UserError, match=r"metrics/details/evaluate\.json: not valid JSON"):
         main(["summary"])
 
 
 @pytest.fixture
 def model(tmp_path: Path, tiny_params: Params, monkeypatch: pytest.MonkeyPatch) -> PixelPlayer:
-    """What data/model/last.pt of the folder that is worked in holds."""
+    """Make a folder with data/model/last.pt the working directory and return the model."""
     (tmp_path / "work").mkdir()
     monkeypatch.chdir(tmp_path / "work")
     player = build(tiny_params.model, tiny_params.spectrogram, seed=1)
@@ -139,7 +222,7 @@ def model(tmp_path: Path, tiny_params: Params, monkeypatch: pytest.MonkeyPatch) 
     return player
 
 
-def test_export_writes_what_import_makes_the_same_model_of(
+def test_export_then_import_gives_the_same_model(
     tmp_path: Path,
     model: PixelPlayer,
     tiny_params: Params,
@@ -149,7 +232,7 @@ def test_export_writes_what_import_makes_the_same_model_of(
     lines = capsys.readouterr().out.splitlines()
     assert lines[:3] == [str(tmp_path / "served" / "ours" / file) for file in FILES.values()]
     assert "of width 64 only" in lines[3]
-    assert "model.sound_width is 4, model.vision_width 4" in lines[3]
+    assert "model.sound_width is 4 and model.vision_width is 4" in lines[3]
 
     with serving(tmp_path / "served") as server:
         where = {"url": server.root, "model": "ours", "sha256": {}}
@@ -164,16 +247,14 @@ def test_export_writes_what_import_makes_the_same_model_of(
 
 
 @pytest.mark.usefixtures("model")
-def test_import_does_not_replace_a_model() -> None:
+def test_import_replaces_no_model() -> None:
     before = Path("data/model/last.pt").read_bytes()
-    with pytest.raises(UserError, match=r"data/model/last\.pt: there is a model already.*--out"):
+    with pytest.raises(UserError, match=r"data/model/last\.pt: already exists.*--out"):
         main(["import-published"])
     assert Path("data/model/last.pt").read_bytes() == before
 
 
-def test_export_and_import_name_what_they_lack(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_export_and_import_without_inputs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     with pytest.raises(UserError, match=r"data/model/last\.pt: no such checkpoint"):
         main(["export-published"])
@@ -181,7 +262,7 @@ def test_export_and_import_name_what_they_lack(
         main(["import-published"])
 
 
-def test_export_of_the_published_widths_has_no_warning(
+def test_export_of_published_widths_without_warning(
     tmp_path: Path, tiny_params: Params, capsys: pytest.CaptureFixture[str]
 ) -> None:
     params = with_values(tiny_params, {"model.sound_width": 64, "model.vision_width": 64})
@@ -199,7 +280,7 @@ def test_export_of_the_published_widths_has_no_warning(
         (KeyboardInterrupt(), 130, "interrupted; the next run goes on from here\n"),
     ],
 )
-def test_program_ends_in_a_line_and_a_status(
+def test_program_ends_in_one_line(
     raised: BaseException, status: int, said: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def program() -> int:
@@ -211,7 +292,7 @@ def test_program_ends_in_a_line_and_a_status(
     assert capsys.readouterr().err == said
 
 
-def test_program_that_breaks_shows_its_traceback() -> None:
+def test_unexpected_error_keeps_its_traceback() -> None:
     def program() -> int:
         raise ZeroDivisionError
 
