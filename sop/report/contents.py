@@ -499,8 +499,9 @@ def _meanings(text: str) -> dict[str, str]:
 def _data(root: Path) -> list[Table] | Absent:
     names = ("download", "extract", "index")
     download, extract, index = (_json(root / f"metrics/details/{name}.json") for name in names)
-    if download is None:
-        return Absent(_why_not("download") or "There are no videos yet; `dvc repro` gets them.")
+    # The numbers are empty where prepared data took the place of the stage's outputs.
+    if not download:
+        return Absent(_why_not("download") or "The stage `download` has not run.")
     extracted = (extract or {}).get("category", {})
     sides = (index or {}).get("category", {})
     columns = [

@@ -179,7 +179,7 @@ def test_a_run_of_nothing_says_so(tmp_path: Path, params: Params) -> None:
         "Nothing was evaluated yet",
         "Nothing was trained yet",
         "Nothing was denoised yet",
-        "There are no videos yet",
+        "The stage `download` has not run",
     ):
         assert reason in text
 
