@@ -26,9 +26,10 @@ def add_parser(commands: Any) -> None:
 def run(options: argparse.Namespace) -> int:
     """Print the comparison."""
     # Imports SciPy, which takes a moment.
+    from sop.cli.comparison_text import comparison_text
     from sop.params import load_params
     from sop.report.comparison import compare
 
     found = compare(options.a, options.b, Path(), load_params().seed)
-    print(json.dumps(found.as_dict(), indent=2) if options.json else found.as_text())
+    print(json.dumps(found.as_dict(), indent=2) if options.json else comparison_text(found))
     return 0

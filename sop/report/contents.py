@@ -31,7 +31,7 @@ from sop.inference.separator import Separator
 from sop.params import Params
 from sop.report import charts
 from sop.report.charts import write_png
-from sop.report.comparison import WORKSPACE, ParamChange, changed_params, compare, flattened
+from sop.report.comparison import compare
 from sop.report.mixture_files import Sources, ideal_masks, write_mixture
 from sop.report.page import (
     MEASURES,
@@ -57,6 +57,8 @@ from sop.report.page import (
     Table,
     write_page,
 )
+from sop.report.param_changes import ParamChange, changed_params, flattened
+from sop.report.revisions import WORKSPACE
 from sop.runtime.device import one_thread
 from sop.runtime.errors import UserError
 from sop.runtime.progress import progress
