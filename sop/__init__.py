@@ -3,13 +3,15 @@
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from sop.inference.localization import Localization, Region
     from sop.inference.separator import Separation, Separator
 
-__all__ = ["Separation", "Separator"]
+__all__ = ["Localization", "Region", "Separation", "Separator"]
 
 
 def __getattr__(name: str) -> Any:
-    # They bring PyTorch, which takes seconds to import; most of what imports `sop` has no use for.
+    # Imported on first use: PyTorch takes seconds to import, and most users of `sop` do not need
+    # it.
     if name in __all__:
         from sop.inference import separator
 

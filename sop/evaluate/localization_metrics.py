@@ -175,7 +175,7 @@ def _find(separator: Separator, scene: Scene) -> Found:
     recording = scene.recording
     where = separator.localize(recording)
     embedding = separator.embed(recording, 0, separator.frames(recording))
-    sounds = embedding.sounds(separator.shares(embedding, where.regions))[:-1]
+    sounds = embedding.sounds(separator.region_masks(embedding, where.regions))[:-1]
     length = min(sounds.shape[-1], scene.stems.shape[-1])
     sounds, stems = sounds[:, :length], scene.stems[:, :length]
     pairs = _matches(sounds, stems)

@@ -1,1 +1,1 @@
-"""A trained model on a recording of any length: embedding, localization, separation."""
+"""Inference on a recording of any length: embedding, localization, separation."""

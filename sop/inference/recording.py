@@ -1,4 +1,4 @@
-"""A recording: the frames and the sound of one video on disk, read piece by piece.
+"""The frames and the sound of one video on disk, read piece by piece.
 
 Shapes: T frames, H x W pixels, L samples.
 """
@@ -20,12 +20,12 @@ from sop.runtime.files import require_file
 
 
 class Recording:
-    """What the networks can be shown of one video.
+    """The input of the networks for one video.
 
     Args:
-        video: where its sound and frames are.
-        extract: their rates.
-        sound: samples that are heard in place of the video's own, (L,); None for these.
+        video: paths of its sound and frames.
+        extract: sample rate and frame rate.
+        sound: samples that replace the video's own sound, (L,); None to use its own.
 
     Raises:
         LeftOut: the sound cannot be read.
@@ -42,27 +42,29 @@ class Recording:
         self.seconds = self.samples / extract.sample_rate
 
     def sound(self, begin: int, end: int) -> Audio:
-        """Samples from `begin` to before `end`, (end - begin,); there is silence outside."""
+        """Return the samples in [begin, end), padded with zeros outside the recording."""
         audio = np.zeros(end - begin, np.float32)
         first, last = max(begin, 0), min(end, self.samples)
         if first < last and self._sound is not None:
             audio[first - begin : last - begin] = self._sound[first:last]
         elif first < last:
-            # A quarter of a sample beyond the middle, lest rounding fall to the one before.
-            middle = (first + (last - first) // 2 + 0.25) / self.sample_rate
+            # A quarter of a sample after the centre, so that rounding cannot select the previous
+            # sample.
+            centre = (first + (last - first) // 2 + 0.25) / self.sample_rate
             audio[first - begin : last - begin] = read_audio(
-                self._video.audio, middle, last - first, self.sample_rate
+                self._video.audio, centre, last - first, self.sample_rate
             )
         return audio
 
     def frames(self, seconds: float, count: int, stride: int, size: int) -> Frames:
-        """Whole frames around a moment, as a clip of training has them.
+        """Return whole frames around a moment, spaced as in a training clip.
 
         Args:
-            seconds: the moment.
-            count: T frames.
-            stride: frames from one to the next; beyond an end the last one there is repeated.
-            size: of the shorter side, pixels.
+            seconds: time of the centre frame.
+            count: T, number of frames.
+            stride: distance of consecutive frames; the first and the last frame of the video are
+                repeated beyond its ends.
+            size: length of the shorter side, pixels.
 
         Returns:
             (T, H, W, 3) RGB.
@@ -74,20 +76,20 @@ class Recording:
 
 
 @contextmanager
-def recorded(video: Path, extract: ExtractParams) -> Iterator[Recording]:
-    """Decode any video that ffmpeg reads into a temporary folder, which ends with the block.
+def decoded_recording(video: Path, extract: ExtractParams) -> Iterator[Recording]:
+    """Decode a video into a temporary folder, which is removed at the end of the block.
 
     Args:
-        video: the file.
-        extract: rates, height and quality, as the model was trained on.
+        video: any file that ffmpeg reads.
+        extract: rates, height and quality with which the model was trained.
 
     Raises:
-        UserError: it cannot be read, or has no pictures or no sound.
+        UserError: the video cannot be read, or has no pictures or no sound.
     """
     require_file(video)
     with tempfile.TemporaryDirectory(prefix="sop-") as folder:
         audio, frames = Path(folder) / "sound.wav", Path(folder) / "frames.zip"
-        # Its length is not known to be bounded, so its time is not either.
+        # No time limit, because the length of the video is unlimited.
         limits = Limits(float("inf"), extract.memory_limit_mib << 20)
         try:
             seconds = probe(video, limits).seconds
@@ -95,7 +97,7 @@ def recorded(video: Path, extract: ExtractParams) -> Iterator[Recording]:
             pictures = PictureOutput(extract.frame_rate, extract.frame_height, extract.jpeg_quality)
             count = pack(decode(video, seconds, sound, pictures, limits), frames)
             if not count:
-                raise LeftOut("holds no pictures")
+                raise LeftOut("contains no pictures")
             yield Recording(Video(audio, frames, count), extract)
         except LeftOut as reason:
             raise UserError(f"{video}: {reason}") from None

@@ -1,7 +1,7 @@
-"""Separate a video: find what sounds in it, and hand over the sound of each.
+"""Separation of videos with a trained model.
 
-Shapes: W windows, T frames of each, h x w cells, C channels, F x M frequency bins x spectrogram
-frames, K regions, L samples.
+Shapes: W windows, T frames of each, h x w cells, C channels, R mask rows, F x M frequency bins x
+spectrogram frames, K regions, L samples.
 """
 
 from collections.abc import Iterable, Iterator
@@ -12,9 +12,10 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from sop.inference.embedding import Embedding, Values, shares
-from sop.inference.localization import Listener, Localization, Region, pool
-from sop.inference.recording import Recording, recorded
+from sop.dataset.clips import Audio
+from sop.inference.embedding import Embedding, normalize_masks
+from sop.inference.localization import Localization, Localizer, Region, pool_region
+from sop.inference.recording import Recording, decoded_recording
 from sop.model.checkpoint import load_player
 from sop.model.pixelplayer import PixelPlayer, normalise_frames
 from sop.model.spectrogram import network_input
@@ -22,33 +23,33 @@ from sop.params import Params
 from sop.runtime.device import choose_device
 from sop.runtime.progress import progress
 
-# Windows that the networks see at once, and that a stretch of a long recording is made of.
+# Number of windows in one pass of the networks, and in one segment of a long recording.
 BATCH_WINDOWS = 8
-STRETCH_WINDOWS = 16
+SEGMENT_WINDOWS = 16
 
 
 @dataclass(frozen=True)
 class Separation:
-    """A video's sound, taken apart; mono, at the model's sample rate."""
+    """The separated sound of a video: mono, at the model's sample rate."""
 
     sample_rate: int
-    """Hz."""
-    mixture: Values
-    """What was heard, (L,)."""
-    components: Values
-    """The sound of each region, and last what belongs to none: they sum to the mixture,
-    (K + 1, L)."""
+    """Sample rate of all sounds, Hz."""
+    mixture: Audio
+    """Sound of the video, (L,)."""
+    components: Audio
+    """Sound of each region and, last, the rest of the sound, (K + 1, L); they sum to the
+    mixture."""
     localization: Localization
-    """Where it sounds, and the K regions."""
+    """The K regions and the energy of each cell of the picture."""
 
 
 class Separator:
-    """A trained model, ready for videos of any length.
+    """A trained model that separates videos of any length.
 
     Args:
         player: the model.
-        params: what it was trained under.
-        device: where it computes.
+        params: parameters with which it was trained.
+        device: device on which it computes.
     """
 
     def __init__(self, player: PixelPlayer, params: Params, device: torch.device) -> None:
@@ -60,99 +61,128 @@ class Separator:
 
     @classmethod
     def load(cls, checkpoint: Path | str, device: str = "auto") -> "Separator":
-        """Read a model of the pipeline.
+        """Load a model that the pipeline has trained.
+
+        Args:
+            checkpoint: path of the model file, such as `data/train/model.pt`.
+            device: `cpu`, `cuda`, `cuda:1`, or `auto` for a GPU if there is one.
 
         Raises:
-            UserError: it is missing, damaged or foreign.
+            UserError: the file is missing, damaged or not a model of this project.
         """
         player, params = load_player(Path(checkpoint))
         return cls(player, params, choose_device(device))
 
     def separate(self, video: Path | str, regions: int | None = None) -> Separation:
-        """Take a whole video apart, in memory; `stretches` does it piece by piece.
+        """Separate the sound of a video by the regions of its picture.
+
+        The whole video is processed in memory. Use `segments` to process a long video piece by
+        piece.
 
         Args:
             video: any file that ffmpeg reads.
-            regions: how many there are; None finds out.
+            regions: number of regions; None determines it from the sound. The result has fewer
+                regions if fewer emit sound.
 
         Raises:
-            UserError: the video cannot be read.
+            UserError: the video cannot be read, or regions are requested but it is silent.
         """
-        with recorded(Path(video), self.params.extract) as recording:
-            where = self.localize(recording, regions)
+        with decoded_recording(Path(video), self.params.extract) as recording:
+            localization = self.localize(recording, regions)
             embedding = self.embed(recording, 0, self.frames(recording))
-            masks = self.shares(embedding, where.regions)
+            masks = self.region_masks(embedding, localization.regions)
         length = recording.samples
         components = np.zeros((len(masks), length), np.float32)
         sounds = embedding.sounds(masks)[:, :length]
         components[:, : sounds.shape[1]] = sounds
-        return Separation(recording.sample_rate, embedding.audio[:length], components, where)
+        return Separation(recording.sample_rate, embedding.audio[:length], components, localization)
 
     def frames(self, recording: Recording) -> int:
-        """Spectrogram frames of a recording, M: the last lies at or after its end."""
+        """Return M, the number of spectrogram frames; the last is at or after the end."""
         return 1 + -(-recording.samples // self._hop)
 
     def localize(
         self, recording: Recording, regions: int | None = None, task: str | None = None
     ) -> Localization:
-        """Listen to a whole recording and find what sounds.
+        """Find the regions of a recording that emit sound.
 
         Args:
-            recording: of any length.
-            regions: how many there are; None finds out.
-            task: what this is called where its progress is shown; None shows none.
-        """
-        listener = Listener(self.params.model.image_pooling)
-        for first, embedding in self.stretches(recording, task):
-            listener.hear(embedding, self.power(recording, first, embedding.fades.shape[1]))
-        return listener.localize(regions)
+            recording: a recording of any length.
+            regions: number of regions; None determines it from the sound.
+            task: name of the progress display; None shows no progress.
 
-    def stretches(
+        Raises:
+            UserError: regions are requested but the recording is silent.
+        """
+        localizer = Localizer(self.params.model.image_pooling)
+        for first, embedding in self.segments(recording, task):
+            frames = embedding.crossfade.shape[1]
+            localizer.update(embedding, self.power(recording, first, frames))
+        return localizer.localize(regions)
+
+    def segments(
         self, recording: Recording, task: str | None = None
     ) -> Iterator[tuple[int, Embedding]]:
-        """A recording piece by piece: the spectrogram frame at which each begins, and the piece.
+        """Embed a recording segment by segment.
 
         Args:
-            recording: of any length.
-            task: what this is called where its progress is shown; None shows none.
+            recording: a recording of any length.
+            task: name of the progress display; None shows no progress.
+
+        Yields:
+            The first spectrogram frame of each segment, and its embedding.
         """
         total = self.frames(recording)
-        step = STRETCH_WINDOWS * max(1, self._window_frames // 2)
+        step = SEGMENT_WINDOWS * max(1, self._window_frames // 2)
         starts: Iterable[int] = range(0, total, step)
         if task is not None:
-            starts = progress(starts, task, -(-total // step), "piece")
+            starts = progress(starts, task, -(-total // step), "segment")
         for first in starts:
             yield first, self.embed(recording, first, min(step, total - first))
 
-    def shares(self, embedding: Embedding, regions: tuple[Region, ...]) -> Values:
-        """How the sound is shared out among regions and the rest, (K + 1, F, M); they sum to 1."""
+    def region_masks(
+        self, embedding: Embedding, regions: tuple[Region, ...]
+    ) -> NDArray[np.float32]:
+        """Return the masks of the regions and of the rest, (K + 1, F, M); they sum to 1."""
         bins = self.params.spectrogram.stft_frame // 2 + 1
         if not regions:
-            return np.ones((1, bins, embedding.fades.shape[1]), np.float32)
+            return np.ones((1, bins, embedding.crossfade.shape[1]), np.float32)
         features = [self.features(embedding, region) for region in regions]
-        return shares(embedding.masks(np.stack(features, axis=1)))
+        return normalize_masks(embedding.masks(np.stack(features, axis=1)))
 
-    def features(self, embedding: Embedding, region: Region) -> Values:
-        """Features of a region in each window, (W, C)."""
+    def features(self, embedding: Embedding, region: Region) -> NDArray[np.float32]:
+        """Return the visual features of a region in each window, (W, C)."""
         if region.features is not None:
             return np.tile(region.features, (len(embedding.cells), 1))
-        return pool(embedding.cells, region.cells, self.params.model.image_pooling)
+        return pool_region(embedding.cells, region.cells, self.params.model.image_pooling)
 
-    def power(self, recording: Recording, first: int, count: int) -> Values:
-        """Energy of the sound's bins in frames `first` to before `first + count`, (F, count).
+    def power(self, recording: Recording, first: int, count: int) -> NDArray[np.float32]:
+        """Return the energy of the sound's bins, (F, count).
 
-        Other than that of the stretch alone, it does not fade where a recording is cut.
+        The frames at the edges include the sound beyond them, so that the result does not depend
+        on how the recording is cut into segments.
+
+        Args:
+            recording: a recording of any length.
+            first: first spectrogram frame.
+            count: number of frames.
         """
-        power: Values = self._spectra(recording, [first], count)[0].abs().square().cpu().numpy()
+        spectra = self._spectra(recording, [first], count)
+        power: NDArray[np.float32] = spectra[0].abs().square().cpu().numpy()
         return power
 
     def embed(self, recording: Recording, first: int, count: int) -> Embedding:
-        """What the networks make of spectrogram frames `first` to before `first + count`.
+        """Run the networks on a segment of a recording.
 
-        The windows are those of the whole recording, wherever a stretch of it is cut.
+        The windows are those of the whole recording, wherever it is cut into segments.
+
+        Args:
+            recording: a recording of any length.
+            first: first spectrogram frame of the segment.
+            count: number of frames.
         """
         total = max(self.frames(recording), self._window_frames)
-        starts, fades = _windows(total, self._window_frames, first, count)
+        starts, crossfade = _windows(total, self._window_frames, first, count)
         weights = self.player.synthesizer.scale
         channels = self.params.model.channels
         components = None
@@ -160,15 +190,15 @@ class Separator:
         with torch.inference_mode():
             for position in range(0, len(starts), BATCH_WINDOWS):
                 batch = starts[position : position + BATCH_WINDOWS]
-                maps, features = self._see_and_hear(recording, batch)
+                maps, features = self.run_networks(recording, batch)
                 cells.append(features)
                 if components is None:
                     components = np.zeros((channels, maps.shape[2], count), np.float32)
-                for start, window in zip(batch, maps, strict=True):
+                for number, (start, window) in enumerate(zip(batch, maps, strict=True), position):
                     begin, end = max(start, first), min(start + window.shape[-1], first + count)
-                    fade = fades[starts.index(start), begin - first : end - first]
-                    components[:, :, begin - first : end - first] += (
-                        fade * window[:, :, begin - start : end - start]
+                    segment = slice(begin - first, end - first)
+                    components[:, :, segment] += (
+                        crossfade[number, segment] * window[:, :, begin - start : end - start]
                     )
         assert components is not None
         begin = first * self._hop
@@ -181,14 +211,24 @@ class Separator:
             scale=np.ones(channels, np.float32)
             if weights is None
             else weights.detach().cpu().numpy(),
-            fades=fades,
+            crossfade=crossfade,
             bias=float(self.player.synthesizer.bias.detach()),
             activation=self.params.model.output_activation,
             image_activation=self.params.model.image_activation,
         )
 
-    def _see_and_hear(self, recording: Recording, starts: list[int]) -> tuple[Values, Values]:
-        """Component maps (W, C, R, M) and features of cells (W, h, w, C) of windows."""
+    def run_networks(
+        self, recording: Recording, starts: list[int]
+    ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """Run the sound net and the vision net on windows of a recording.
+
+        Args:
+            recording: a recording of any length.
+            starts: first spectrogram frame of each window, (W,).
+
+        Returns:
+            Component maps, (W, C, R, M), and features of the cells, (W, h, w, C).
+        """
         mixture, model = self.params.mixture, self.params.model
         half = self._window_frames * self._hop / 2 / recording.sample_rate
         seconds = [start * self._hop / recording.sample_rate + half for start in starts]
@@ -202,17 +242,12 @@ class Separator:
         features = self.player.vision(pixels)
         pooled = features.mean(dim=1) if model.image_pooling == "avgpool" else features.amax(dim=1)
         cells = pooled.permute(0, 2, 3, 1)
-        magnitude = self._magnitude(recording, starts)
-        maps = self.player.sound_features(magnitude)
+        spectra = self._spectra(recording, starts, self._window_frames)
+        maps = self.player.sound_features(network_input(spectra, self.params.spectrogram))
         return maps.float().cpu().numpy(), cells.float().cpu().numpy()
 
-    def _magnitude(self, recording: Recording, starts: list[int]) -> torch.Tensor:
-        """The mixture's magnitude in windows, as the sound net wants it, (W, R, M)."""
-        spectra = self._spectra(recording, starts, self._window_frames)
-        return network_input(spectra, self.params.spectrogram)
-
     def _spectra(self, recording: Recording, starts: list[int], count: int) -> torch.Tensor:
-        """Spectrograms of stretches of as many frames, complex, (stretches, F, count)."""
+        """Return complex spectrograms of windows of `count` frames, (W, F, count)."""
         params = self.params.spectrogram
         margin = params.stft_frame // 2
         length = (count - 1) * self._hop
@@ -230,26 +265,28 @@ class Separator:
         )
 
 
-def _windows(total: int, size: int, first: int, count: int) -> tuple[list[int], Values]:
-    """Where the windows of a recording begin that touch a stretch, and how they fade over it.
+def _windows(
+    total: int, size: int, first: int, count: int
+) -> tuple[list[int], NDArray[np.float32]]:
+    """Return the windows of a recording that overlap a segment, and their cross-fade weights.
 
-    Windows overlap by half; the last ends with the recording.
+    Consecutive windows overlap by half; the last ends with the recording.
 
     Args:
-        total: spectrogram frames of the recording, at least `size`.
-        size: of a window.
-        first: frame of the stretch.
-        count: its frames.
+        total: number of spectrogram frames of the recording, at least `size`.
+        size: number of frames of a window.
+        first: first frame of the segment.
+        count: number of frames of the segment.
 
     Returns:
-        W starts, and (W, count) weights, whose sum over W is 1.
+        The first frame of each window, (W,), and weights, (W, count), that sum to 1 over W.
     """
     step = max(1, size // 2)
     every = [*range(0, total - size, step), total - size]
     starts = [start for start in every if start < first + count and start + size > first]
     frames = np.arange(first, first + count)
-    # A triangle over each window; all that hear a frame share it.
+    # A triangle over each window, normalised over the windows at each frame.
     distance = np.abs(frames + 0.5 - (np.array(starts)[:, None] + size / 2))
-    rising = np.maximum(size / 2 - distance, 0)
-    fades: NDArray[np.float32] = (rising / rising.sum(axis=0)).astype(np.float32)
-    return starts, fades
+    triangles = np.maximum(size / 2 - distance, 0)
+    crossfade: NDArray[np.float32] = (triangles / triangles.sum(axis=0)).astype(np.float32)
+    return starts, crossfade

@@ -130,7 +130,7 @@ def _check(clip: PlayerClip) -> None:
     expected: dict[str, tuple[NDArray[Any], tuple[int, ...]]] = {
         "components": (embedding.components, (channels, rows, frames)),
         "scale": (embedding.scale, (channels,)),
-        "fades": (embedding.fades, (windows, frames)),
+        "crossfade": (embedding.crossfade, (windows, frames)),
         "heat": (clip.heat, (windows, height, width)),
         "colours": (clip.colours, (height, width, 3)),
     }
@@ -200,7 +200,7 @@ def _contents(clip: PlayerClip) -> tuple[dict[str, Any], str]:
         "offsets": offsets,
         # Weighed here, so that the page need not know activation and scale.
         "cells": embedding.weights(embedding.cells),
-        "fades": embedding.fades,
+        "crossfade": embedding.crossfade,
         "features": np.array([embedding.weights(region.features) for region in clip.regions]),
         "positions": positions,
         "heat": clip.heat,

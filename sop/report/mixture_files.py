@@ -20,7 +20,7 @@ from sop.dataset.mixtures import MixtureReader, middle_frame
 from sop.evaluate.figure import heat_maps, overlay
 from sop.evaluate.records import Record, write_sound
 from sop.inference.embedding import Embedding
-from sop.inference.localization import Listener, Region
+from sop.inference.localization import Localizer, Region
 from sop.inference.recording import Recording
 from sop.inference.separator import Separator
 from sop.model.spectrogram import (
@@ -218,8 +218,8 @@ def _write_player(
         separator.embed(_Clip(video, params.extract, mixture, size), 0, count) for video in videos
     ]
     beside = _beside(embeddings)
-    listener = Listener(params.model.image_pooling)
-    listener.hear(beside)
+    localizer = Localizer(params.model.image_pooling)
+    localizer.update(beside)
     width = embeddings[0].cells.shape[2]
     regions = []
     for n, video in enumerate(videos):
@@ -239,7 +239,7 @@ def _write_player(
         embedding=beside,
         regions=tuple(regions),
         heat=beside.heat(),
-        colours=listener.localize().colours,
+        colours=localizer.localize().colours,
     )
     together = writer.path("player/video.mp4")
     sound = writer.path("player/mixture.wav")

@@ -25,8 +25,14 @@ from PIL import Image
 from sop.cancellation.recordings import FilterBank, filter_bank
 from sop.cancellation.wav import WavWriter, writing_wav
 from sop.denoise.adaptive import FilterSetting
-from sop.inference.localization import MOST_REGIONS, SILENCE, Localization, Region, regions_of
-from sop.inference.recording import Recording, recorded
+from sop.inference.localization import (
+    MAX_REGIONS,
+    SILENCE_AMPLITUDE,
+    Localization,
+    Region,
+    regions_at,
+)
+from sop.inference.recording import Recording, decoded_recording
 from sop.inference.separator import Separator
 from sop.params import SpectrogramParams
 from sop.player.overlay import Heat, Picture, hex_colour, overlaid
@@ -168,7 +174,7 @@ def write_separation(
     _check_place(video, folder)
     with (
         _staged(folder) as stage,
-        recorded(video, separator.params.extract) as recording,
+        decoded_recording(video, separator.params.extract) as recording,
     ):
         work = _Work(video, stage.folder, separator, recording, request)
         written = work.run()
@@ -259,14 +265,14 @@ class _Work:
         request = self._request
         # Said before any work.
         places = [place_of(x, y, size) for x, y in request.places]
-        if request.regions is not None and request.regions > MOST_REGIONS:
-            raise UserError(f"--regions {request.regions}: {MOST_REGIONS} at most")
+        if request.regions is not None and request.regions > MAX_REGIONS:
+            raise UserError(f"--regions {request.regions}: {MAX_REGIONS} at most")
         where = self._separator.localize(
-            self._recording, None if places else request.regions, "listening"
+            self._recording, None if places else request.regions, "localizing"
         )
         if places:
             height, width = where.energy.shape
-            return where, tuple(regions_of(places, (height, width)))
+            return where, tuple(regions_at(places, (height, width)))
         if request.regions is not None and len(where.regions) < request.regions:
             raise UserError(
                 f"--regions {request.regions}: only {len(where.regions)} found that sound "
@@ -286,8 +292,8 @@ class _Work:
         levels: list[Values] = []
 
         def masks() -> Iterator[Values]:
-            for first, embedding in separator.stretches(recording, "separating"):
-                shared = separator.shares(embedding, regions)
+            for first, embedding in separator.segments(recording, "separating"):
+                shared = separator.region_masks(embedding, regions)
                 power = separator.power(recording, first, shared.shape[2])
                 levels.append(np.einsum("kfm,kfm,fm->km", shared, shared, power))
                 yield shared
@@ -485,11 +491,11 @@ def volumes(request: Request, regions: int) -> list[float]:
 def silence_energy(spectrogram: SpectrogramParams) -> float:
     """Energy of a spectrogram frame of a tone as quiet as what counts as silent.
 
-    By Parseval's theorem: half of the bins of a windowed frame, of a tone of amplitude `SILENCE`.
+    By Parseval's theorem: half of the bins of a windowed frame, of a tone at `SILENCE_AMPLITUDE`.
     """
     mean_square_of_hann = 3 / 8
     frame = spectrogram.stft_frame
-    return frame / 2 * frame * mean_square_of_hann * SILENCE**2 / 2
+    return frame / 2 * frame * mean_square_of_hann * SILENCE_AMPLITUDE**2 / 2
 
 
 def intervals(sounding: NDArray[np.bool_], hop_seconds: float, seconds: float) -> list[Interval]:

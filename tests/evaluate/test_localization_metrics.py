@@ -16,7 +16,7 @@ from sop.evaluate.localization_metrics import (
 from sop.inference.separator import Separator
 from sop.params import Params
 from tests.support.experiment import with_values
-from tests.support.planted import HIGH_HZ, LOW_HZ, Heard, plant, separator_of, tone
+from tests.support.planted import HIGH_HZ, LOW_HZ, ArrayRecording, plant, separator_of, tone
 
 LEFT, RIGHT = (0.0, 0.2, 0.4, 1.0), (0.6, 0.0, 1.0, 0.8)
 LOW, HIGH = tone(LOW_HZ, 3.0, level=0.2), tone(HIGH_HZ, 3.0, level=0.1)
@@ -30,7 +30,7 @@ def planted(tiny_params: Params) -> Separator:
 
 def duet(low: np.ndarray = LOW, high: np.ndarray = HIGH) -> Scene:
     stems = np.stack([low, high]).astype(np.float32)
-    return Scene("a_b/a_b_000", "duet", Heard(low + high), (LEFT, RIGHT), stems)  # type: ignore[arg-type]
+    return Scene("a_b/a_b_000", "duet", ArrayRecording(low + high), (LEFT, RIGHT), stems)
 
 
 def measured(separator: Separator, scene: Scene) -> Found:
@@ -69,7 +69,7 @@ def test_player_that_is_not_found_counts_as_missed_and_is_left_with_the_mixture(
 
 def test_summary_counts_what_is_right(planted: Separator) -> None:
     right, swapped = duet(), replace(duet(), boxes=(RIGHT, LEFT))
-    silence = Scene("a/a_000", "silent", Heard(np.zeros(3 * 11025)), (), right.stems[:0])  # type: ignore[arg-type]
+    silence = Scene("a/a_000", "silent", ArrayRecording(np.zeros(3 * 11025)), (), right.stems[:0])
     found = [find(planted, scene) for scene in (right, swapped, silence)]
     summary = localization_summary([*found, NotFound("b/b_000", "damaged")])
     assert summary["scenes"] == {"silent": 1, "solo": 0, "distractor": 0, "duet": 2}

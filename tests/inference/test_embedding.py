@@ -3,7 +3,7 @@ import dataclasses
 import numpy as np
 import pytest
 
-from sop.inference.embedding import Embedding, shares
+from sop.inference.embedding import Embedding, normalize_masks
 from sop.model.spectrogram import stft_power
 from sop.params import Activation, SpectrogramParams
 
@@ -13,7 +13,7 @@ FRAMES, HOP, BINS = 70, 512, 512
 def embedding_of(activation: Activation = "sigmoid", log_frequency: bool = True) -> Embedding:
     """Three windows, 2 x 3 cells, four channels; all numbers random."""
     rng = np.random.default_rng(0)
-    fades = rng.uniform(0.1, 1, (3, FRAMES)).astype(np.float32)
+    crossfade = rng.uniform(0.1, 1, (3, FRAMES)).astype(np.float32)
     return Embedding(
         audio=rng.uniform(-0.5, 0.5, HOP * (FRAMES - 1)).astype(np.float32),
         sample_rate=11025,
@@ -21,25 +21,25 @@ def embedding_of(activation: Activation = "sigmoid", log_frequency: bool = True)
         components=rng.normal(size=(4, 256 if log_frequency else BINS, FRAMES)).astype(np.float32),
         cells=rng.normal(size=(3, 2, 3, 4)).astype(np.float32),
         scale=rng.normal(size=4).astype(np.float32),
-        fades=fades / fades.sum(axis=0),
+        crossfade=crossfade / crossfade.sum(axis=0),
         bias=0.3,
         activation=activation,
     )
 
 
-def test_masks_are_activated_sums_of_weighted_components() -> None:
+def test_masks() -> None:
     embedding = embedding_of(log_frequency=False)
     masks = embedding.masks(embedding.cells[:, 1])
     assert masks.shape == (3, BINS, FRAMES)
     assert masks.dtype == np.float32
     place, k, m = 2, 100, 33
-    features = embedding.fades[:, m] @ embedding.cells[:, 1, place]
+    features = embedding.crossfade[:, m] @ embedding.cells[:, 1, place]
     logit = (features * embedding.scale) @ embedding.components[:, k, m] + 0.3
     assert masks[place, k, m] == pytest.approx(1 / (1 + np.exp(-logit)), rel=1e-5)
 
 
 @pytest.mark.parametrize("activation", ["sigmoid", "none", "relu", "tanh", "softmax"])
-def test_masks_let_nothing_negative_through_and_leave_the_embedding_alone(
+def test_masks_are_not_negative(
     activation: Activation,
 ) -> None:
     embedding = embedding_of(activation)
@@ -53,7 +53,7 @@ def test_masks_let_nothing_negative_through_and_leave_the_embedding_alone(
     np.testing.assert_array_equal(embedding.cells, before[1])
 
 
-def test_masks_of_some_frames_are_those_of_all() -> None:
+def test_masks_of_some_frames() -> None:
     embedding = embedding_of()
     features = embedding.cells[:, 0]
     np.testing.assert_allclose(
@@ -63,7 +63,7 @@ def test_masks_of_some_frames_are_those_of_all() -> None:
     )
 
 
-def test_sound_of_an_open_mask_is_the_sound() -> None:
+def test_sounds() -> None:
     embedding = embedding_of()
     sounds = embedding.sounds(np.stack([np.ones((BINS, FRAMES)), np.zeros((BINS, FRAMES))]))
     assert sounds.shape == (2, len(embedding.audio))
@@ -71,7 +71,7 @@ def test_sound_of_an_open_mask_is_the_sound() -> None:
     assert not sounds[1].any()
 
 
-def test_heat_is_the_energy_that_each_cell_lets_through() -> None:
+def test_heat() -> None:
     embedding = embedding_of()
     heat = embedding.heat()
     assert heat.shape == (3, 2, 3)
@@ -80,25 +80,27 @@ def test_heat_is_the_energy_that_each_cell_lets_through() -> None:
     masks = embedding.masks(embedding.cells.reshape(3, 6, 4)).reshape(2, 3, BINS, FRAMES)
     energy = (masks**2 * power).sum(axis=2)
     np.testing.assert_allclose(heat.sum(axis=0), energy.sum(axis=-1), rtol=1e-4)
-    np.testing.assert_allclose(heat[1, 0, 2], (embedding.fades[1] * energy[0, 2]).sum(), rtol=1e-4)
+    np.testing.assert_allclose(
+        heat[1, 0, 2], (embedding.crossfade[1] * energy[0, 2]).sum(), rtol=1e-4
+    )
 
 
-def test_heat_of_silence_is_none() -> None:
+def test_heat_of_silence() -> None:
     silent = dataclasses.replace(embedding_of(), audio=np.zeros(HOP * (FRAMES - 1), np.float32))
     assert not silent.heat().any()
 
 
 @pytest.mark.parametrize("places", [1, 2, 5])
-def test_shares_sum_to_one(places: int) -> None:
+def test_normalized_masks_sum_to_one(places: int) -> None:
     masks = np.random.default_rng(places).uniform(0, 1, (places, 30, 20)).astype(np.float32)
-    shared = shares(masks)
+    shared = normalize_masks(masks)
     assert shared.shape == (places + 1, 30, 20)
     assert shared.min() >= 0
     np.testing.assert_allclose(shared.sum(axis=0), 1, atol=1e-6)
 
 
-def test_shares_keep_what_nobody_else_claims() -> None:
+def test_normalize_masks() -> None:
     modest = np.array([0.5, 0.2], np.float32)[:, None, None]
-    np.testing.assert_allclose(shares(modest).ravel(), [0.5, 0.2, 0.3], atol=1e-6)
+    np.testing.assert_allclose(normalize_masks(modest).ravel(), [0.5, 0.2, 0.3], atol=1e-6)
     greedy = np.array([1.0, 1.0], np.float32)[:, None, None]
-    np.testing.assert_allclose(shares(greedy).ravel(), [0.5, 0.5, 0.0], atol=1e-6)
+    np.testing.assert_allclose(normalize_masks(greedy).ravel(), [0.5, 0.5, 0.0], atol=1e-6)

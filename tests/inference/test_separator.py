@@ -7,7 +7,7 @@ import pytest
 
 import sop
 from sop.inference import separator as module
-from sop.inference.localization import regions_of
+from sop.inference.localization import regions_at
 from sop.inference.separator import Separator
 from sop.model.checkpoint import save_player
 from sop.model.spectrogram import stft_power
@@ -22,7 +22,7 @@ from tests.support.planted import (
     LOW_HZ,
     RATE,
     ROWS,
-    Heard,
+    ArrayRecording,
     film,
     plant,
     plant_noise,
@@ -44,17 +44,17 @@ def planted(params: Params) -> Separator:
     return plant(separator_of(params))
 
 
-def duet(seconds: float) -> Heard:
-    return Heard(tone(LOW_HZ, seconds) + tone(HIGH_HZ, seconds, level=0.1))
+def duet(seconds: float) -> ArrayRecording:
+    return ArrayRecording(tone(LOW_HZ, seconds) + tone(HIGH_HZ, seconds, level=0.1))
 
 
-def test_stretches_go_through_all_of_it_once(planted: Separator) -> None:
+def test_segments_cover_the_recording_once(planted: Separator) -> None:
     recording = duet(41.3)
     at = 0
-    for first, embedding in planted.stretches(recording):
+    for first, embedding in planted.segments(recording):
         assert first == at
-        windows, frames = embedding.fades.shape
-        np.testing.assert_allclose(embedding.fades.sum(axis=0), 1, atol=1e-6)
+        windows, frames = embedding.crossfade.shape
+        np.testing.assert_allclose(embedding.crossfade.sum(axis=0), 1, atol=1e-6)
         assert embedding.cells.shape == (windows, ROWS, COLUMNS, planted.params.model.channels)
         assert embedding.components.shape[2] == frames
         assert 1 + len(embedding.audio) // 512 == frames
@@ -63,42 +63,38 @@ def test_stretches_go_through_all_of_it_once(planted: Separator) -> None:
     assert (at - 1) * 512 >= recording.samples > (at - 2) * 512
 
 
-def test_progress_is_shown_if_it_has_a_name(
-    planted: Separator, capsys: pytest.CaptureFixture[str]
-) -> None:
-    list(planted.stretches(duet(2.0)))
+def test_progress_needs_a_name(planted: Separator, capsys: pytest.CaptureFixture[str]) -> None:
+    list(planted.segments(duet(2.0)))
     assert capsys.readouterr().out == ""
-    list(planted.stretches(duet(2.0), "listening"))
-    assert capsys.readouterr().out.startswith("listening: 1/1 pieces")
+    list(planted.segments(duet(2.0), "localizing"))
+    assert capsys.readouterr().out.startswith("localizing: 1/1 segment,")
 
 
-def test_masks_do_not_depend_on_where_a_recording_is_cut(
-    params: Params, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_segments_do_not_change_the_masks(params: Params, monkeypatch: pytest.MonkeyPatch) -> None:
     separator = plant_noise(separator_of(params))
-    recording = Heard(np.random.default_rng(0).uniform(-0.5, 0.5, 30 * RATE))
-    regions = tuple(regions_of([(0.1, 0.1), (0.9, 0.9)], (ROWS, COLUMNS)))
+    recording = ArrayRecording(np.random.default_rng(0).uniform(-0.5, 0.5, 30 * RATE))
+    regions = tuple(regions_at([(0.1, 0.1), (0.9, 0.9)], (ROWS, COLUMNS)))
     found = []
     for windows in (4, 16):
-        monkeypatch.setattr(module, "STRETCH_WINDOWS", windows)
-        stretches = list(separator.stretches(recording))
-        assert len(stretches) > (1 if windows == 16 else 5)
+        monkeypatch.setattr(module, "SEGMENT_WINDOWS", windows)
+        segments = list(separator.segments(recording))
+        assert len(segments) > (1 if windows == 16 else 5)
         where = separator.localize(recording)
-        cut = [separator.shares(embedding, regions) for _, embedding in stretches]
+        cut = [separator.region_masks(embedding, regions) for _, embedding in segments]
         found.append((np.concatenate(cut, axis=2), where.energy))
     np.testing.assert_allclose(found[0][0], found[1][0], atol=1e-5)
     np.testing.assert_allclose(found[0][1], found[1][1], rtol=1e-5)
 
 
-def test_power_is_that_of_the_whole(planted: Separator) -> None:
-    recording = Heard(np.random.default_rng(0).uniform(-0.5, 0.5, 512 * 99))
+def test_power_of_a_segment(planted: Separator) -> None:
+    recording = ArrayRecording(np.random.default_rng(0).uniform(-0.5, 0.5, 512 * 99))
     whole = stft_power(recording.sound(0, recording.samples), planted.params.spectrogram)
     np.testing.assert_allclose(planted.power(recording, 40, 20), whole[:, 40:60], rtol=1e-3)
     np.testing.assert_allclose(planted.power(recording, 0, 100), whole, rtol=1e-3)
 
 
 @pytest.mark.parametrize("seconds", [0.1, 1.0, 5.0])
-def test_what_sounds_is_found_in_any_length(planted: Separator, seconds: float) -> None:
+def test_localize_any_length(planted: Separator, seconds: float) -> None:
     low, high = planted.localize(duet(seconds)).regions
     expected = np.zeros((2, ROWS, COLUMNS), bool)
     expected[(0, *LOW_CELLS)] = expected[(1, *HIGH_CELLS)] = True
@@ -108,27 +104,27 @@ def test_what_sounds_is_found_in_any_length(planted: Separator, seconds: float) 
     assert high.energy == pytest.approx(0.2, abs=0.03)
 
 
-def test_region_of_one_cell_has_the_features_of_that_cell(params: Params) -> None:
+def test_features_of_one_cell(params: Params) -> None:
     attentive = with_values(params, {"model.image_pooling": "attention"})
     separator = plant_noise(separator_of(attentive))
     recording = duet(3.0)
     embedding = separator.embed(recording, 0, 40)
-    (region,) = regions_of([(0.3, 0.9)], (ROWS, COLUMNS))
+    (region,) = regions_at([(0.3, 0.9)], (ROWS, COLUMNS))
     features = separator.features(embedding, region)
     np.testing.assert_allclose(features, embedding.cells[:, region.cells][:, 0], rtol=1e-6)
 
 
 @pytest.mark.parametrize("pooling", ["maxpool", "avgpool", "attention"])
-def test_features_of_a_region_are_pooled_over_the_whole_recording_as_the_model_does(
+def test_features_are_pooled_over_the_recording(
     params: Params, pooling: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     separator = plant_noise(separator_of(with_values(params, {"model.image_pooling": pooling})))
     recording = duet(8.0)
     whole = separator.embed(recording, 0, separator.frames(recording))
-    monkeypatch.setattr("sop.inference.separator.STRETCH_WINDOWS", 2)
+    monkeypatch.setattr(module, "SEGMENT_WINDOWS", 2)
     region, *_ = separator.localize(recording, 1).regions
     cells = whole.cells[:, region.cells].astype(np.float64)
-    weights = np.broadcast_to(whole.fades.sum(axis=1)[:, None], cells.shape[:2])
+    weights = np.broadcast_to(whole.crossfade.sum(axis=1)[:, None], cells.shape[:2])
     if pooling == "attention":
         weights = weights * np.exp(cells.max(axis=2))
     expected = np.average(cells.reshape(-1, cells.shape[2]), axis=0, weights=weights.ravel())
@@ -140,7 +136,7 @@ def test_features_of_a_region_are_pooled_over_the_whole_recording_as_the_model_d
         np.testing.assert_allclose(window, expected, rtol=1e-5)
 
 
-def test_library_call_takes_a_video_apart(tmp_path: Path, planted: Separator) -> None:
+def test_separate(tmp_path: Path, planted: Separator) -> None:
     seconds = 3.0
     sound = f"0.2*sin(2*PI*{LOW_HZ}*t)+0.1*sin(2*PI*{HIGH_HZ}*t)"
     separation = planted.separate(str(film(tmp_path / "v.mp4", sound, seconds)))
@@ -155,7 +151,7 @@ def test_library_call_takes_a_video_apart(tmp_path: Path, planted: Separator) ->
     assert len(separation.localization.regions) == 2
 
 
-def test_networks_are_run_as_they_are(params: Params) -> None:
+def test_real_networks(params: Params) -> None:
     separator = separator_of(with_values(params, {"spectrogram.log_frequency": True}))
     embedding = separator.embed(duet(3.0), 0, 30)
     assert embedding.components.shape == (params.model.channels, 256, 30)
@@ -167,7 +163,7 @@ def test_networks_are_run_as_they_are(params: Params) -> None:
     assert 0 <= weights.min() < weights.max() <= 1
 
 
-def test_model_is_loaded(tmp_path: Path, params: Params) -> None:
+def test_load(tmp_path: Path, params: Params) -> None:
     made = separator_of(params)
     save_player(tmp_path / "model.pt", made.player, params, step=0)
     loaded = sop.Separator.load(tmp_path / "model.pt", "cpu")
@@ -177,10 +173,11 @@ def test_model_is_loaded(tmp_path: Path, params: Params) -> None:
         Separator.load(tmp_path / "none.pt")
 
 
-def test_library_is_at_hand_and_cheap_to_import() -> None:
+def test_import_of_sop_is_cheap() -> None:
     code = (
         "import sys, sop; assert 'torch' not in sys.modules; "
-        "from sop import Separator, Separation; assert 'torch' in sys.modules; "
+        "from sop import Localization, Region, Separation, Separator; "
+        "assert 'torch' in sys.modules; "
         "print(Separator.__module__, hasattr(sop, 'nonsense'))"
     )
     shown = subprocess.run(

@@ -12,7 +12,7 @@ import soundfile
 import torch
 
 from sop.download.synthetic import plan, render
-from sop.inference.embedding import Embedding, shares
+from sop.inference.embedding import Embedding, normalize_masks
 from sop.media.ffmpeg import binary
 from sop.model.pixelplayer import build, normalise_frames
 from sop.params import Params
@@ -120,7 +120,7 @@ def cell_sounds(embedding: Embedding) -> np.ndarray:
 def region_sounds(clip: PlayerClip) -> np.ndarray:
     """Python's sounds of the regions and the rest."""
     features = np.stack([region.features for region in clip.regions], axis=1)
-    return clip.embedding.sounds(shares(clip.embedding.masks(features)))
+    return clip.embedding.sounds(normalize_masks(clip.embedding.masks(features)))
 
 
 @pytest.fixture(scope="module")
@@ -164,7 +164,7 @@ def duet(
         components=components,
         cells=cells,
         scale=np.linspace(0.5, 1, cells.shape[-1], dtype=np.float32),
-        fades=np.maximum(1 - peaks, 0).astype(np.float32),
+        crossfade=np.maximum(1 - peaks, 0).astype(np.float32),
         bias=-1.0,
         activation="sigmoid",
     )

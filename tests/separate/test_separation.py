@@ -16,7 +16,7 @@ from PIL import Image
 from sop.cli.main import main
 from sop.denoise.adaptive import FilterSetting
 from sop.inference import separator as streaming
-from sop.inference.localization import regions_of
+from sop.inference.localization import regions_at
 from sop.inference.separator import Separator
 from sop.media.decoding import probe
 from sop.media.ffmpeg import Limits, binary, probe_header
@@ -34,7 +34,7 @@ from tests.support.planted import (
     LOW_HZ,
     RATE,
     ROWS,
-    Heard,
+    ArrayRecording,
     film,
     plant,
     plant_noise,
@@ -680,19 +680,21 @@ def uncertain(params: Params) -> Separator:
     return plant_noise(separator_of(params))
 
 
-def component(separator: Separator, recording: Heard, monkeypatch: Any, windows: int) -> np.ndarray:
+def component(
+    separator: Separator, recording: ArrayRecording, monkeypatch: Any, windows: int
+) -> np.ndarray:
     """What the cell at the top left lets through, stretch by stretch, (L,)."""
-    monkeypatch.setattr(streaming, "STRETCH_WINDOWS", windows)
-    regions = tuple(regions_of([(0, 0)], (ROWS, COLUMNS)))
-    stretches = separator.stretches(recording)
-    masks = (separator.shares(embedding, regions) for _, embedding in stretches)
+    monkeypatch.setattr(streaming, "SEGMENT_WINDOWS", windows)
+    regions = tuple(regions_at([(0, 0)], (ROWS, COLUMNS)))
+    stretches = separator.segments(recording)
+    masks = (separator.region_masks(embedding, regions) for _, embedding in stretches)
     blocks = [recording.sound(0, recording.samples)[:, None]]
     made = components(blocks, RATE, masks, RATE, separator.params.spectrogram)
     return np.concatenate(list(made), axis=1)[0, :, 0]
 
 
 def test_windows_have_no_seams(uncertain: Separator, monkeypatch: pytest.MonkeyPatch) -> None:
-    recording = Heard(tone(440.0, 30.0, level=0.5))
+    recording = ArrayRecording(tone(440.0, 30.0, level=0.5))
     heard = component(uncertain, recording, monkeypatch, 16)
     # A click would be heard at all frequencies.
     spectrum = np.abs(np.fft.rfft(heard[RATE:-RATE] * np.hanning(len(heard) - 2 * RATE))) ** 2
@@ -712,7 +714,7 @@ def test_windows_have_no_seams(uncertain: Separator, monkeypatch: pytest.MonkeyP
 def test_sound_does_not_depend_on_how_stretches_are_cut(
     uncertain: Separator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    recording = Heard(np.random.default_rng(0).uniform(-0.5, 0.5, 30 * RATE))
+    recording = ArrayRecording(np.random.default_rng(0).uniform(-0.5, 0.5, 30 * RATE))
     one, other = (component(uncertain, recording, monkeypatch, windows) for windows in (4, 16))
     np.testing.assert_allclose(one, other, atol=1e-5)
 

@@ -92,7 +92,7 @@ def tones(audio: np.ndarray | None = None, names: tuple[str, str] = ("low", "hig
         components=components.astype(np.float32),
         cells=cells,
         scale=np.ones(2, np.float32),
-        fades=np.ones((1, frames), np.float32),
+        crossfade=np.ones((1, frames), np.float32),
         bias=0.0,
         activation="tanh",
     )
@@ -121,7 +121,7 @@ def noise(
     rows = 256 if log_frequency else frame // 2 + 1
     levels = random.integers(0, 256, (channels, rows, frames))
     levels[:, 0, 0], levels[:, 1, 0] = 0, 255
-    fades = random.uniform(0, 1, (3, frames))
+    crossfade = random.uniform(0, 1, (3, frames))
     cells = random.normal(size=(3, *grid, channels)).astype(np.float32)
     embedding = Embedding(
         audio=audio,
@@ -130,7 +130,7 @@ def noise(
         components=(levels / 64 - 2).astype(np.float32),
         cells=cells,
         scale=random.normal(size=channels).astype(np.float32),
-        fades=(fades / fades.sum(axis=0)).astype(np.float32),
+        crossfade=(crossfade / crossfade.sum(axis=0)).astype(np.float32),
         bias=-0.3,
         activation=activation,
     )

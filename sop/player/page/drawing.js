@@ -24,7 +24,7 @@ function heatAt(clip, frame) {
   return Float32Array.from({ length: cells }, (_, cell) => {
     let energy = 0;
     for (let w = 0; w < clip.windows; w++) {
-      energy += clip.fades[w * clip.frames + frame] * clip.heat[w * cells + cell];
+      energy += clip.crossfade[w * clip.frames + frame] * clip.heat[w * cells + cell];
     }
     return span > 0 ? (energy - least) / span : 0;
   });

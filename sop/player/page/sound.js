@@ -127,13 +127,13 @@ class Sound {
 
   // Features, (W, C), to the mask before its activation, (M, R).
   logits(features) {
-    const { windows, channels, frames, rows, fades, components, steps, offsets, bias } = this.clip;
+    const { windows, channels, frames, rows, crossfade, components, steps, offsets, bias } = this.clip;
     const logits = new Float32Array(frames * rows);
     for (let m = 0; m < frames; m++) {
       const row = logits.subarray(m * rows, (m + 1) * rows);
       const chosen = Array.from({ length: channels }, (_, c) => {
         let sum = 0;
-        for (let w = 0; w < windows; w++) sum += fades[w * frames + m] * features[w * channels + c];
+        for (let w = 0; w < windows; w++) sum += crossfade[w * frames + m] * features[w * channels + c];
         return sum;
       });
       row.fill(chosen.reduce((sum, feature, c) => sum + feature * offsets[c], bias));
