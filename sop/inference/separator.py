@@ -64,7 +64,7 @@ class Separator:
         """Load a model that the pipeline has trained.
 
         Args:
-            checkpoint: path of the model file, such as `data/train/model.pt`.
+            checkpoint: path of the model file, such as `data/model/last.pt`.
             device: `cpu`, `cuda`, `cuda:1`, or `auto` for a GPU if there is one.
 
         Raises:
