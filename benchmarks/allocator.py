@@ -11,7 +11,7 @@ import time
 import torch
 
 from benchmarks.machine import setting
-from sop.model.pixelplayer import build, normalise_frames, separation_loss
+from sop.model.pixelplayer import build, normalize_frames, separation_loss
 from sop.params import load_params
 from sop.runtime.device import keep_freed_memory
 from sop.train.trainer import make_optimizer
@@ -52,7 +52,7 @@ def measure(keep: bool) -> float:
 
     def step() -> None:
         spectra = player.spectra(audio)
-        logits = player(spectra.magnitude, normalise_frames(frames))
+        logits = player(spectra.magnitude, normalize_frames(frames))
         loss = separation_loss(
             logits, spectra, player.true_masks(spectra), params.model, params.train
         )

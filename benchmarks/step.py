@@ -25,7 +25,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.machine import setting
 from sop.dataset.mixtures import Batch
-from sop.model.pixelplayer import PixelPlayer, build, normalise_frames
+from sop.model.pixelplayer import PixelPlayer, build, normalize_frames
 from sop.model.spectrogram import stft, warp_rows
 from sop.params import Params, load_params
 from sop.presets import apply_preset
@@ -259,7 +259,7 @@ def published_step(player: PixelPlayer, params: Params) -> Step:
     def of(batch: Batch) -> Callable[[], Tensor]:
         mixture = stft(batch.audio.sum(dim=1), spectrogram).abs()[:, None]
         sources = [stft(source, spectrogram).abs()[:, None] for source in batch.audio.unbind(1)]
-        pictures = [clip.contiguous() for clip in normalise_frames(batch.frames).unbind(1)]
+        pictures = [clip.contiguous() for clip in normalize_frames(batch.frames).unbind(1)]
         columns = torch.linspace(-1, 1, mixture.shape[-1])
         grid = torch.stack(torch.meshgrid(columns, warp_rows().float(), indexing="xy"), dim=-1)
         grid = grid.to(mixture.device).expand(len(mixture), -1, -1, -1)

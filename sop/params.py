@@ -1,10 +1,10 @@
-"""The parameters of params.yaml, typed and validated before a stage does anything."""
+"""The parameters of params.yaml: typed, and validated before a stage starts its work."""
 
 import os
 import re
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import (
     AfterValidator,
@@ -21,9 +21,11 @@ from sop.runtime.errors import UserError
 
 PARAMS_PATH = Path("params.yaml")
 
+P = TypeVar("P", bound="InferenceParams")
+
 
 def _matching(pattern: str, allowed: str) -> AfterValidator:
-    """A string of the given form, refused in words instead of as a regular expression."""
+    """Check a string against a pattern; the error states what is allowed in words."""
 
     def check(value: str) -> str:
         if not re.fullmatch(pattern, value):
@@ -33,25 +35,36 @@ def _matching(pattern: str, allowed: str) -> AfterValidator:
     return AfterValidator(check)
 
 
-def _clip(seconds: list[float]) -> list[float]:
+def _interval(seconds: list[float]) -> list[float]:
     if len(seconds) != 2 or seconds[0] >= seconds[1]:
-        raise ValueError("null or [begin, end] in seconds, the end after the begin")
+        raise ValueError("null or [begin, end] in seconds, with begin before end")
     return seconds
 
 
 Activation = Literal["none", "sigmoid", "softmax", "relu", "tanh"]
+SoundKind = Literal["unet5", "unet6", "unet7"]
+VisionKind = Literal["resnet18fc", "resnet18dilated", "resnet18half"]
+SynthesizerKind = Literal["linear", "bias"]
+Pooling = Literal["maxpool", "avgpool", "attention"]
+Net = Literal["sound", "vision", "synthesizer"]
+NETS: tuple[Net, ...] = ("sound", "vision", "synthesizer")
+
+Text = Annotated[str, Field(min_length=1)]
 Count = Annotated[int, Field(ge=1)]
-Share = Annotated[float, Field(gt=0, lt=1)]
+CountOrZero = Annotated[int, Field(ge=0)]
 Positive = Annotated[float, Field(gt=0)]
-# At most ten days: no clock is set to much more.
-Seconds = Annotated[float, Field(gt=0, le=864000)]
 NotNegative = Annotated[float, Field(ge=0)]
-NotImagenet = Annotated[
+Fraction = Annotated[float, Field(ge=0, le=1)]
+# Neither 0 nor 1.
+ProperFraction = Annotated[float, Field(gt=0, lt=1)]
+# At most ten days: timers of the system may not accept much more.
+Timeout = Annotated[float, Field(gt=0, le=864000)]
+WeightsExceptImagenet = Annotated[
     str, _matching("(?!imagenet$).+", "scratch, published or the path of a checkpoint")
 ]
 Sha256 = Annotated[str, _matching("[0-9a-f]{64}", "64 hexadecimal digits")]
 
-# The published code builds its nets of no other width.
+# The only width that the published code supports.
 PUBLISHED_WIDTH = 64
 
 # As in MUSIC-2mix-LogFreq-resnet18dilated-unet7-linear-frames3stride24-maxpool-binary-...
@@ -60,21 +73,21 @@ _PUBLISHED_NAME = re.compile(
     r"-(?P<pooling>maxpool|avgpool)-.*-channels(?P<channels>\d+)-.*"
 )
 
-# Where pydantic speaks of Python instead of YAML.
-ALLOWED = {"string_too_short": "not empty", "model_type": "a section with keys of its own"}
+# Replacements for pydantic's messages that mention Python instead of YAML.
+ALLOWED = {"string_too_short": "not empty", "model_type": "a section with keys"}
 
 
 class Section(BaseModel):
-    """A section of params.yaml: no other keys, no guessing at types, no change after loading."""
+    """A section of params.yaml: no unknown keys, no type conversion, immutable."""
 
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
 
 
 class SyntheticParams(Section):
-    """Videos rendered here."""
+    """Rendered videos with ground truth."""
 
     solos: Count
-    duets: Annotated[int, Field(ge=0)]
+    duets: CountOrZero
     seconds: Annotated[float, Field(ge=2)]
     width: Annotated[int, Field(ge=32, multiple_of=2)]
     height: Annotated[int, Field(ge=32, multiple_of=2)]
@@ -83,43 +96,45 @@ class SyntheticParams(Section):
 
 
 class LocalParams(Section):
-    """Videos of the user's own."""
+    """Local videos of the user."""
 
-    folder: Annotated[str, Field(min_length=1)]
+    folder: Text
 
 
 class ListsParams(Section):
-    """Lists of videos that lie elsewhere, and what is taken of them."""
+    """Lists of online videos, and the selection from them."""
 
-    published: Annotated[str, _matching(r"https?://.*\{file\}.*", "a web address holding {file}")]
-    own: Annotated[str, Field(min_length=1)]
+    published: Annotated[
+        str, _matching(r"https?://.*\{file\}.*", "a web address that contains {file}")
+    ]
+    own: Text
     duets: bool
-    categories: list[Annotated[str, Field(min_length=1)]]
+    categories: list[Text]
     max_per_category: Count | None
 
 
 class FetchParams(Section):
-    """How yt-dlp fetches the videos of a list."""
+    """Download of listed videos with yt-dlp."""
 
-    video_url: Annotated[str, _matching(r"https?://.*\{id\}.*", "a web address holding {id}")]
+    video_url: Annotated[str, _matching(r"https?://.*\{id\}.*", "a web address with {id}")]
     height: Annotated[int, Field(ge=72)]
-    format: Annotated[str, Field(min_length=1)] | None
-    clip_seconds: Annotated[list[NotNegative], AfterValidator(_clip)] | None
+    format: Text | None
+    clip_seconds: Annotated[list[NotNegative], AfterValidator(_interval)] | None
     parallel_downloads: Count
-    stall_timeout_seconds: Seconds
-    timeout_seconds: Seconds
+    stall_timeout_seconds: Timeout
+    timeout_seconds: Timeout
     retries: Annotated[int, Field(ge=0, le=100)]
     backoff_seconds: NotNegative
     rate_limit: Count | None
-    cookies: Annotated[str, Field(min_length=1)] | None
-    proxy: Annotated[str, Field(min_length=1)] | None
+    cookies: Text | None
+    proxy: Text | None
     retry_unavailable: bool
-    min_success_fraction: Annotated[float, Field(ge=0, le=1)]
+    min_success_fraction: Fraction
     yt_dlp: dict[str, Any]
 
 
 class DatasetParams(Section):
-    """Where the videos come from."""
+    """Source of the videos."""
 
     source: Literal["synthetic", "local", "music", "music21", "list"]
     synthetic: SyntheticParams
@@ -129,7 +144,7 @@ class DatasetParams(Section):
 
 
 class ClusterParams(Section):
-    """Other machines that download and extract."""
+    """A Dask cluster for download and extraction."""
 
     scheduler: (
         Annotated[str, _matching(r"(tcp|tls)://[^\s/]+:\d+", "null or tcp://host:port")] | None
@@ -137,28 +152,28 @@ class ClusterParams(Section):
 
 
 class ExtractParams(Section):
-    """How videos become frames and sound."""
+    """Conversion of videos into frames and mono audio."""
 
     frame_rate: Positive
     frame_height: Annotated[int, Field(ge=16, multiple_of=2)]
     jpeg_quality: Annotated[int, Field(ge=2, le=31)]
     sample_rate: Annotated[int, Field(ge=4000, le=192000)]
-    timeout_seconds: Seconds
+    timeout_seconds: Timeout
     memory_limit_mib: Annotated[int, Field(ge=128)]
 
 
 class IndexParams(Section):
-    """Which videos are used, and on which side."""
+    """Selection of videos, and their split into training and validation."""
 
     min_seconds: Positive
-    train_fraction: Share
+    train_fraction: ProperFraction
     duets: bool
 
 
 class MixtureParams(Section):
-    """What a mixture is made of."""
+    """Composition of a mixture: number and length of its clips, and their frames."""
 
-    sources: Annotated[int, Field(ge=1)]
+    sources: Count
     same_category: bool
     audio_samples: Annotated[int, Field(ge=1024)]
     margin_seconds: NotNegative
@@ -176,31 +191,31 @@ class SpectrogramParams(Section):
 
 
 class WeightsParams(Section):
-    """Where each net starts: `scratch`, `imagenet` (vision), `published` or a checkpoint's path."""
+    """Initial weights of each net: scratch, imagenet (vision only), published, or a path."""
 
-    sound: NotImagenet
-    vision: Annotated[str, Field(min_length=1)]
-    synthesizer: NotImagenet
+    sound: WeightsExceptImagenet
+    vision: Text
+    synthesizer: WeightsExceptImagenet
 
 
 class PublishedParams(Section):
-    """The published model: three files, one for each net."""
+    """Address and expected hashes of the published model, which has one file per net."""
 
     url: Annotated[str, _matching(r"https?://[^\s/]+(/\S*)?", "a web address")]
     model: Annotated[str, _matching(r"[A-Za-z0-9][A-Za-z0-9_.-]*", "the name of a folder")]
-    sha256: dict[Literal["sound", "frame", "synthesizer"], Sha256 | None]
+    sha256: dict[Net, Sha256 | None]
 
 
 class ModelParams(Section):
-    """The networks."""
+    """Architecture of the networks, and their initial weights."""
 
-    sound: Literal["unet5", "unet6", "unet7"]
+    sound: SoundKind
     sound_width: Count
-    vision: Literal["resnet18fc", "resnet18dilated", "resnet18half"]
+    vision: VisionKind
     vision_width: Count
-    synthesizer: Literal["linear", "bias"]
+    synthesizer: SynthesizerKind
     channels: Count
-    image_pooling: Literal["maxpool", "avgpool", "attention"]
+    image_pooling: Pooling
     image_activation: Activation
     sound_activation: Activation
     output_activation: Activation
@@ -210,7 +225,7 @@ class ModelParams(Section):
 
 
 class LearningRateParams(Section):
-    """Learning rates; the vision net's head follows the sound net's."""
+    """Learning rate of each net; the head of the vision net uses the rate of the sound net."""
 
     sound: NotNegative
     vision: NotNegative
@@ -218,7 +233,7 @@ class LearningRateParams(Section):
 
 
 class TrainParams(Section):
-    """The training run."""
+    """Loss, optimizer and schedule of the training run."""
 
     loss: Literal["bce", "l1", "l2"]
     weighted_loss: bool
@@ -238,9 +253,9 @@ class TrainParams(Section):
     warmup_fraction: Annotated[float, Field(ge=0, lt=1)]
     momentum: Annotated[float, Field(ge=0, lt=1)]
     weight_decay: NotNegative
-    ema_decay: Annotated[float, Field(gt=0, lt=1)] | None
+    ema_decay: ProperFraction | None
     checkpoint_seconds: NotNegative
-    max_non_finite_steps: Annotated[int, Field(ge=0)]
+    max_non_finite_steps: CountOrZero
     best_by: Literal["loss", "sdr", "sir", "sar", "si_sdr"]
     evaluate_every: Count
     evaluate_mixtures: Count
@@ -248,19 +263,19 @@ class TrainParams(Section):
 
 
 class EvaluateParams(Section):
-    """The evaluation of the trained model."""
+    """Evaluation of the trained model."""
 
     mixtures: Count
-    shown: Annotated[int, Field(ge=0)]
-    mask_threshold: Share
-    localization_scenes: Annotated[int, Field(ge=0)]
+    shown: CountOrZero
+    mask_threshold: ProperFraction
+    localization_scenes: CountOrZero
 
 
 class DenoiseParams(Section):
-    """What is done about what is left of the other sources."""
+    """Residual interference suppression."""
 
     method: Literal["auto", "none", "lms", "nlms", "rls", "renormalise", "wiener"]
-    tuning_fraction: Share
+    tuning_fraction: ProperFraction
     taps: Annotated[list[Annotated[int, Field(ge=1, le=4096)]], Field(min_length=1)]
     lms_rates: Annotated[list[Positive], Field(min_length=1)]
     nlms_rates: Annotated[list[Annotated[float, Field(gt=0, lt=2)]], Field(min_length=1)]
@@ -271,54 +286,54 @@ class DenoiseParams(Section):
 
 
 class ReportParams(Section):
-    """The page on a run."""
+    """The report page."""
 
-    players: Annotated[int, Field(ge=0)]
-
-
-# For models that were trained before there were such sections: nothing of a model depends on them.
-NO_REPORT = ReportParams(players=0)
-NO_DENOISE = DenoiseParams(
-    method="none",
-    tuning_fraction=0.5,
-    taps=[1],
-    lms_rates=[1e-4],
-    nlms_rates=[1e-2],
-    rls_forgetting=[1.0],
-    mask_powers=[1.0],
-    wiener_frames=[1],
-    wiener_iterations=[1],
-)
+    players: CountOrZero
 
 
-class Params(Section):
-    """All of params.yaml."""
+class InferenceParams(Section):
+    """The sections that a trained model is used with; a checkpoint of a model stores them."""
+
+    extract: ExtractParams
+    mixture: MixtureParams
+    spectrogram: SpectrogramParams
+    model: ModelParams
+
+    @model_validator(mode="after")
+    def _check_combinations(self) -> "InferenceParams":
+        if problems := self._conflicts():
+            raise ValueError("; ".join(problems))
+        return self
+
+    def _conflicts(self) -> list[str]:
+        """Describe each combination of values that does not work, one sentence each."""
+        return _model_conflicts(self)
+
+    def for_inference(self) -> dict[str, Any]:
+        """Return the values of these sections alone, as plain values."""
+        return self.model_dump(include=set(InferenceParams.model_fields))
+
+
+class Params(InferenceParams):
+    """All parameters of params.yaml."""
 
     seed: Annotated[int, Field(ge=0, lt=2**32)]
     workers: Count | Literal["auto"]
     cluster: ClusterParams
     device: Annotated[str, _matching(r"auto|cpu|cuda(:\d+)?", "auto, cpu, cuda or cuda:N")]
     dataset: DatasetParams
-    extract: ExtractParams
     index: IndexParams
-    mixture: MixtureParams
-    spectrogram: SpectrogramParams
-    model: ModelParams
     train: TrainParams
     evaluate: EvaluateParams
     denoise: DenoiseParams
     report: ReportParams
 
-    @model_validator(mode="after")
-    def _pairs_fit(self) -> "Params":
-        problems = list(_unfit_pairs(self))
-        if problems:
-            raise ValueError("; ".join(problems))
-        return self
+    def _conflicts(self) -> list[str]:
+        return [*super()._conflicts(), *_run_conflicts(self)]
 
     @property
     def worker_count(self) -> int:
-        """Processes that work beside each other."""
+        """Number of parallel processes."""
         if self.workers == "auto":
             if hasattr(os, "sched_getaffinity"):
                 return len(os.sched_getaffinity(0))
@@ -330,18 +345,18 @@ def load_params(path: Path = PARAMS_PATH) -> Params:
     """Read and validate params.yaml.
 
     Raises:
-        UserError: the file is missing, is not YAML, or holds a wrong key or value; one message
-            names every one of them, its value and what is allowed.
+        UserError: the file is missing, is not YAML, or has invalid keys or values; one message
+            names all of them, each with its value and what is allowed.
     """
     return validate(read_yaml(path, YAML(typ="safe", pure=True)), str(path))
 
 
 def read_yaml(path: Path, yaml: YAML) -> Any:
-    """What a YAML file holds, not yet validated.
+    """Read a YAML file without validating its values.
 
     Args:
         path: the file.
-        yaml: how it is read.
+        yaml: the reader.
 
     Raises:
         UserError: the file is missing or is not YAML.
@@ -358,41 +373,58 @@ def read_yaml(path: Path, yaml: YAML) -> Any:
 
 
 def validate(values: Any, name: str) -> Params:
-    """Validate the values of a whole params.yaml.
+    """Validate the values of a params.yaml.
 
     Args:
-        values: what the YAML file holds.
-        name: the file's name, for the message.
+        values: content of the YAML file.
+        name: name of the file, for the error message.
 
     Raises:
-        UserError: as `load_params` says.
+        UserError: some keys or values are invalid; see `load_params`.
     """
     if not isinstance(values, dict):
-        raise UserError(f"{name}: holds no parameters; `git checkout {name}` brings them back")
+        raise UserError(f"{name}: contains no parameters; `git checkout {name}` restores them")
+    return _validated(Params, values, name)
+
+
+def validate_inference(values: Any, name: str) -> InferenceParams:
+    """Validate the parameters in the checkpoint of a model, as `for_inference` returns them.
+
+    Args:
+        values: content of the checkpoint.
+        name: name of the file, for the error message.
+
+    Raises:
+        UserError: some keys or values are invalid; see `load_params`.
+    """
+    return _validated(InferenceParams, values, name)
+
+
+def _validated(kind: type[P], values: Any, name: str) -> P:
     try:
-        return Params.model_validate(values)
+        return kind.model_validate(values)
     except ValidationError as error:
         raise UserError(f"{name}: {'; '.join(_describe(error))}") from None
 
 
-def unlike_published(model: ModelParams, nets: Iterable[str]) -> list[str]:
-    """What differs in nets from the published ones, as far as the published model's name tells.
+def differences_from_published(model: ModelParams, nets: Iterable[Net]) -> list[str]:
+    """List the values of `model` that differ from the published model, as its name describes it.
 
-    A part that is no weight, such as a dilation, would else be loaded into another net in silence.
+    Loading the weights does not detect all of them: dilation and pooling have no weights.
 
     Args:
         model: the networks; `published.model` is named as the published code names its models.
-        nets: of `sound`, `vision` and `synthesizer`.
+        nets: the nets to compare.
 
     Returns:
-        What to set, such as `model.sound unet7 instead of unet5`; nothing for a name of another
-        form.
+        What to set, such as `model.sound unet7 instead of unet5`; empty if the name does not
+        follow the published pattern.
     """
     name = _PUBLISHED_NAME.fullmatch(model.published.model)
     if name is None:
         return []
     channels = {"channels": int(name["channels"])}
-    theirs: dict[str, dict[str, str | int]] = {
+    published: dict[Net, dict[str, str | int]] = {
         "sound": {"sound": name["sound"], "sound_width": PUBLISHED_WIDTH, **channels},
         "vision": {
             "vision": name["vision"],
@@ -402,7 +434,7 @@ def unlike_published(model: ModelParams, nets: Iterable[str]) -> list[str]:
         },
         "synthesizer": {"synthesizer": name["synthesizer"], **channels},
     }
-    wanted = {key: value for net in nets for key, value in theirs[net].items()}
+    wanted = {key: value for net in nets for key, value in published[net].items()}
     return [
         f"model.{key} {value} instead of {getattr(model, key)}"
         for key, value in wanted.items()
@@ -410,14 +442,43 @@ def unlike_published(model: ModelParams, nets: Iterable[str]) -> list[str]:
     ]
 
 
-def _unfit_pairs(params: Params) -> list[str]:
-    """The pairs of values that exclude each other, each as one sentence with what is allowed."""
-    model, train, spectrogram, mixture = (
-        params.model,
-        params.train,
-        params.spectrogram,
-        params.mixture,
-    )
+def _model_conflicts(params: InferenceParams) -> list[str]:
+    model, spectrogram, mixture = params.model, params.spectrogram, params.mixture
+    problems = []
+    bins = spectrogram.stft_frame // 2 + 1
+    if spectrogram.stft_hop > bins:
+        problems.append(
+            f"spectrogram.stft_hop {spectrogram.stft_hop} is too large for frames to overlap: "
+            f"allowed are values up to stft_frame / 2 + 1 = {bins}"
+        )
+    # unet5 halves rows and columns five times, and so on; the log-frequency axis fits all of them.
+    multiple = 2 ** int(model.sound.removeprefix("unet"))
+    columns = 1 + mixture.audio_samples // spectrogram.stft_hop
+    rows = None if spectrogram.log_frequency else bins
+    if columns % multiple or (rows is not None and rows % multiple):
+        shape = f"{columns} columns" if rows is None else f"{rows} rows by {columns} columns"
+        problems.append(
+            f"a spectrogram of {shape} (mixture.audio_samples {mixture.audio_samples}, "
+            f"spectrogram.stft_hop {spectrogram.stft_hop}, stft_frame {spectrogram.stft_frame}) "
+            f"does not fit model.sound {model.sound!r}: allowed are multiples of {multiple}"
+        )
+    if model.weights.vision == "imagenet" and model.vision_width != 64:
+        problems.append(
+            f"model.vision_width {model.vision_width} does not fit model.weights.vision "
+            "'imagenet': allowed is 64"
+        )
+    nets = [net for net in NETS if getattr(model.weights, net) == "published"]
+    if differences := differences_from_published(model, nets):
+        problems.append(
+            f"model.weights 'published' of {', '.join(nets)} does not fit the other values of "
+            f"model: set {', '.join(differences)}, or run `sop preset music`, which sets "
+            "all of them except weights"
+        )
+    return problems
+
+
+def _run_conflicts(params: Params) -> list[str]:
+    model, train, dataset = params.model, params.train, params.dataset
     problems = []
     if model.mask == "binary" and train.loss != "bce":
         problems.append(
@@ -426,64 +487,35 @@ def _unfit_pairs(params: Params) -> list[str]:
         )
     if model.mask == "ratio" and train.loss == "bce":
         problems.append(
-            "train.loss 'bce' does not fit model.mask 'ratio' (its masks exceed 1): "
+            "train.loss 'bce' does not fit model.mask 'ratio', whose values exceed 1: "
             "allowed are loss l1 or l2, or mask binary"
         )
     if train.loss == "bce" and model.output_activation not in ("sigmoid", "softmax"):
         problems.append(
             f"model.output_activation {model.output_activation!r} does not fit train.loss 'bce': "
-            "allowed are sigmoid or softmax, which stay between 0 and 1"
+            "allowed are sigmoid or softmax, whose values are between 0 and 1"
         )
     if train.batch_size % train.micro_batches:
         problems.append(
             f"train.batch_size {train.batch_size} is not a multiple of train.micro_batches "
-            f"{train.micro_batches}: all micro-batches of a batch have the same size"
+            f"{train.micro_batches}: all micro-batches of a batch must have the same size"
         )
-    if spectrogram.stft_hop > spectrogram.stft_frame // 2 + 1:
+    if dataset.source == "synthetic" and dataset.synthetic.seconds < params.index.min_seconds:
         problems.append(
-            f"spectrogram.stft_hop {spectrogram.stft_hop} is too large, frames must overlap: at "
-            f"most stft_frame / 2 + 1, {spectrogram.stft_frame // 2 + 1}"
-        )
-    # unet5 halves rows and columns five times, and so on; the log-frequency axis fits all of them.
-    size = 2 ** int(model.sound.removeprefix("unet"))
-    columns = 1 + mixture.audio_samples // spectrogram.stft_hop
-    rows = None if spectrogram.log_frequency else spectrogram.stft_frame // 2 + 1
-    if columns % size or (rows is not None and rows % size):
-        shape = f"{columns} columns" if rows is None else f"{rows} rows by {columns} columns"
-        problems.append(
-            f"a spectrogram of {shape} (mixture.audio_samples {mixture.audio_samples}, "
-            f"spectrogram.stft_hop {spectrogram.stft_hop}, stft_frame {spectrogram.stft_frame}) "
-            f"does not fit model.sound {model.sound!r}: allowed are multiples of {size}"
-        )
-    if model.weights.vision == "imagenet" and model.vision_width != 64:
-        problems.append(
-            f"model.vision_width {model.vision_width} does not fit model.weights.vision "
-            "'imagenet': allowed is 64"
-        )
-    published = [net for net, start in model.weights if start == "published"]
-    if unlike := unlike_published(model, published):
-        problems.append(
-            f"model.weights 'published' of {', '.join(published)} does not fit the rest of model: "
-            f"set {', '.join(unlike)}, or `python -m sop preset music`, which sets all but weights"
-        )
-    if params.dataset.source == "synthetic" and (
-        params.dataset.synthetic.seconds < params.index.min_seconds
-    ):
-        problems.append(
-            f"dataset.synthetic.seconds {params.dataset.synthetic.seconds} is below "
+            f"dataset.synthetic.seconds {dataset.synthetic.seconds} is below "
             f"index.min_seconds {params.index.min_seconds}: every video would be left out"
         )
     return problems
 
 
 def _describe(error: ValidationError) -> list[str]:
-    """Pydantic's findings in the words of params.yaml: one sentence for each bad key."""
+    """Return one sentence for each invalid key, in terms of params.yaml."""
     sentences: list[str] = []
     allowed: dict[tuple[str, str], list[str]] = {}
     for finding in error.errors():
         message = finding["msg"].removeprefix("Value error, ").removeprefix("Input should be ")
         message = ALLOWED.get(finding["type"], message)
-        # What follows this key names the tried member of a union, not a key of the user's.
+        # Behind these keys, pydantic appends the type that it tried, which is no key.
         names = finding["loc"]
         if names[:1] == ("workers",) or names[:2] == ("train", "devices"):
             names = names[: 1 + (names[0] == "train")]
@@ -491,7 +523,7 @@ def _describe(error: ValidationError) -> list[str]:
         if not key:
             sentences.append(message)
         elif finding["type"] in ("extra_forbidden", "invalid_key"):
-            sentences.append(f"{key}: unknown key, remove it or mend its spelling")
+            sentences.append(f"{key}: unknown key, remove it or correct its spelling")
         elif finding["type"] == "missing":
             sentences.append(f"{key}: missing")
         else:

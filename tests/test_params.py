@@ -1,3 +1,4 @@
+import copy
 import os
 import re
 from pathlib import Path
@@ -6,14 +7,15 @@ from typing import Any
 import pytest
 from ruamel.yaml import YAML
 
-from sop.params import load_params
+from sop.params import InferenceParams, load_params, validate, validate_inference
 from sop.runtime.errors import UserError
 from tests.support.experiment import ROOT
 
 TEXT = (ROOT / "params.yaml").read_text(encoding="utf-8")
+VALUES = YAML(typ="safe", pure=True).load(TEXT)
 REMOVED = object()
 
-# As far apart as the schema lets them be, so that no test of one value meets another's limits.
+# Values that fit each other, so that a test of one value does not violate a second rule.
 FITTING = {
     "dataset.synthetic.seconds": 30.0,
     "index.min_seconds": 10.0,
@@ -45,10 +47,9 @@ PUBLISHED_MODEL = (
 )
 
 
-def complaint(folder: Path, values: dict[str, Any]) -> str:
-    """What is said about a params.yaml with these values in it; empty if it is valid."""
-    yaml = YAML()
-    tree = yaml.load(TEXT)
+def error_of(values: dict[str, Any]) -> str:
+    """Return the error for the values of params.yaml with some replaced; empty if valid."""
+    tree = copy.deepcopy(VALUES)
     for key, value in (FITTING | values).items():
         *sections, last = key.split(".")
         section = tree
@@ -58,28 +59,29 @@ def complaint(folder: Path, values: dict[str, Any]) -> str:
             del section[last]
         else:
             section[last] = value
-    path = folder / "params.yaml"
-    with path.open("w", encoding="utf-8") as file:
-        yaml.dump(tree, file)
-    return read_complaint(path)
-
-
-def read_complaint(path: Path) -> str:
     try:
-        load_params(path)
+        validate(tree, "params.yaml")
     except UserError as error:
         assert "\n" not in str(error)
-        assert str(error).startswith(f"{path}: ")
-        return str(error).removeprefix(f"{path}: ")
+        assert str(error).startswith("params.yaml: ")
+        return str(error).removeprefix("params.yaml: ")
     return ""
+
+
+def error_of_file(path: Path) -> str:
+    with pytest.raises(UserError) as error:
+        load_params(path)
+    assert "\n" not in str(error.value)
+    assert str(error.value).startswith(f"{path}: ")
+    return str(error.value).removeprefix(f"{path}: ")
 
 
 def test_params_in_git_are_valid() -> None:
     assert load_params(ROOT / "params.yaml").dataset.source == "synthetic"
 
 
-def test_fitting_values_are_valid(tmp_path: Path) -> None:
-    assert complaint(tmp_path, {}) == ""
+def test_fitting_values_are_valid() -> None:
+    assert error_of({}) == ""
 
 
 def test_every_value_has_a_comment() -> None:
@@ -91,7 +93,7 @@ def test_every_value_has_a_comment() -> None:
             continue
         value, _, comment = line.partition(" #")
         explained[indent + 2] = bool(comment)
-        # What a section's own comment says holds for each of its values.
+        # The comment of a section explains all of its values.
         if not value.rstrip().endswith(":") and not comment and not explained[indent]:
             missing.append(f"line {number}: {line.strip()}")
     assert not missing
@@ -216,10 +218,8 @@ def test_every_value_has_a_comment() -> None:
         ("model.weights.synthesizer", "", ["model.weights.synthesizer: ''", "scratch"]),
     ],
 )
-def test_wrong_key_or_value_is_named_with_what_is_allowed(
-    tmp_path: Path, key: str, value: object, said: list[str]
-) -> None:
-    message = complaint(tmp_path, {key: value})
+def test_invalid_key_or_value(key: str, value: object, said: list[str]) -> None:
+    message = error_of({key: value})
     for part in said:
         assert part in message
     assert ";" not in message
@@ -242,7 +242,7 @@ def test_wrong_key_or_value_is_named_with_what_is_allowed(
         ),
         (
             {"spectrogram.stft_hop": 513},
-            ["spectrogram.stft_hop 513", "at most", "512"],
+            ["spectrogram.stft_hop 513", "up to", "512"],
         ),
         (
             {"mixture.audio_samples": 60000},
@@ -274,11 +274,11 @@ def test_wrong_key_or_value_is_named_with_what_is_allowed(
         ),
         (
             {"dataset.fetch.clip_seconds": [10.0, 4.0]},
-            ["dataset.fetch.clip_seconds: [10.0, 4.0]", "end after the begin"],
+            ["dataset.fetch.clip_seconds: [10.0, 4.0]", "begin before end"],
         ),
         (
             {"dataset.fetch.clip_seconds": [4, 4]},
-            ["clip_seconds: [4, 4]", "end after the begin"],
+            ["clip_seconds: [4, 4]", "begin before end"],
         ),
         (
             {"dataset.synthetic.seconds": 8.0},
@@ -286,10 +286,8 @@ def test_wrong_key_or_value_is_named_with_what_is_allowed(
         ),
     ],
 )
-def test_values_that_exclude_each_other_are_named_with_what_is_allowed(
-    tmp_path: Path, values: dict[str, Any], said: list[str]
-) -> None:
-    message = complaint(tmp_path, values)
+def test_invalid_combination(values: dict[str, Any], said: list[str]) -> None:
+    message = error_of(values)
     for part in said:
         assert part in message
 
@@ -333,26 +331,26 @@ def test_values_that_exclude_each_other_are_named_with_what_is_allowed(
         {"workers": 3, "device": "cuda:1", "train.learning_rate_steps": []},
     ],
 )
-def test_values_that_fit_each_other_are_valid(tmp_path: Path, values: dict[str, Any]) -> None:
-    assert complaint(tmp_path, values) == ""
+def test_valid_combination(values: dict[str, Any]) -> None:
+    assert error_of(values) == ""
 
 
-def test_all_mistakes_are_named_at_once(tmp_path: Path) -> None:
+def test_all_invalid_values_are_named() -> None:
     values = {"train.epoch": 3, "seed": "x", "mixture": REMOVED, "evaluate.shown": -1}
-    message = complaint(tmp_path, values)
+    message = error_of(values)
     for part in ("train.epoch", "seed: 'x'", "mixture: missing", "evaluate.shown: -1"):
         assert part in message
 
 
-def test_all_pairs_that_do_not_fit_are_named_at_once(tmp_path: Path) -> None:
+def test_all_invalid_combinations_are_named() -> None:
     values = {"train.loss": "l2", "spectrogram.stft_hop": 600, "dataset.synthetic.seconds": 8.0}
-    message = complaint(tmp_path, values)
+    message = error_of(values)
     for part in ("train.loss 'l2'", "spectrogram.stft_hop 600", "dataset.synthetic.seconds 8.0"):
         assert part in message
 
 
 @pytest.mark.parametrize("written", ["1e-3", "1.0e-3", "0.001", "1E-3"])
-def test_numbers_are_read_however_they_are_written(tmp_path: Path, written: str) -> None:
+def test_notations_of_numbers(tmp_path: Path, written: str) -> None:
     path = tmp_path / "params.yaml"
     text, count = re.subn(r"(?m)^(  weight_decay:) \S+", rf"\1 {written}", TEXT)
     assert count == 1
@@ -367,40 +365,48 @@ def test_numbers_are_read_however_they_are_written(tmp_path: Path, written: str)
         (TEXT.replace("  epochs:", "\tepochs:"), ["line", "\\t"]),
         ("seed: [1, 2\n", ["YAML", "line"]),
         ("seed: !!python/object/apply:os.getcwd []\n", ["YAML", "os.getcwd"]),
-        ("", ["holds no parameters"]),
-        ("# nothing but a comment\n", ["holds no parameters"]),
-        ("- a\n- list\n", ["holds no parameters"]),
+        ("", ["contains no parameters"]),
+        ("# nothing but a comment\n", ["contains no parameters"]),
+        ("- a\n- list\n", ["contains no parameters"]),
     ],
     ids=["duplicate key", "tab", "open bracket", "python tag", "empty", "comment", "list"],
 )
-def test_file_that_holds_no_parameters_says_why(tmp_path: Path, text: str, said: list[str]) -> None:
+def test_file_without_parameters(tmp_path: Path, text: str, said: list[str]) -> None:
     path = tmp_path / "params.yaml"
     path.write_text(text, encoding="utf-8")
-    message = read_complaint(path)
+    message = error_of_file(path)
     for part in said:
         assert part in message
 
 
-def test_file_that_is_no_text_says_so(tmp_path: Path) -> None:
+def test_file_that_is_not_text(tmp_path: Path) -> None:
     path = tmp_path / "params.yaml"
     path.write_bytes(b"seed: \xff\xfe\n")
-    assert "not readable" in read_complaint(path)
-    assert "not readable" in read_complaint(tmp_path)
+    assert "not readable" in error_of_file(path)
+    assert "not readable" in error_of_file(tmp_path)
 
 
-def test_missing_file_says_where_to_run(tmp_path: Path) -> None:
-    assert "not found; run from the root" in read_complaint(tmp_path / "params.yaml")
+def test_missing_file(tmp_path: Path) -> None:
+    assert "not found; run from the root" in error_of_file(tmp_path / "params.yaml")
 
 
-def test_workers_are_the_cores_that_may_be_used(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    assert complaint(tmp_path, {"workers": "auto"}) == ""
-    params = load_params(tmp_path / "params.yaml")
+def test_auto_workers_are_the_available_cores(monkeypatch: pytest.MonkeyPatch) -> None:
+    params = validate(VALUES | {"workers": "auto"}, "params.yaml")
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: {4, 5, 7}, raising=False)
     assert params.worker_count == 3
     monkeypatch.delattr(os, "sched_getaffinity")
     monkeypatch.setattr(os, "cpu_count", lambda: 6)
     assert params.worker_count == 6
-    assert complaint(tmp_path, {"workers": 2}) == ""
-    assert load_params(tmp_path / "params.yaml").worker_count == 2
+    assert validate(VALUES | {"workers": 2}, "params.yaml").worker_count == 2
+
+
+def test_params_for_inference() -> None:
+    params = validate(VALUES, "params.yaml")
+    values = params.for_inference()
+    assert values.keys() == {"extract", "mixture", "spectrogram", "model"}
+    inference = validate_inference(values, "model.pt")
+    assert isinstance(params, InferenceParams)
+    assert inference.for_inference() == values
+    values["spectrogram"]["stft_hop"] = 513
+    with pytest.raises(UserError, match=r"^model\.pt: spectrogram\.stft_hop 513"):
+        validate_inference(values, "model.pt")

@@ -54,8 +54,8 @@ def run_export(options: argparse.Namespace) -> int:
 
     # Imports PyTorch, which takes seconds.
     from sop.model.checkpoint import load_player
-    from sop.model.published import export_published
     from sop.params import PUBLISHED_WIDTH
+    from sop.train.published import export_published
 
     player, params = load_player(options.checkpoint)
     for path in export_published(player, options.out):
@@ -81,7 +81,7 @@ def run_import(options: argparse.Namespace) -> int:
 
     # Imports PyTorch, which takes seconds.
     from sop.model.checkpoint import save_player
-    from sop.model.published import published_player
+    from sop.train.published import published_player
 
     player, params = published_player(wanted)
     try:

@@ -11,7 +11,7 @@ from PIL import Image
 
 from sop.evaluate.validation import Score, Separation
 from sop.inference.localization import pixel_energy
-from sop.model.pixelplayer import PixelPlayer, normalise_frames
+from sop.model.pixelplayer import PixelPlayer, normalize_frames
 from sop.model.spectrogram import stft
 from sop.runtime.files import replacing
 
@@ -92,7 +92,7 @@ def heat_maps(
         audio = torch.from_numpy(mixture)[None, None].to(device)
         # One more sample than whole hops, so that the transform has as many frames as it had.
         spectra = player.spectra(torch.nn.functional.pad(audio, (0, 1)))
-        pictures = normalise_frames(torch.from_numpy(frames[:, middle]).to(device))
+        pictures = normalize_frames(torch.from_numpy(frames[:, middle]).to(device))
         energy = pixel_energy(player, spectra, pictures[None])[0].cpu().numpy()
     lowest = energy.min(axis=(-2, -1), keepdims=True)
     heats: NDArray[np.float32] = (energy - lowest) / np.maximum(

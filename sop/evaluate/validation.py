@@ -17,7 +17,7 @@ from sop.dataset.clips import Frames
 from sop.dataset.index import Video
 from sop.dataset.mixtures import Mixture, MixtureReader, collate, evaluation_videos
 from sop.evaluate.measures import MEASURES, bss_eval, si_sdr, summarise, why_not_measurable
-from sop.model.pixelplayer import PixelPlayer, normalise_frames, separation_loss
+from sop.model.pixelplayer import PixelPlayer, normalize_frames, separation_loss
 from sop.model.spectrogram import istft, separate
 from sop.params import Params
 from sop.runtime.errors import LeftOut, UserError
@@ -202,7 +202,7 @@ def _separate(
     losses = []
     with torch.inference_mode():
         spectra = player.spectra(batch.audio.to(device))
-        logits = player(spectra.magnitude, normalise_frames(batch.frames.to(device)))
+        logits = player(spectra.magnitude, normalize_frames(batch.frames.to(device)))
         true_masks = player.true_masks(spectra)
         masks = player.masks(logits)
         estimates = separate(spectra.mixture, masks, params.spectrogram, above).cpu().numpy()

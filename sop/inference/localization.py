@@ -17,7 +17,8 @@ from torch import Tensor
 from sop.inference.embedding import BLOCK_FRAMES, Embedding
 from sop.model.pixelplayer import PixelPlayer, Spectra
 from sop.model.spectrogram import stft_power, to_linear_frequency
-from sop.model.vision import Pooling, pool_pixels
+from sop.model.vision import pool_pixels
+from sop.params import Pooling
 from sop.runtime.device import one_thread
 from sop.runtime.errors import UserError
 

@@ -17,9 +17,9 @@ from sop.inference.embedding import Embedding, normalize_masks
 from sop.inference.localization import Localization, Localizer, Region, pool_region
 from sop.inference.recording import Recording, decoded_recording
 from sop.model.checkpoint import load_player
-from sop.model.pixelplayer import PixelPlayer, normalise_frames
+from sop.model.pixelplayer import PixelPlayer, normalize_frames
 from sop.model.spectrogram import network_input
-from sop.params import Params
+from sop.params import InferenceParams
 from sop.runtime.device import choose_device
 from sop.runtime.progress import progress
 
@@ -52,7 +52,7 @@ class Separator:
         device: device on which it computes.
     """
 
-    def __init__(self, player: PixelPlayer, params: Params, device: torch.device) -> None:
+    def __init__(self, player: PixelPlayer, params: InferenceParams, device: torch.device) -> None:
         self.player = player.to(device).eval()
         self.params = params
         self.device = device
@@ -238,7 +238,7 @@ class Separator:
                 for at in seconds
             ]
         )
-        pixels = normalise_frames(torch.from_numpy(frames).to(self.device))
+        pixels = normalize_frames(torch.from_numpy(frames).to(self.device))
         features = self.player.vision(pixels)
         pooled = features.mean(dim=1) if model.image_pooling == "avgpool" else features.amax(dim=1)
         cells = pooled.permute(0, 2, 3, 1)

@@ -1,4 +1,4 @@
-"""Checkpoints: written whole or not at all, read without executing anything that they contain."""
+"""Checkpoint files: written atomically, and read without executing code that they contain."""
 
 import pickle
 import zipfile
@@ -12,134 +12,94 @@ from torch import Tensor, nn
 from sop.model.pixelplayer import PixelPlayer
 from sop.model.sound import SoundNet
 from sop.model.vision import VisionNet
-from sop.params import NO_DENOISE, NO_REPORT, ModelParams, Params, validate
+from sop.params import InferenceParams, validate_inference
 from sop.runtime.errors import UserError
 from sop.runtime.files import replacing
 
-State = Mapping[str, Tensor]
-
 
 def save_checkpoint(path: Path, content: Mapping[str, Any]) -> None:
-    """Write tensors and plain values to `path`, whole or not at all."""
+    """Write tensors and plain values to a file atomically."""
     with replacing(path) as partial:
         torch.save(dict(content), partial)
 
 
 def load_checkpoint(path: Path) -> dict[str, Any]:
-    """Read a checkpoint onto the CPU.
+    """Read tensors and plain values from a file, onto the CPU.
 
-    Only tensors and plain values are accepted: a file that asks for anything to be executed is
-    refused before it is.
+    A file that contains anything else, such as code, is rejected and nothing in it is executed.
 
     Raises:
-        UserError: the file is missing, damaged, or no checkpoint of plain tensors.
+        UserError: the file is missing, damaged, or contains more than tensors and plain values.
     """
     try:
-        _check_sums(path)
+        _check_archive(path)
         content = torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError:
         raise UserError(f"{path}: no such checkpoint") from None
     except pickle.UnpicklingError:
         raise UserError(
-            f"{path}: refused, it is not a checkpoint of plain tensors; "
-            "a file that would execute code is never loaded"
+            f"{path}: rejected, it is not a checkpoint of plain tensors; "
+            "files that could execute code are never loaded"
         ) from None
     except Exception as error:
-        # What the reader raises on damaged bytes depends on which they are: nearly anything.
+        # Damaged bytes make the reader raise exceptions of nearly any type.
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise UserError(f"{path}: not a readable checkpoint ({reason})") from None
     if not isinstance(content, dict):
-        raise UserError(f"{path}: not a checkpoint, it holds a {type(content).__name__}")
+        raise UserError(f"{path}: not a checkpoint, it contains a {type(content).__name__}")
     return content
 
 
-def save_player(path: Path, player: PixelPlayer, params: Params, step: int) -> None:
-    """Write a model with all parameters that it was trained under."""
+def save_player(path: Path, player: PixelPlayer, params: InferenceParams, step: int) -> None:
+    """Write a model, the parameters that it is used with, and its training step."""
     save_checkpoint(
-        path, {"model": player.state_dict(), "params": params.model_dump(), "step": step}
+        path, {"model": player.state_dict(), "params": params.for_inference(), "step": step}
     )
 
 
-def load_player(path: Path) -> tuple[PixelPlayer, Params]:
-    """Read a model of `save_player` and the parameters that it was trained under.
+def load_player(path: Path) -> tuple[PixelPlayer, InferenceParams]:
+    """Read a model that `save_player` wrote, and the parameters that it is used with.
 
     Raises:
-        UserError: the file is missing, damaged, foreign, or of another architecture.
+        UserError: the file is missing, damaged, not from this project, or does not match the
+            architecture in its own parameters.
     """
     content = load_checkpoint(path)
     if not {"model", "params"} <= content.keys():
-        raise UserError(f"{path}: not a checkpoint of this project, it holds no model and params")
-    values = content["params"]
-    if isinstance(values, dict):
-        later = {"denoise": NO_DENOISE.model_dump(), "report": NO_REPORT.model_dump()}
-        values = later | values
-    params = validate(values, str(path))
+        raise UserError(f"{path}: not a checkpoint of this project, model or params are missing")
+    params = validate_inference(content["params"], str(path))
     player = PixelPlayer(params.model, params.spectrogram)
     load_net(player, content["model"], str(path))
     return player.eval(), params
 
 
-def load_weights(player: PixelPlayer, params: ModelParams) -> None:
-    """Fill the networks from where params.yaml says they start.
-
-    `scratch` leaves a net as it is, `imagenet` fills the vision trunk, `published` fetches the
-    published model's file, anything else is the path of a state dict: ours, a whole checkpoint of
-    ours, or one of the published files.
-
-    Raises:
-        UserError: a file is missing, damaged, of another architecture, or cannot be fetched.
-    """
-    # Not above: it reads what it fetches by what is defined here.
-    from sop.model.published import load_published
-
-    for name in ("sound", "vision", "synthesizer"):
-        start = getattr(params.weights, name)
-        if start == "imagenet":
-            load_imagenet(player.vision)
-        elif start == "published":
-            load_published(getattr(player, name), name, params.published)
-        elif start != "scratch":
-            path = Path(start)
-            load_net(getattr(player, name), net_state(load_checkpoint(path), name), str(path))
-
-
-def net_state(content: Mapping[str, Any], name: str) -> Any:
-    """The state of one net out of what a checkpoint file holds; `load_net` says if it is none."""
-    whole = content.get("model", content)
-    if not isinstance(whole, Mapping):
-        return whole
-    prefix = f"{name}."
-    inner = {k.removeprefix(prefix): v for k, v in whole.items() if str(k).startswith(prefix)}
-    return inner or dict(whole)
-
-
-def load_net(net: nn.Module, state: State, source: str) -> None:
-    """Load a net's state, by our names or the published ones.
+def load_net(net: nn.Module, state: Mapping[str, Tensor], source: str) -> None:
+    """Load the parameters of a net, under this project's names or the published ones.
 
     Args:
-        net: a `SoundNet`, `VisionNet`, `Synthesizer`, or a whole `PixelPlayer` (our names only).
+        net: a `SoundNet`, `VisionNet`, `Synthesizer`, or a whole `PixelPlayer` (own names only).
         state: parameter name -> tensor.
-        source: where the state comes from, for the message.
+        source: origin of the state, for the error message.
 
     Raises:
-        UserError: names or shapes are not this net's.
+        UserError: names or shapes do not match those of the net.
     """
     if not isinstance(state, Mapping):
-        raise UserError(f"{source}: not a state dict, it holds a {type(state).__name__}")
-    # Checkpoints of the published code saved under DataParallel carry this prefix.
+        raise UserError(f"{source}: not a state dict, it contains a {type(state).__name__}")
+    # Checkpoints that the published code saved under DataParallel have this prefix.
     state = {str(name).removeprefix("module."): value for name, value in state.items()}
-    ours = net.state_dict()
-    if not isinstance(net, PixelPlayer) and not state.keys() & ours.keys():
-        published = published_names(net)
-        state = {published.get(name, name): value for name, value in state.items()}
-    # Files written before PyTorch 0.4.1 do not count batches, and nothing here reads the count.
-    counters = {name for name in ours if name.endswith(".num_batches_tracked")}
-    state = {**{name: ours[name] for name in counters}, **state}
-    problems = [f"{name} is missing" for name in ours if name not in state]
-    problems += [f"{_shown(name)} is unknown" for name in state if name not in ours]
+    expected = net.state_dict()
+    if not isinstance(net, PixelPlayer) and not state.keys() & expected.keys():
+        own_names = published_names(net)
+        state = {own_names.get(name, name): value for name, value in state.items()}
+    # Files written before PyTorch 0.4.1 have no batch counters, and nothing here reads them.
+    counters = {name for name in expected if name.endswith(".num_batches_tracked")}
+    state = {**{name: expected[name] for name in counters}, **state}
+    problems = [f"{name} is missing" for name in expected if name not in state]
+    problems += [f"{_printable(name)} is unknown" for name in state if name not in expected]
     problems += [
         f"{name} is {_form(state[name])}, not {_form(value)}"
-        for name, value in ours.items()
+        for name, value in expected.items()
         if name in state and _form(state[name]) != _form(value)
     ]
     if problems:
@@ -152,44 +112,17 @@ def load_net(net: nn.Module, state: State, source: str) -> None:
 
 
 def published_names(net: nn.Module) -> dict[str, str]:
-    """Parameter names of the published checkpoint files -> ours, for one net."""
+    """Map the parameter names in the published checkpoint files to those of one net."""
     return {_published_name(net, name): name for name in net.state_dict()}
 
 
-def load_imagenet(vision: VisionNet) -> None:
-    """Fill the trunk with torchvision's ImageNet weights, fetched once into its own cache.
-
-    Raises:
-        UserError: they cannot be had; the message says what to set instead.
-    """
-    from torchvision.models import ResNet18_Weights
-
-    try:
-        state = ResNet18_Weights.IMAGENET1K_V1.get_state_dict(progress=False, check_hash=True)
-    except (OSError, RuntimeError) as error:
-        raise UserError(
-            f"model.weights.vision: the ImageNet weights cannot be had ({error}); "
-            f"put {ResNet18_Weights.IMAGENET1K_V1.url} into "
-            f"{Path(torch.hub.get_dir()) / 'checkpoints'}, or set it to scratch"
-        ) from None
-    children = ("conv1", "bn1", "", "", "layer1", "layer2", "layer3", "layer4")
-    renamed = {
-        f"{position}.{name.split('.', 1)[1]}": value
-        for name, value in state.items()
-        for position, child in enumerate(children)
-        if child and name.startswith(f"{child}.")
-    }
-    # A trunk of fewer stages takes those that it has.
-    vision.trunk.load_state_dict({name: renamed[name] for name in vision.trunk.state_dict()})
-
-
-def _check_sums(path: Path) -> None:
-    """Raise ValueError for a file whose bytes have changed or swell; torch looks at neither."""
+def _check_archive(path: Path) -> None:
+    """Raise ValueError if bytes of a file changed or if it is compressed; torch checks neither."""
     if zipfile.is_zipfile(path):
         with zipfile.ZipFile(path) as archive:
-            # Never compressed by torch, but unpacked by it, whatever comes out.
+            # torch never compresses, but would decompress a file of any resulting size.
             if sum(entry.file_size for entry in archive.infolist()) > path.stat().st_size:
-                raise ValueError("it would unpack to more than it is")
+                raise ValueError("it would unpack to more than its own size")
             if damaged := archive.testzip():
                 raise ValueError(f"{damaged} is damaged")
 
@@ -203,7 +136,7 @@ def _published_name(net: nn.Module, name: str) -> str:
     if part == "norm":
         return f"bn0.{rest}"
     position, _, leaf = rest.partition(".")
-    # Our norms skip level 0 on the way down and count the level they lead to on the way up.
+    # There is no norm for level 0: neither on the way down nor, below its output, on the way up.
     level = int(position) + (part in ("down_norm", "up_norm"))
     outermost, innermost = level == 0, level == len(net.down) - 1
     slots = {
@@ -217,7 +150,7 @@ def _published_name(net: nn.Module, name: str) -> str:
 
 
 def _form(value: Any) -> str:
-    """What has to agree for a value to fill a weight; another precision of numbers may."""
+    """Describe what must match for a value to be loaded: kind and shape, but not precision."""
     if not isinstance(value, Tensor):
         return f"a {type(value).__name__}"
     if value.layout != torch.strided or value.is_quantized or value.is_complex() or value.is_meta:
@@ -225,6 +158,6 @@ def _form(value: Any) -> str:
     return str(tuple(value.shape))
 
 
-def _shown(name: str) -> str:
-    """A name out of a foreign file, fit for a message of one line."""
+def _printable(name: str) -> str:
+    """Return a name from an untrusted file in a form that fits into a one-line message."""
     return name if name.isprintable() and len(name) <= 100 else ascii(name[:100])

@@ -1,4 +1,4 @@
-"""The whole PixelPlayer: from mixed sound and frames of each source to a mask for each source."""
+"""The PixelPlayer: maps the sound of a mixture and frames of each source to masks."""
 
 from typing import NamedTuple
 
@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from sop.model.sound import UNET_LEVELS, SoundNet
+from sop.model.sound import SoundNet
 from sop.model.spectrogram import (
     binary_masks,
     network_input,
@@ -23,12 +23,12 @@ IMAGENET_STD = (0.229, 0.224, 0.225)
 
 
 class Spectra(NamedTuple):
-    """What the networks and the loss see of a batch; R is 256 rows or F, see `log_frequency`."""
+    """Spectrograms of a batch. R is 256 on the log-frequency axis and F on the linear one."""
 
     mixture: Tensor
     """Complex spectrogram of the mixture, (B, F, M)."""
     magnitude: Tensor
-    """The mixture's magnitude plus `MAGNITUDE_FLOOR`, (B, R, M)."""
+    """Input of the sound net: magnitude of the mixture plus `MAGNITUDE_FLOOR`, (B, R, M)."""
     sources: Tensor
     """Magnitudes of the true sources, (B, N, R, M)."""
 
@@ -43,31 +43,31 @@ class PixelPlayer(nn.Module):
         super().__init__()
         self.params = model
         self.spectrogram = spectrogram
-        self.sound = SoundNet(UNET_LEVELS[model.sound], model.channels, model.sound_width)
+        self.sound = SoundNet(model.sound, model.channels, model.sound_width)
         self.vision = VisionNet(model.channels, model.vision, model.vision_width)
         self.synthesizer = Synthesizer(model.synthesizer, model.channels)
 
     def forward(self, magnitude: Tensor, frames: Tensor, background: bool = False) -> Tensor:
-        """Logits of the masks: `activate` them with `output_activation`.
+        """Return the logits of the masks; `masks` activates them.
 
         Args:
-            magnitude: of the mixture, (B, R, M), > 0.
-            frames: of each source, ImageNet-normalised, (B, N, T, 3, H, W).
-            background: those of each source's background too, behind the sources.
+            magnitude: magnitude of the mixture, (B, R, M), > 0.
+            frames: frames of each source, ImageNet-normalized, (B, N, T, 3, H, W).
+            background: also return a mask for the background of each source's frames.
 
         Returns:
-            (B, N, R, M), or (B, 2 N, R, M) with backgrounds.
+            (B, N, R, M), or (B, 2 N, R, M) with the backgrounds after the sources.
         """
         pixels = self._pixels(frames)
         image = self._image_features(pool_pixels(pixels, self.params.image_pooling), frames)
         if background:
-            behind = self._image_features(pool_background(pixels), frames)
-            image = torch.cat([image, behind], dim=1)
+            backgrounds = self._image_features(pool_background(pixels), frames)
+            image = torch.cat([image, backgrounds], dim=1)
         logits: Tensor = self.synthesizer(image, self.sound_features(magnitude))
         return logits
 
     def spectra(self, sources: Tensor) -> Spectra:
-        """Spectrograms of the sources and of their sum, warped if the frequency axis is log.
+        """Return the spectrograms of the sources and of their sum.
 
         Args:
             sources: samples of each source, (B, N, L), already divided by N.
@@ -80,32 +80,32 @@ class PixelPlayer(nn.Module):
         )
 
     def true_masks(self, spectra: Spectra) -> Tensor:
-        """What the masks should be, (B, N, R, M)."""
+        """Return the ideal masks, which are the training targets, (B, N, R, M)."""
         ideal = binary_masks if self.params.mask == "binary" else ratio_masks
         return ideal(spectra.sources, spectra.magnitude)
 
     def sound_features(self, magnitude: Tensor) -> Tensor:
-        """Component maps of the mixture: (B, R, M) to (B, C, R, M)."""
+        """Return the component maps of the mixture: (B, R, M) to (B, C, R, M)."""
         return activate(self.sound(magnitude.log()[:, None]), self.params.sound_activation, 1)
 
     def image_features(self, frames: Tensor) -> Tensor:
-        """Pooled image features: (B, N, T, 3, H, W) to (B, N, C)."""
+        """Return pooled image features: (B, N, T, 3, H, W) to (B, N, C)."""
         pooled = pool_pixels(self._pixels(frames), self.params.image_pooling)
         return self._image_features(pooled, frames)
 
     def pixel_features(self, frames: Tensor) -> Tensor:
-        """Image features of each pixel: (B, T, 3, H, W) to (B, T, C, h, w)."""
+        """Return the image features of each pixel: (B, T, 3, H, W) to (B, T, C, h, w)."""
         return activate(self.vision(frames), self.params.image_activation, 2)
 
     def masks(self, logits: Tensor) -> Tensor:
-        """The masks of logits, (B, N, R, M)."""
+        """Return the masks of logits, (B, N, R, M)."""
         return activate(logits, self.params.output_activation, 1)
 
     def _pixels(self, frames: Tensor) -> Tensor:
-        """What the vision net makes of the first sources, then the second ones: (N B, T, C, h, w).
+        """Return the output of the vision net, (N B, T, C, h, w): B first sources, B second, ...
 
-        In training the published code normalises each source's frames by their own batch
-        statistics, so there each source takes its own pass; otherwise one pass serves all.
+        In training, each source has its own pass and so its own batch statistics, as in the
+        published code. In evaluation, one pass serves all sources.
         """
         if self.training:
             return torch.cat([self.vision(source) for source in frames.unbind(1)])
@@ -113,7 +113,7 @@ class PixelPlayer(nn.Module):
         return pixels
 
     def _image_features(self, pooled: Tensor, frames: Tensor) -> Tensor:
-        """Pooled features, (N B, C), of each mixture's sources, activated: (B, N, C)."""
+        """Group pooled features by mixture and activate them: (N B, C) to (B, N, C)."""
         features = torch.stack(pooled.chunk(frames.shape[1]), dim=1)
         return activate(features, self.params.image_activation, -1)
 
@@ -133,14 +133,14 @@ def activate(x: Tensor, activation: Activation, axis: int) -> Tensor:
             return x
 
 
-def normalise_frames(frames: Tensor) -> Tensor:
-    """Frames as the vision net wants them.
+def normalize_frames(frames: Tensor) -> Tensor:
+    """Return frames in the format of the vision net.
 
     Args:
         frames: uint8, (..., H, W, 3).
 
     Returns:
-        ImageNet-normalised float32, (..., 3, H, W).
+        ImageNet-normalized float32, (..., 3, H, W).
     """
     mean = torch.tensor(IMAGENET_MEAN, device=frames.device) * 255
     std = torch.tensor(IMAGENET_STD, device=frames.device) * 255
@@ -150,14 +150,14 @@ def normalise_frames(frames: Tensor) -> Tensor:
 def separation_loss(
     logits: Tensor, spectra: Spectra, true_masks: Tensor, model: ModelParams, train: TrainParams
 ) -> Tensor:
-    """Mean distance between predicted and true masks.
+    """Return the mean distance between predicted and true masks.
 
     Args:
-        logits: of the predicted masks, (B, N, R, M).
-        spectra: of the batch; the mixture's magnitude gives the weights.
-        true_masks: (B, N, R, M).
+        logits: logits of the predicted masks, (B, N, R, M).
+        spectra: spectrograms of the batch; the magnitude of the mixture gives the weights.
+        true_masks: target masks, (B, N, R, M).
         model: the output activation.
-        train: which loss, and whether bins are weighted by loudness.
+        train: the loss, and whether louder bins have larger weights.
 
     Returns:
         Scalar: the mean over bins, sources and mixtures.
@@ -178,10 +178,15 @@ def separation_loss(
 
 
 def build(model: ModelParams, spectrogram: SpectrogramParams, seed: int) -> PixelPlayer:
-    """A PixelPlayer with the published initial distributions, all of them from `seed`.
+    """Return a PixelPlayer with random weights of the published distributions.
 
-    Sound net: convolutions N(0, 0.001^2), batch norms N(1, 0.02^2). The vision net keeps
-    torchvision's (He) distribution.
+    Sound net: convolutions N(0, 0.001^2), batch norms N(1, 0.02^2). Vision net: torchvision's
+    distribution (He).
+
+    Args:
+        model: architecture.
+        spectrogram: transform and frequency axis.
+        seed: seed of all weights; the global generator is not changed.
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)

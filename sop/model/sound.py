@@ -1,37 +1,41 @@
-"""The sound net: a U-Net that turns a mixture's spectrogram into C component maps."""
+"""The sound net: a U-Net that maps the spectrogram of a mixture to C component maps."""
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-# How often each net halves height and width.
-UNET_LEVELS = {"unet5": 5, "unet6": 6, "unet7": 7}
+from sop.params import SoundKind
+
+# Number of times that each net halves height and width.
+UNET_LEVELS: dict[SoundKind, int] = {"unet5": 5, "unet6": 6, "unet7": 7}
 
 
 class SoundNet(nn.Module):
     """U-Net of the published architecture.
 
     Down: 4x4 convolutions of stride 2. Up: bilinear upsampling by 2 (align_corners) and 3x3
-    convolutions. Every level's input is joined to what comes back up from below it.
+    convolutions. Skip connections concatenate the input of each level with the output of the
+    levels below it.
 
     Args:
-        levels: how often height and width are halved: 5, 6 or 7 (unet5, unet6, unet7).
-        channels: C, maps that come out.
-        width: channels of the first level; they double down to eight times that.
+        kind: unet5, unet6 or unet7, which halve height and width 5, 6 or 7 times.
+        channels: C, the number of component maps.
+        width: number of channels of the first level; each level doubles it, up to eight times.
 
     Source: Zhao et al., The Sound of Pixels, ECCV 2018 (audio analysis network), after
     Ronneberger et al., U-Net, 2015.
     """
 
-    def __init__(self, levels: int = 7, channels: int = 32, width: int = 64) -> None:
+    def __init__(self, kind: SoundKind = "unet7", channels: int = 32, width: int = 64) -> None:
         super().__init__()
+        levels = UNET_LEVELS[kind]
         widths = [width * min(2**level, 8) for level in range(levels)]
         self.norm = nn.BatchNorm2d(1)
         self.down = nn.ModuleList(
             nn.Conv2d(before, after, 4, stride=2, padding=1, bias=False)
             for before, after in zip([1, *widths], widths, strict=False)
         )
-        # The outermost level and the bottom are not normalised on the way down.
+        # The first and the last level have no batch norm on the way down.
         self.down_norm = nn.ModuleList(nn.BatchNorm2d(after) for after in widths[1:-1])
         self.up = nn.ModuleList(
             nn.Conv2d(
@@ -46,11 +50,11 @@ class SoundNet(nn.Module):
         self.up_norm = nn.ModuleList(nn.BatchNorm2d(after) for after in widths[:-1])
 
     def forward(self, log_magnitude: Tensor) -> Tensor:
-        """Map log magnitudes to component maps.
+        """Return component maps.
 
         Args:
-            log_magnitude: log of the mixture's magnitude, (B, 1, R, M); R and M multiples of
-                2 ** levels.
+            log_magnitude: logarithm of the mixture's magnitude, (B, 1, R, M); R and M are multiples
+                of 2 ** levels.
 
         Returns:
             (B, C, R, M).

@@ -1,4 +1,4 @@
-"""Spectrograms: the Fourier transform, the log-frequency axis, masks, and the way back to sound.
+"""Spectrograms: Fourier transform and its inverse, log-frequency axis, and masks.
 
 Shapes: B mixtures, N sources, F x M frequency bins x spectrogram frames, L samples.
 """
@@ -12,11 +12,11 @@ from torch import Tensor
 
 from sop.params import SpectrogramParams
 
-# Rows of the log-frequency axis, as published.
+# Number of rows of the log-frequency axis, as published.
 LOG_FREQUENCY_ROWS = 256
 
-# Zhao et al.'s warp: row y in [-1, 1] of the log axis shows row (21^((y+1)/2) - 11) / 10 of the
-# linear one, so the lowest rows are spread about tenfold.
+# Zhao et al.'s warp: row y in [-1, 1] of the log axis corresponds to row (21^((y+1)/2) - 11) / 10
+# of the linear one, which spreads the lowest rows about tenfold.
 WARP_BASE = 21.0
 
 # Added to the mixture's magnitude, so that the logarithm of silence is finite.
@@ -24,7 +24,7 @@ MAGNITUDE_FLOOR = 1e-10
 
 
 def stft(audio: Tensor, params: SpectrogramParams) -> Tensor:
-    """Short-time Fourier transform with a periodic Hann window, centred frames and zero padding.
+    """Return the STFT with a periodic Hann window, centered frames and zero padding.
 
     Args:
         audio: (..., L) samples.
@@ -47,13 +47,13 @@ def stft(audio: Tensor, params: SpectrogramParams) -> Tensor:
 
 
 def stft_power(audio: NDArray[np.float32], params: SpectrogramParams) -> NDArray[np.float32]:
-    """Squared magnitude of the `stft` of (L,) samples, (F, M)."""
+    """Return the squared magnitude of the `stft` of (L,) samples, (F, M)."""
     power: NDArray[np.float32] = stft(torch.from_numpy(audio), params).abs().square().numpy()
     return power
 
 
 def istft(spectrum: Tensor, params: SpectrogramParams) -> Tensor:
-    """Inverse of `stft`, clipped to [-1, 1] as the published reconstruction is.
+    """Return the inverse of `stft`, clipped to [-1, 1] like the published reconstruction.
 
     Args:
         spectrum: complex, (..., F, M).
@@ -107,13 +107,13 @@ def _window(params: SpectrogramParams, like: Tensor) -> Tensor:
 
 
 def warp_rows(rows: int = LOG_FREQUENCY_ROWS) -> Tensor:
-    """Where each row of the log axis lies on the linear one, in [-1, 1], float64 (rows,)."""
+    """Return the position of each log row on the linear axis, in [-1, 1], float64 (rows,)."""
     y = torch.linspace(-1, 1, rows, dtype=torch.float64)
     return (WARP_BASE ** ((y + 1) / 2) - 11) / 10
 
 
 def unwarp_rows(rows: int) -> Tensor:
-    """Where each row of the linear axis lies on the log one, in [-1, 1], float64 (rows,)."""
+    """Return the position of each linear row on the log axis, in [-1, 1], float64 (rows,)."""
     y = torch.linspace(-1, 1, rows, dtype=torch.float64)
     return torch.log(y * 10 + 11) / math.log(WARP_BASE) * 2 - 1
 
@@ -133,17 +133,17 @@ def to_log_frequency(magnitude: Tensor) -> Tensor:
 
 
 def to_linear_frequency(masks: Tensor, rows: int) -> Tensor:
-    """Resample log-frequency rows back to `rows` linear ones: (..., 256, M) to (..., rows, M)."""
+    """Resample log-frequency rows to linear ones: (..., 256, M) to (..., rows, M)."""
     return _sample_rows(masks, unwarp_rows(rows))
 
 
 def _sample_rows(values: Tensor, positions: Tensor) -> Tensor:
-    """Interpolate whole rows, (..., R, M) at positions in [-1, 1].
+    """Interpolate rows of (..., R, M) at positions in [-1, 1].
 
-    The same as a bilinear `grid_sample` with align_corners=True whose columns stay in place.
+    Equal to a bilinear `grid_sample` with align_corners=True that keeps the columns.
     """
     last = values.shape[-2] - 1
-    # In float32 before scaling, as the published grid is, so that rounding is the same.
+    # Rounded to float32 before scaling, like the published grid.
     at = ((positions.float() + 1) / 2 * last).clamp(0, last)
     lower = at.floor().clamp(max=last - 1)
     weight = (at - lower).to(values)[:, None]
@@ -152,7 +152,7 @@ def _sample_rows(values: Tensor, positions: Tensor) -> Tensor:
 
 
 def binary_masks(sources: Tensor, mixture: Tensor) -> Tensor:
-    """Ideal binary masks: a bin belongs to every source that holds over half of its magnitude.
+    """Return ideal binary masks: 1 where a source has over half of the mixture's magnitude.
 
     Args:
         sources: magnitudes of the true sources, (B, N, F, M), linear scale, >= 0.
@@ -167,14 +167,14 @@ def binary_masks(sources: Tensor, mixture: Tensor) -> Tensor:
 
 
 def ratio_masks(sources: Tensor, mixture: Tensor) -> Tensor:
-    """Ideal ratio masks, magnitude of source over magnitude of mixture, clamped to [0, 5].
+    """Return ideal ratio masks: magnitude of source / magnitude of mixture, clamped to [0, 5].
 
     Args:
         sources: magnitudes of the true sources, (B, N, F, M), >= 0.
         mixture: magnitude of their sum, (B, F, M), > 0.
 
     Returns:
-        (B, N, F, M). The clamp keeps bins out where the sources cancel in the mixture.
+        (B, N, F, M). The clamp limits bins where the sources cancel each other in the mixture.
 
     Source: Zhao et al., The Sound of Pixels, ECCV 2018 (learning targets).
     """
@@ -184,14 +184,14 @@ def ratio_masks(sources: Tensor, mixture: Tensor) -> Tensor:
 def separate(
     mixture: Tensor, masks: Tensor, params: SpectrogramParams, threshold: float | Tensor | None
 ) -> Tensor:
-    """The sound of each source: its mask on the mixture's spectrogram, with the mixture's phase.
+    """Return the sound of each source: its mask times the complex spectrogram of the mixture.
 
     Args:
         mixture: complex spectrogram of the mixture, (B, F, M).
         masks: (B, N, R, M); R is 256 on the log-frequency axis, F on the linear one.
-        params: the transform's frame, hop and axis.
-        threshold: a mask is made 1 above it and 0 elsewhere, after the way back to linear
-            frequency; None keeps the mask as it is.
+        params: frame length, hop and frequency axis.
+        threshold: masks become 1 above it and 0 elsewhere, after resampling to linear frequency;
+            None keeps the masks as they are.
 
     Returns:
         (B, N, stft_hop * (M - 1)) samples in [-1, 1].

@@ -1,28 +1,28 @@
-"""The synthesizer: image features choose among the sound net's components."""
-
-from typing import Literal
+"""The synthesizer: masks as sums of component maps, weighted by image features."""
 
 import torch
 from torch import Tensor, nn
 
+from sop.params import SynthesizerKind
+
 
 class Synthesizer(nn.Module):
-    """Masks before their activation, from image features and component maps.
+    """Combine image features and component maps to the logits of masks.
 
     Args:
-        kind: "linear" weighs each channel by a learned scale; "bias" has the bias alone.
+        kind: `linear` has a learned scale per channel and a bias; `bias` has only the bias.
         channels: C.
 
     Source: Zhao et al., The Sound of Pixels, ECCV 2018 (audio synthesizer network).
     """
 
-    def __init__(self, kind: Literal["linear", "bias"] = "linear", channels: int = 32) -> None:
+    def __init__(self, kind: SynthesizerKind = "linear", channels: int = 32) -> None:
         super().__init__()
         self.scale = nn.Parameter(torch.ones(channels)) if kind == "linear" else None
         self.bias = nn.Parameter(torch.zeros(1))
 
     def forward(self, image: Tensor, sound: Tensor) -> Tensor:
-        """Mask of each source.
+        """Return the logits of each source's mask.
 
         Args:
             image: pooled features of each source, (B, N, C).
@@ -31,21 +31,21 @@ class Synthesizer(nn.Module):
         Returns:
             (B, N, F, M).
         """
-        return torch.einsum("bnc,bcfm->bnfm", self._weigh(image, -1), sound) + self.bias
+        return torch.einsum("bnc,bcfm->bnfm", self._scaled(image, -1), sound) + self.bias
 
     def pixelwise(self, image: Tensor, sound: Tensor) -> Tensor:
-        """Mask of each pixel.
+        """Return the logits of each pixel's mask.
 
         Args:
-            image: features of one frame's pixels, (B, C, h, w).
+            image: features of the pixels of one frame, (B, C, h, w).
             sound: component maps, (B, C, F, M).
 
         Returns:
             (B, h, w, F, M).
         """
-        return torch.einsum("bchw,bcfm->bhwfm", self._weigh(image, 1), sound) + self.bias
+        return torch.einsum("bchw,bcfm->bhwfm", self._scaled(image, 1), sound) + self.bias
 
-    def _weigh(self, image: Tensor, channel_axis: int) -> Tensor:
+    def _scaled(self, image: Tensor, channel_axis: int) -> Tensor:
         if self.scale is None:
             return image
         shape = [1] * image.dim()

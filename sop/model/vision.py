@@ -1,32 +1,30 @@
-"""The vision net: a ResNet-18 that gives each pixel, or each clip, an embedding of C numbers."""
+"""The vision net: a ResNet-18 that maps each pixel of a coarse grid to C features."""
 
 from itertools import pairwise
-from typing import Literal
 
 from torch import Tensor, nn
 from torchvision.models.resnet import BasicBlock
 
-Vision = Literal["resnet18fc", "resnet18dilated", "resnet18half"]
-Pooling = Literal["maxpool", "avgpool", "attention"]
+from sop.params import Pooling, VisionKind
 
 
 class VisionNet(nn.Module):
-    """ResNet-18 without its pooling and classifier, and a 3x3 convolution to C channels.
+    """ResNet-18 without its pooling and classifier, followed by a 3x3 convolution to C channels.
 
     Args:
         channels: C.
-        kind: `resnet18fc` has all four stages, and stride 32. In `resnet18dilated` the last one
-            keeps its resolution, stride 16, and is dilated by 2 instead. `resnet18half` has the
-            first two and stride 8: each of its cells sees less of the picture around it, so a
-            small picture is still told apart into places.
-        width: channels of the first stage; each further one doubles them.
+        kind: `resnet18fc` has all four stages and stride 32. `resnet18dilated` has dilation 2
+            instead of stride 2 in its last stage, and stride 16. `resnet18half` has only the
+            first two stages and stride 8: its smaller receptive field resolves places in small
+            frames.
+        width: number of channels of the first stage; each further stage doubles it.
 
     Source: Zhao et al., The Sound of Pixels, ECCV 2018 (video analysis network), after He et al.,
     Deep Residual Learning, 2016, and Yu et al., Dilated Residual Networks, 2017.
     """
 
     def __init__(
-        self, channels: int = 32, kind: Vision = "resnet18dilated", width: int = 64
+        self, channels: int = 32, kind: VisionKind = "resnet18dilated", width: int = 64
     ) -> None:
         super().__init__()
         stages = 2 if kind == "resnet18half" else 4
@@ -44,10 +42,10 @@ class VisionNet(nn.Module):
         self.head = nn.Conv2d(widths[-1], channels, 3, padding=1)
 
     def forward(self, frames: Tensor) -> Tensor:
-        """Embed every pixel of the frames' coarse grid.
+        """Return the features of each pixel of the coarse grid.
 
         Args:
-            frames: ImageNet-normalised, (B, T, 3, H, W).
+            frames: ImageNet-normalized, (B, T, 3, H, W).
 
         Returns:
             (B, T, C, H / stride, W / stride).
@@ -57,11 +55,18 @@ class VisionNet(nn.Module):
 
 
 def pool_pixels(features: Tensor, pooling: Pooling) -> Tensor:
-    """Pool pixel features over frames, height and width: (B, T, C, h, w) to (B, C).
+    """Pool pixel features over frames, height and width.
 
-    The largest of each channel may come from a place of its own, and then no place alone stands
-    for the whole. With `attention` each place speaks for itself, the more so the larger its
-    largest channel is (softmax over the places), so what is pooled is what can be seen at one.
+    With `maxpool`, each channel may come from a different pixel, so that the result matches no
+    single pixel. With `attention`, the result is a weighted mean of whole pixels. The weights are
+    a softmax over pixels of each pixel's largest channel.
+
+    Args:
+        features: pixel features, (B, T, C, h, w).
+        pooling: maxpool, avgpool or attention.
+
+    Returns:
+        (B, C).
     """
     pixels = features.transpose(1, 2).flatten(2)
     if pooling == "maxpool":
@@ -73,10 +78,10 @@ def pool_pixels(features: Tensor, pooling: Pooling) -> Tensor:
 
 
 def pool_background(features: Tensor) -> Tensor:
-    """What most likely shows no instrument: the lower quartile of each channel over the pixels.
+    """Return features of the background: the lower quartile of each channel over all pixels.
 
     Args:
-        features: of pixels, (B, T, C, h, w).
+        features: pixel features, (B, T, C, h, w).
 
     Returns:
         (B, C).
@@ -87,7 +92,7 @@ def pool_background(features: Tensor) -> Tensor:
 
 
 def _stage(inputs: int, outputs: int, stride: int) -> nn.Sequential:
-    """Two residual blocks; the first takes the stride, and a projection where shapes change."""
+    """Two residual blocks; the first has the stride, and a projection if shapes change."""
     projection = None
     if stride != 1 or inputs != outputs:
         projection = nn.Sequential(
@@ -99,7 +104,7 @@ def _stage(inputs: int, outputs: int, stride: int) -> nn.Sequential:
 
 
 def _dilate(module: nn.Module) -> None:
-    """Take the stride from a convolution; those behind it are dilated to see as far as before."""
+    """Remove the stride of a convolution; dilate the 3x3 convolutions that follow it."""
     if not isinstance(module, nn.Conv2d):
         return
     if module.stride == (2, 2):

@@ -27,12 +27,12 @@ from sop.dataset.mixtures import Batch, MixtureReader, MixtureSampler, TrainingM
 from sop.dataset.seeding import torch_seed
 from sop.evaluate.measures import MEASURES
 from sop.evaluate.validation import Score, scores, separate_mixtures, summary
-from sop.model.checkpoint import load_weights, save_player
+from sop.model.checkpoint import save_player
 from sop.model.pixelplayer import (
     PixelPlayer,
     Spectra,
     build,
-    normalise_frames,
+    normalize_frames,
     separation_loss,
 )
 from sop.params import Params, TrainParams
@@ -41,6 +41,7 @@ from sop.runtime.errors import UserError
 from sop.runtime.files import remove_partials, replacing
 from sop.runtime.progress import progress
 from sop.train.distributed import Team
+from sop.train.initial_weights import load_initial_weights
 from sop.train.monitor import Clock, History
 from sop.train.resume import Unfinished, identity
 
@@ -99,7 +100,7 @@ def train(
     player = build(params.model, params.spectrogram, torch_seed(params.seed, "model"))
     if team.leads:
         # The others get them from it, when the model is shared.
-        load_weights(player, params.model)
+        load_initial_weights(player, params.model)
     player = _on_device(player, settings, team)
     state = State(player, make_optimizer(player, settings), _average(player, settings))
     history = History(live)
@@ -383,7 +384,7 @@ def gradients(
     for part, (audio, frames) in enumerate(pairs, start=1):
         spectra = player.spectra(audio.to(team.device, non_blocking=True))
         true_masks = player.true_masks(spectra)
-        pixels = normalise_frames(frames.to(team.device, non_blocking=True))
+        pixels = normalize_frames(frames.to(team.device, non_blocking=True))
         with _exchanging(model, part == parts):
             with torch.autocast(team.device.type, torch.bfloat16, enabled=half):
                 logits = model(spectra.magnitude, pixels, weight > 0)

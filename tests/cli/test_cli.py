@@ -12,9 +12,9 @@ from ruamel.yaml import YAML
 from sop.cli.main import main
 from sop.model.checkpoint import load_player, save_player
 from sop.model.pixelplayer import PixelPlayer, build
-from sop.model.published import FILES
 from sop.params import Params
 from sop.runtime.errors import UserError, run
+from sop.train.published import FILES
 from tests.support.experiment import ROOT, with_values
 from tests.support.server import serving
 

@@ -19,7 +19,7 @@ from sop.evaluate.validation import (
     separate_mixtures,
     summary,
 )
-from sop.model.pixelplayer import PixelPlayer, build, normalise_frames, separation_loss
+from sop.model.pixelplayer import PixelPlayer, build, normalize_frames, separation_loss
 from sop.model.spectrogram import separate
 from sop.params import Params
 from sop.runtime.errors import UserError
@@ -131,7 +131,7 @@ def test_loss_is_that_of_the_mixture_alone(tiny_videos: list[Video], tiny_params
         with torch.inference_mode():
             spectra = player.spectra(torch.from_numpy(mixture.audio)[None])
             logits = player(
-                spectra.magnitude, normalise_frames(torch.from_numpy(mixture.frames)[None])
+                spectra.magnitude, normalize_frames(torch.from_numpy(mixture.frames)[None])
             )
             truth = player.true_masks(spectra)
         loss = separation_loss(logits, spectra, truth, tiny_params.model, tiny_params.train)

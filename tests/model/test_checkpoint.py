@@ -12,14 +12,11 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
-from torchvision.models import ResNet18_Weights, resnet18
 
 from sop.model.checkpoint import (
     load_checkpoint,
-    load_imagenet,
     load_net,
     load_player,
-    load_weights,
     published_names,
     save_checkpoint,
     save_player,
@@ -30,14 +27,16 @@ from sop.model.synthesizer import Synthesizer
 from sop.model.vision import VisionNet
 from sop.params import Params
 from sop.runtime.errors import UserError
-from tests.support.experiment import Reference, with_values
+from sop.train.initial_weights import load_initial_weights
+from tests.support.experiment import Reference, assert_same_weights, with_values
+from tests.support.stress import repeats
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 PUBLISHED_NETS = {
-    "sound.unet5": lambda: SoundNet(5),
-    "sound.unet6": lambda: SoundNet(6),
-    "sound.unet7": lambda: SoundNet(7),
+    "sound.unet5": lambda: SoundNet("unet5"),
+    "sound.unet6": lambda: SoundNet("unet6"),
+    "sound.unet7": lambda: SoundNet("unet7"),
     "frame.resnet18fc": lambda: VisionNet(kind="resnet18fc"),
     "frame.resnet18dilated": lambda: VisionNet(kind="resnet18dilated"),
     "synthesizer.linear": lambda: Synthesizer("linear"),
@@ -46,7 +45,7 @@ PUBLISHED_NETS = {
 
 
 class Trap:
-    """Creates a file when it is unpickled by anyone who trusts it."""
+    """Creates a folder when it is unpickled without restrictions."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -68,25 +67,19 @@ def saved(tmp_path: Path, player: PixelPlayer, tiny_params: Params) -> Path:
 
 
 def published(net: nn.Module) -> dict[str, Tensor]:
-    """The state of a net as the published code writes it."""
+    """Return the state of a net as the published code writes it."""
     state = net.state_dict()
     return OrderedDict((theirs, state[ours]) for theirs, ours in published_names(net).items())
 
 
-def assert_same_weights(first: nn.Module, second: nn.Module) -> None:
-    expected = second.state_dict()
-    for name, value in first.state_dict().items():
-        assert torch.equal(value, expected[name]), name
-
-
-def refusal(path: Path, params: Params) -> str:
-    """The one line with which a file is refused, as initial weights and as a whole model."""
-    seed = build(params.model, params.spectrogram, seed=2)
-    before = {name: value.clone() for name, value in seed.state_dict().items()}
+def rejection(path: Path, params: Params) -> str:
+    """Return the one-line error for a file, as initial weights and as a whole model."""
+    other = build(params.model, params.spectrogram, seed=2)
+    before = {name: value.clone() for name, value in other.state_dict().items()}
     model = with_values(params, {"model.weights.sound": str(path)}).model
     with pytest.raises(UserError) as start:
-        load_weights(seed, model)
-    for name, value in seed.state_dict().items():
+        load_initial_weights(other, model)
+    for name, value in other.state_dict().items():
         assert torch.equal(value, before[name])
     with pytest.raises(UserError) as whole:
         load_player(path)
@@ -97,51 +90,19 @@ def refusal(path: Path, params: Params) -> str:
     return str(start.value).removeprefix(f"{path}: ")
 
 
-def test_saved_player_comes_back_with_its_parameters(
+def test_saved_player_is_loaded_with_its_parameters(
     saved: Path, player: PixelPlayer, tiny_params: Params
 ) -> None:
     loaded, params = load_player(saved)
     assert_same_weights(loaded, player)
-    assert params == tiny_params
+    assert params.for_inference() == tiny_params.for_inference()
+    assert load_checkpoint(saved)["params"].keys() == {"extract", "mixture", "spectrogram", "model"}
     assert not loaded.training
     assert load_checkpoint(saved)["step"] == 12
 
 
-def test_whole_checkpoint_gives_each_net_its_start(
-    saved: Path, player: PixelPlayer, tiny_params: Params
-) -> None:
-    for name in ("sound", "vision", "synthesizer"):
-        other = build(tiny_params.model, tiny_params.spectrogram, seed=2)
-        scratch = build(tiny_params.model, tiny_params.spectrogram, seed=2)
-        load_weights(other, with_values(tiny_params, {f"model.weights.{name}": str(saved)}).model)
-        for net in ("sound", "vision", "synthesizer"):
-            assert_same_weights(
-                getattr(other, net), getattr(player if net == name else scratch, net)
-            )
-
-
-@pytest.mark.parametrize("prefix", ["", "module."])
-@pytest.mark.parametrize("old_format", [False, True])
-def test_published_files_load_as_initial_weights(
-    tmp_path: Path, tiny_params: Params, player: PixelPlayer, prefix: str, old_format: bool
-) -> None:
-    values = {"model.weights": {}}
-    for name, file in (
-        ("sound", "sound_best.pth"),
-        ("vision", "frame_best.pth"),
-        ("synthesizer", "synthesizer_best.pth"),
-    ):
-        state = {prefix + key: value for key, value in published(getattr(player, name)).items()}
-        torch.save(state, tmp_path / file, _use_new_zipfile_serialization=not old_format)
-        values["model.weights"][name] = str(tmp_path / file)
-    params = with_values(tiny_params, values)
-    other = build(params.model, params.spectrogram, seed=2)
-    load_weights(other, params.model)
-    assert_same_weights(other, player)
-
-
 @pytest.mark.parametrize("name", PUBLISHED_NETS)
-def test_names_and_shapes_are_the_published_ones(reference: Reference, name: str) -> None:
+def test_published_names_and_shapes(reference: Reference, name: str) -> None:
     shapes = json.loads((Path(reference.recipe.__file__).parent / "shapes.json").read_text())
     with torch.device("meta"):
         net = PUBLISHED_NETS[name]()
@@ -151,7 +112,7 @@ def test_names_and_shapes_are_the_published_ones(reference: Reference, name: str
 
 
 @pytest.mark.parametrize("name", ["sound.unet5", "frame.resnet18fc", "synthesizer.linear"])
-def test_published_state_fills_every_weight(reference: Reference, name: str) -> None:
+def test_published_state_is_loaded_completely(reference: Reference, name: str) -> None:
     state = {
         key: torch.from_numpy(value) for key, value in reference.recipe.state_dict(name).items()
     }
@@ -162,9 +123,7 @@ def test_published_state_fills_every_weight(reference: Reference, name: str) -> 
 
 
 @pytest.mark.filterwarnings("ignore:Detected pickle protocol")
-def test_file_that_would_execute_code_is_refused_unexecuted(
-    tmp_path: Path, tiny_params: Params
-) -> None:
+def test_code_in_a_file_is_not_executed(tmp_path: Path, tiny_params: Params) -> None:
     trap = Trap(tmp_path / "executed")
     pickle.loads(pickle.dumps(trap))  # noqa: S301
     assert (tmp_path / "executed").exists()
@@ -175,19 +134,17 @@ def test_file_that_would_execute_code_is_refused_unexecuted(
     torch.save({"w": torch.zeros(2), "x": trap}, tmp_path / "hidden.pt")
     (tmp_path / "plain.pt").write_bytes(pickle.dumps(trap))
     for name in ("new.pt", "old.pt", "hidden.pt", "plain.pt"):
-        message = refusal(tmp_path / name, tiny_params)
+        message = rejection(tmp_path / name, tiny_params)
         assert "never loaded" in message
         assert not (tmp_path / "executed").exists()
 
 
-def test_whole_pickled_modules_are_refused(tmp_path: Path, tiny_params: Params) -> None:
+def test_pickled_module_is_rejected(tmp_path: Path, tiny_params: Params) -> None:
     torch.save(nn.Linear(2, 2), tmp_path / "module.pt")
-    assert "never loaded" in refusal(tmp_path / "module.pt", tiny_params)
+    assert "never loaded" in rejection(tmp_path / "module.pt", tiny_params)
 
 
-def test_file_that_is_no_checkpoint_is_refused(
-    tmp_path: Path, saved: Path, tiny_params: Params
-) -> None:
+def test_files_that_are_no_checkpoints(tmp_path: Path, saved: Path, tiny_params: Params) -> None:
     content = saved.read_bytes()
     other_zip = io.BytesIO()
     with zipfile.ZipFile(other_zip, "w") as archive:
@@ -205,21 +162,22 @@ def test_file_that_is_no_checkpoint_is_refused(
     for name, damaged in files.items():
         path = tmp_path / name
         path.write_bytes(damaged)
-        assert "checkpoint" in refusal(path, tiny_params), name
-    assert refusal(tmp_path / "none.pt", tiny_params) == "no such checkpoint"
-    assert "not a readable checkpoint" in refusal(tmp_path, tiny_params)
+        assert "checkpoint" in rejection(path, tiny_params), name
+    assert rejection(tmp_path / "none.pt", tiny_params) == "no such checkpoint"
+    assert "not a readable checkpoint" in rejection(tmp_path, tiny_params)
 
 
 @pytest.mark.filterwarnings("ignore:Detected pickle protocol")
 @pytest.mark.parametrize("old_format", [False, True])
-def test_damaged_file_is_refused_whatever_byte_is_wrong(tmp_path: Path, old_format: bool) -> None:
+def test_random_damage_gives_one_line(tmp_path: Path, old_format: bool) -> None:
     path = tmp_path / "damaged.pt"
     state = {"model": {"bias": torch.zeros(3)}, "params": {"a": [1, 2.5, "x"]}, "step": 1}
     torch.save(state, path, _use_new_zipfile_serialization=not old_format)
     good = path.read_bytes()
     rng = np.random.default_rng(0)
     refused = 0
-    for _ in range(300):
+    count = repeats(60, 300)
+    for _ in range(count):
         damaged = bytearray(good)
         for place in rng.integers(0, len(good), 12):
             damaged[place] = rng.integers(256)
@@ -230,22 +188,18 @@ def test_damaged_file_is_refused_whatever_byte_is_wrong(tmp_path: Path, old_form
             refused += 1
             assert str(error).startswith(f"{path}: ")
             assert "\n" not in str(error)
-    assert refused > 100
+    assert refused > count / 3
 
 
-def test_weight_that_changed_on_the_disk_is_noticed(
-    saved: Path, player: PixelPlayer, tiny_params: Params
-) -> None:
+def test_changed_bit_in_a_weight(saved: Path, player: PixelPlayer, tiny_params: Params) -> None:
     content = saved.read_bytes()
     weight = player.sound.down[3].weight.detach().numpy().tobytes()
     place = content.index(weight) + len(weight) // 2
     saved.write_bytes(content[:place] + bytes([content[place] ^ 64]) + content[place + 1 :])
-    assert "is damaged" in refusal(saved, tiny_params)
+    assert "is damaged" in rejection(saved, tiny_params)
 
 
-def test_file_that_unpacks_to_more_than_it_is_is_refused(
-    tmp_path: Path, tiny_params: Params
-) -> None:
+def test_compressed_file_is_rejected(tmp_path: Path, tiny_params: Params) -> None:
     torch.save({"w": torch.zeros(1_000_000)}, tmp_path / "plain.pt")
     with (
         zipfile.ZipFile(tmp_path / "plain.pt") as plain,
@@ -254,44 +208,44 @@ def test_file_that_unpacks_to_more_than_it_is_is_refused(
         for name in plain.namelist():
             bomb.writestr(name, plain.read(name))
     assert (tmp_path / "bomb.pt").stat().st_size < 20_000
-    assert "unpack to more than it is" in refusal(tmp_path / "bomb.pt", tiny_params)
+    assert "unpack to more than its own size" in rejection(tmp_path / "bomb.pt", tiny_params)
 
 
 @pytest.mark.filterwarnings("ignore:Validating sparse")
-def test_tensors_that_are_no_plain_numbers_are_refused(
+def test_tensors_of_other_kinds_are_rejected(
     tmp_path: Path, player: PixelPlayer, tiny_params: Params
 ) -> None:
     state = player.sound.state_dict()
     weight = state["down.0.weight"]
     for kind in (weight.to_sparse(), weight.to("meta"), weight.to(torch.complex64)):
         torch.save({**state, "down.0.weight": kind}, tmp_path / "odd.pt")
-        message = refusal(tmp_path / "odd.pt", tiny_params)
+        message = rejection(tmp_path / "odd.pt", tiny_params)
         assert "down.0.weight is a tensor of another kind, not (4, 1, 4, 4)" in message
 
 
-def test_weights_of_another_precision_load(player: PixelPlayer) -> None:
-    other = SoundNet(5, 8, 4)
+def test_weights_of_another_precision(player: PixelPlayer) -> None:
+    other = SoundNet("unet5", 8, 4)
     load_net(other, {k: v.double() for k, v in player.sound.state_dict().items()}, "double")
     assert_same_weights(other, player.sound)
 
 
-def test_files_from_before_batches_were_counted_load(player: PixelPlayer) -> None:
-    other = SoundNet(5, 8, 4)
+def test_files_without_batch_counters(player: PixelPlayer) -> None:
+    other = SoundNet("unet5", 8, 4)
     state = published(player.sound)
     load_net(other, {k: v for k, v in state.items() if "num_batches" not in k}, "old")
     assert_same_weights(other, player.sound)
 
 
-def test_names_of_a_foreign_file_do_not_garble_the_message(
+def test_control_characters_in_names(
     tmp_path: Path, player: PixelPlayer, tiny_params: Params
 ) -> None:
     state = player.sound.state_dict()
     torch.save({**state, "two\nlines\x1b[31m": 1, "x" * 10_000: 2}, tmp_path / "names.pt")
-    message = refusal(tmp_path / "names.pt", tiny_params)
+    message = rejection(tmp_path / "names.pt", tiny_params)
     assert r"'two\nlines\x1b[31m' is unknown" in message
 
 
-def test_foreign_content_is_refused(
+def test_foreign_content_is_rejected(
     tmp_path: Path, player: PixelPlayer, tiny_params: Params
 ) -> None:
     sound = player.sound.state_dict()
@@ -308,12 +262,10 @@ def test_foreign_content_is_refused(
     }
     for name, content in foreign.items():
         torch.save(content, tmp_path / name)
-        assert "not a" in refusal(tmp_path / name, tiny_params), name
+        assert "not a" in rejection(tmp_path / name, tiny_params), name
 
 
-def test_other_architecture_is_named_by_its_first_differences(
-    tmp_path: Path, tiny_params: Params
-) -> None:
+def test_other_architecture_names_first_differences(tmp_path: Path, tiny_params: Params) -> None:
     wider = with_values(tiny_params, {"model.sound_width": 8})
     deeper = with_values(tiny_params, {"model.sound": "unet6", "mixture.audio_samples": 32767})
     path = tmp_path / "other.pt"
@@ -323,13 +275,13 @@ def test_other_architecture_is_named_by_its_first_differences(
     ):
         other = build(params.model, params.spectrogram, seed=1)
         torch.save(published(other.sound), path)
-        message = refusal(path, tiny_params)
+        message = rejection(path, tiny_params)
         assert re.search(said, message), message
         assert "this SoundNet" in message
         assert "model.*" in message
 
 
-def test_missing_and_unknown_weights_are_named(
+def test_missing_and_unknown_weights(
     tmp_path: Path, player: PixelPlayer, tiny_params: Params
 ) -> None:
     path = tmp_path / "sound.pt"
@@ -337,39 +289,39 @@ def test_missing_and_unknown_weights_are_named(
     value = state.pop("norm.bias")
     state["extra"] = value
     torch.save(state, path)
-    message = refusal(path, tiny_params)
+    message = rejection(path, tiny_params)
     assert "norm.bias is missing" in message
     assert "extra is unknown" in message
 
 
-def test_missing_and_unknown_weights_of_a_published_file_are_named(
+def test_missing_and_unknown_weights_of_a_published_file(
     tmp_path: Path, player: PixelPlayer, tiny_params: Params
 ) -> None:
     path = tmp_path / "sound.pth"
     state = published(player.sound)
     state["unet_block.extra"] = state.pop("bn0.bias")
     torch.save(state, path)
-    message = refusal(path, tiny_params)
+    message = rejection(path, tiny_params)
     assert "(norm.bias is missing, unet_block.extra is unknown)" in message
 
 
-def test_checkpoint_of_other_parameters_names_what_is_wrong_with_them(
+def test_checkpoint_with_other_parameters(
     tmp_path: Path, player: PixelPlayer, tiny_params: Params
 ) -> None:
     path = tmp_path / "last.pt"
-    tree = tiny_params.model_dump()
-    tree["train"]["loss"] = "l3"
+    tree = tiny_params.for_inference()
+    tree["model"]["mask"] = "soft"
     save_checkpoint(path, {"model": player.state_dict(), "params": tree, "step": 1})
-    with pytest.raises(UserError, match=r"last\.pt: train\.loss: 'l3'"):
+    with pytest.raises(UserError, match=r"last\.pt: model\.mask: 'soft'"):
         load_player(path)
-    wider = with_values(tiny_params, {"model.channels": 16}).model_dump()
+    wider = with_values(tiny_params, {"model.channels": 16}).for_inference()
     save_checkpoint(path, {"model": player.state_dict(), "params": wider, "step": 1})
     with pytest.raises(UserError, match=r"last\.pt: not a checkpoint of this PixelPlayer"):
         load_player(path)
 
 
 @pytest.mark.parametrize("error", [OSError("disk full"), KeyboardInterrupt()])
-def test_failed_save_leaves_the_previous_file(
+def test_failed_save_keeps_the_previous_file(
     saved: Path,
     player: PixelPlayer,
     tiny_params: Params,
@@ -387,53 +339,3 @@ def test_failed_save_leaves_the_previous_file(
         save_player(saved, player, tiny_params, step=13)
     assert saved.read_bytes() == before
     assert [path.name for path in saved.parent.iterdir()] == [saved.name]
-
-
-def test_imagenet_weights_fill_the_trunk(
-    monkeypatch: pytest.MonkeyPatch, tiny_params: Params
-) -> None:
-    torch.manual_seed(0)
-    theirs = resnet18(weights=None)
-    monkeypatch.setattr(
-        ResNet18_Weights, "get_state_dict", lambda *_, **__: theirs.state_dict(), raising=False
-    )
-    params = with_values(
-        tiny_params, {"model.vision_width": 64, "model.weights.vision": "imagenet"}
-    )
-    player = build(params.model, params.spectrogram, seed=0)
-    head = player.vision.head.weight.clone()
-    load_weights(player, params.model)
-    layers = nn.Sequential(*list(theirs.children())[:-2])
-    assert_same_weights(player.vision.trunk, layers)
-    assert torch.equal(player.vision.head.weight, head)
-
-
-def test_imagenet_weights_that_cannot_be_had_say_what_to_do(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    def offline(*_: object, **__: object) -> None:
-        raise OSError("Name or service not known")
-
-    monkeypatch.setattr(ResNet18_Weights, "get_state_dict", offline, raising=False)
-    with pytest.raises(UserError) as error:
-        load_imagenet(VisionNet())
-    for part in (
-        "model.weights.vision",
-        "service not known",
-        "resnet18-",
-        "checkpoints",
-        "scratch",
-    ):
-        assert part in str(error.value)
-
-
-def test_a_model_of_before_there_were_sections_for_what_follows_it_is_read(
-    tiny_params: Params, tmp_path: Path
-) -> None:
-    player = build(tiny_params.model, tiny_params.spectrogram, seed=0)
-    tree = tiny_params.model_dump(exclude={"denoise", "report"})
-    path = tmp_path / "old.pt"
-    save_checkpoint(path, {"model": player.state_dict(), "params": tree, "step": 1})
-    _, params = load_player(path)
-    assert params.model == tiny_params.model
-    assert params.denoise.method == "none"

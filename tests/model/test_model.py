@@ -12,13 +12,13 @@ from sop.model.pixelplayer import (
     PixelPlayer,
     activate,
     build,
-    normalise_frames,
+    normalize_frames,
     separation_loss,
 )
 from sop.model.sound import SoundNet
 from sop.model.synthesizer import Synthesizer
-from sop.model.vision import Vision, VisionNet, pool_background, pool_pixels
-from sop.params import Params
+from sop.model.vision import VisionNet, pool_background, pool_pixels
+from sop.params import Params, SoundKind, VisionKind
 from tests.support.experiment import with_values
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -50,15 +50,15 @@ def shaken(player: PixelPlayer) -> PixelPlayer:
     return player
 
 
-@pytest.mark.parametrize(("levels", "rows"), [(5, 32), (6, 64), (7, 128)])
-def test_sound_net_keeps_height_and_width(levels: int, rows: int) -> None:
-    net = SoundNet(levels, channels=3, width=2)
+@pytest.mark.parametrize(("kind", "rows"), [("unet5", 32), ("unet6", 64), ("unet7", 128)])
+def test_sound_net_keeps_height_and_width(kind: SoundKind, rows: int) -> None:
+    net = SoundNet(kind, channels=3, width=2)
     for height, width in ((rows, rows), (2 * rows, rows)):
         assert net(noise(2, 1, height, width)).shape == (2, 3, height, width)
 
 
 def test_sound_net_doubles_its_channels_up_to_eightfold() -> None:
-    net = SoundNet(levels=7, channels=32, width=64)
+    net = SoundNet("unet7", channels=32, width=64)
     assert [layer.out_channels for layer in net.down] == [64, 128, 256, 512, 512, 512, 512]
     assert net.up[0].out_channels == 32
 
@@ -67,7 +67,7 @@ def test_sound_net_doubles_its_channels_up_to_eightfold() -> None:
     ("kind", "side"), [("resnet18fc", 2), ("resnet18dilated", 4), ("resnet18half", 8)]
 )
 def test_vision_net_has_a_stride_of_32_or_16_if_dilated_or_8_if_half(
-    kind: Vision, side: int
+    kind: VisionKind, side: int
 ) -> None:
     net = VisionNet(channels=5, kind=kind, width=2).eval()
     assert net(noise(2, 3, 3, 64, 64)).shape == (2, 3, 5, side, side)
@@ -299,7 +299,7 @@ def test_softmax_runs_over_channels_of_features_and_sources_of_masks(tiny_params
 def test_frames_are_normalised_as_imagenet_is() -> None:
     frames = torch.zeros(1, 2, 4, 6, 3, dtype=torch.uint8)
     frames[0, 1, 2, 3] = torch.tensor([255, 0, 51], dtype=torch.uint8)
-    normalised = normalise_frames(frames)
+    normalised = normalize_frames(frames)
     assert normalised.shape == (1, 2, 3, 4, 6)
     assert normalised.dtype == torch.float32
     expected = [(1 - 0.485) / 0.229, (0 - 0.456) / 0.224, (0.2 - 0.406) / 0.225]

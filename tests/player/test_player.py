@@ -14,7 +14,7 @@ import torch
 from sop.download.synthetic import plan, render
 from sop.inference.embedding import Embedding, normalize_masks
 from sop.media.ffmpeg import binary
-from sop.model.pixelplayer import build, normalise_frames
+from sop.model.pixelplayer import build, normalize_frames
 from sop.params import Params
 from sop.player.overlay import hex_colour
 from sop.player.player import PlayerClip, PlayerRegion, quantise, write_player
@@ -152,7 +152,7 @@ def duet(
         count = magnitude.shape[-1]
         padded = torch.nn.functional.pad(magnitude, (0, -count % 32), value=1e-10)
         components = player.sound_features(padded)[0, :, :, :count].numpy()
-        cells = player.pixel_features(normalise_frames(torch.from_numpy(frames))[None])[0]
+        cells = player.pixel_features(normalize_frames(torch.from_numpy(frames))[None])[0]
     # Networks that have learned nothing say everything softly: made as loud as trained ones.
     components = 2 * standard(components, (1, 2))
     cells = standard(cells.permute(0, 2, 3, 1).numpy(), (0, 1, 2))

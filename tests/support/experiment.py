@@ -5,6 +5,8 @@ from types import ModuleType
 from typing import Any, NamedTuple
 
 import numpy as np
+import torch
+from torch import nn
 
 from sop.params import Params, validate
 
@@ -69,14 +71,14 @@ TINY = {
 
 
 class Reference(NamedTuple):
-    """The published implementation's numbers, and the recipe of their weights and inputs."""
+    """Numbers of the published implementation, and the recipe of their weights and inputs."""
 
     expected: dict[str, np.ndarray]
     recipe: ModuleType
 
 
 def with_values(params: Params, values: dict[str, Any]) -> Params:
-    """Parameters with the values of dotted keys replaced, valid as a whole."""
+    """Return validated parameters with the values of dotted keys replaced."""
     tree = params.model_dump()
     for key, value in values.items():
         *sections, last = key.split(".")
@@ -85,3 +87,11 @@ def with_values(params: Params, values: dict[str, Any]) -> Params:
             section = section[name]
         section[last] = value
     return validate(tree, "params.yaml")
+
+
+def assert_same_weights(first: nn.Module, second: nn.Module) -> None:
+    """Assert that two nets have the same parameters and buffers, to the last bit."""
+    expected = second.state_dict()
+    assert first.state_dict().keys() == expected.keys()
+    for name, value in first.state_dict().items():
+        assert torch.equal(value, expected[name]), name

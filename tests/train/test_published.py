@@ -9,15 +9,14 @@ from typing import Any
 
 import pytest
 import torch
-from torch import nn
 
-from sop.model import published
-from sop.model.checkpoint import load_weights
 from sop.model.pixelplayer import PixelPlayer, build
-from sop.model.published import FILES, export_published, fetch, published_player
-from sop.params import Params, PublishedParams
+from sop.params import Net, Params, PublishedParams
 from sop.runtime.errors import UserError
-from tests.support.experiment import Reference, with_values
+from sop.train import published
+from sop.train.initial_weights import load_initial_weights
+from sop.train.published import FILES, download, export_published, published_player
+from tests.support.experiment import Reference, assert_same_weights, with_values
 from tests.support.server import (
     Answer,
     Handler,
@@ -37,7 +36,7 @@ ALL_PUBLISHED = {"sound": "published", "vision": "published", "synthesizer": "pu
 
 
 class Trap:
-    """Creates a folder by the shell when it is unpickled by anyone who trusts it."""
+    """Creates a folder when it is unpickled without restrictions."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -55,7 +54,7 @@ def player(tiny_params: Params) -> PixelPlayer:
 def server(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, player: PixelPlayer
 ) -> Iterator[Server]:
-    """Serves the player's files; the folder that is worked in is another one."""
+    """Serve the files of the player; the working directory is another folder."""
     (tmp_path / "work").mkdir()
     monkeypatch.chdir(tmp_path / "work")
     export_published(player, tmp_path / "served" / "release" / MODEL)
@@ -80,28 +79,22 @@ def hash_of(path: Path) -> str:
     return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
-def assert_same_weights(first: nn.Module, second: nn.Module) -> None:
-    expected = second.state_dict()
-    assert first.state_dict().keys() == expected.keys()
-    for name, value in first.state_dict().items():
-        assert torch.equal(value, expected[name]), name
-
-
 def raw(data: bytes, kind: str = "application/octet-stream") -> Answer:
     return lambda handler: handler.body(data, kind)
 
 
-def refusal(params: PublishedParams, name: str = "sound") -> str:
-    """The one line with which a fetch ends, after which nothing has been kept."""
+def failure(params: PublishedParams, name: Net = "sound") -> str:
+    """Return the one-line error of a download, which keeps no file."""
     with pytest.raises(UserError) as error:
-        fetch(name, params)
+        download(name, params)
     line = str(error.value)
     assert line.isprintable()
-    assert line.startswith(f"{params.url.rstrip('/')}/{MODEL}/{FILES[name]}: not fetched (")
-    net = "vision" if name == "frame" else name
+    assert line.startswith(
+        f"{params.url.rstrip('/')}/{MODEL}/{FILES[name]}: cannot be downloaded ("
+    )
     for part in (
-        f"data/published/{MODEL}/{FILES[name]} by hand",
-        f"model.weights.{net} to scratch",
+        f"save the file as data/published/{MODEL}/{FILES[name]}",
+        f"model.weights.{name} to scratch",
     ):
         assert part in line
     assert len(line) < 800
@@ -109,82 +102,84 @@ def refusal(params: PublishedParams, name: str = "sound") -> str:
     return line
 
 
-# Fetching
+# Download
 
 
 @pytest.mark.parametrize("end", ["", "/"])
-def test_file_is_fetched_once(server: Server, params: PublishedParams, end: str) -> None:
+def test_file_is_downloaded_once(server: Server, params: PublishedParams, end: str) -> None:
     params = params.model_copy(update={"url": f"{server.root}/release{end}"})
     for name in FILES:
-        path = fetch(name, params)
+        path = download(name, params)
         assert path == Path("data/published") / MODEL / FILES[name]
         assert path.read_bytes() == served(server, name).read_bytes()
-        fetch(name, params)
+        download(name, params)
     assert [path for path, _ in server.asked] == [
         f"release/{MODEL}/{file}"
         for file in ("sound_best.pth", "frame_best.pth", "synthesizer_best.pth")
     ]
 
 
-def test_hash_that_is_not_insisted_on_is_said(
+def test_hash_is_logged_if_none_is_expected(
     server: Server, params: PublishedParams, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    fetch("frame", params)
+    download("vision", params)
     said = capsys.readouterr().out.splitlines()
-    assert said[0] == f"fetching {params.url}{MODEL}/frame_best.pth"
-    assert hash_of(served(server, "frame")) in said[1]
-    assert "model.published.sha256.frame" in said[1]
+    assert said[0] == f"downloading {params.url}{MODEL}/frame_best.pth"
+    assert hash_of(served(server, "vision")) in said[1]
+    assert "model.published.sha256.vision" in said[1]
 
 
-def test_file_of_the_expected_hash_is_taken(
+def test_file_of_the_expected_hash(
     server: Server, params: PublishedParams, capsys: pytest.CaptureFixture[str]
 ) -> None:
     params = with_hash(params, "sound", hash_of(served(server, "sound")))
-    fetch("sound", params)
-    fetch("sound", params)
+    download("sound", params)
+    download("sound", params)
     assert len(server.asked) == 1
     assert "sha256" not in capsys.readouterr().out
 
 
-def test_file_of_another_hash_is_refused(server: Server, params: PublishedParams) -> None:
-    line = refusal(with_hash(params, "frame", "0" * 64), "frame")
-    for part in (hash_of(served(server, "frame")), "0" * 64, "model.published.sha256.frame"):
+def test_file_of_another_hash(server: Server, params: PublishedParams) -> None:
+    line = failure(with_hash(params, "vision", "0" * 64), "vision")
+    for part in (hash_of(served(server, "vision")), "0" * 64, "model.published.sha256.vision"):
         assert part in line
     assert "scratch, imagenet or the path" in line
 
 
-def test_wrong_file_in_place_is_fetched_anew(server: Server, params: PublishedParams) -> None:
+def test_wrong_file_is_downloaded_again(server: Server, params: PublishedParams) -> None:
     params = with_hash(params, "sound", hash_of(served(server, "sound")))
     place = Path("data/published") / MODEL / FILES["sound"]
     place.parent.mkdir(parents=True)
     place.write_bytes(b"half of it")
-    assert fetch("sound", params).read_bytes() == served(server, "sound").read_bytes()
+    assert download("sound", params).read_bytes() == served(server, "sound").read_bytes()
 
 
-def test_wrong_file_in_place_stays_when_the_server_has_no_better_one(
+def test_wrong_file_stays_if_the_server_has_no_better_one(
     params: PublishedParams,
 ) -> None:
     place = Path("data/published") / MODEL / FILES["sound"]
     place.parent.mkdir(parents=True)
     place.write_bytes(b"by hand")
-    with pytest.raises(UserError, match=r"not fetched \(its SHA-256 is .*, expected 0{64}"):
-        fetch("sound", with_hash(params, "sound", "0" * 64))
+    with pytest.raises(
+        UserError, match=r"cannot be downloaded \(its SHA-256 is .*, expected 0{64}"
+    ):
+        download("sound", with_hash(params, "sound", "0" * 64))
     assert place.read_bytes() == b"by hand"
 
 
-def test_file_put_there_by_hand_needs_no_server(params: PublishedParams, tmp_path: Path) -> None:
+def test_existing_file_needs_no_server(params: PublishedParams, tmp_path: Path) -> None:
     place = tmp_path / "kept" / MODEL / FILES["sound"]
     place.parent.mkdir(parents=True)
     place.write_bytes(b"by hand")
     offline = params.model_copy(update={"url": "http://no-such-host.invalid"})
-    assert fetch("sound", offline, tmp_path / "kept") == place
+    assert download("sound", offline, tmp_path / "kept") == place
 
 
-def test_moved_file_is_followed(server: Server, params: PublishedParams) -> None:
+def test_redirect_is_followed(server: Server, params: PublishedParams) -> None:
     place = f"release/{MODEL}/sound_best.pth"
     server.answers[place] = redirect("/elsewhere.pth")
     server.answers["elsewhere.pth"] = file_of(served(server, "sound"))
-    assert fetch("sound", params).read_bytes() == served(server, "sound").read_bytes()
+    assert download("sound", params).read_bytes() == served(server, "sound").read_bytes()
 
 
 def endless(handler: Handler) -> None:
@@ -228,40 +223,40 @@ ANSWERS: dict[str, tuple[Callable[[Path], Answer], str]] = {
 
 
 @pytest.mark.parametrize("case", ANSWERS)
-def test_bad_answer_ends_in_one_line_and_leaves_nothing(
+def test_bad_answer_gives_one_line_and_no_file(
     server: Server, params: PublishedParams, case: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(published, "FILE_BYTES", 10_000_000)
+    monkeypatch.setattr(published, "MAX_FILE_BYTES", 10_000_000)
     answer, said = ANSWERS[case]
     server.answers[f"release/{MODEL}/sound_best.pth"] = answer(served(server, "sound"))
-    assert said in refusal(params)
+    assert said in failure(params)
 
 
 @pytest.mark.parametrize("drip", [False, True])
-def test_server_that_falls_silent_or_drips_is_left(
+def test_stalled_or_slow_server(
     server: Server, params: PublishedParams, monkeypatch: pytest.MonkeyPatch, drip: bool
 ) -> None:
-    monkeypatch.setattr(published, "SILENCE_SECONDS", 0.5)
-    monkeypatch.setattr(published, "LIMIT_SECONDS", 1.0)
+    monkeypatch.setattr(published, "STALL_TIMEOUT_SECONDS", 0.5)
+    monkeypatch.setattr(published, "TIMEOUT_SECONDS", 1.0)
     over = threading.Event()
     answer = stalled(served(server, "sound"), over, drip)
     server.answers[f"release/{MODEL}/sound_best.pth"] = answer
-    assert ("takes longer" if drip else "timed out") in refusal(params)
+    assert ("takes longer" if drip else "timed out") in failure(params)
     over.set()
 
 
-def test_lost_network_ends_in_one_line(params: PublishedParams) -> None:
+def test_no_network_gives_one_line(params: PublishedParams) -> None:
     with socket.socket() as nobody:
         nobody.bind(("127.0.0.1", 0))
         address = f"http://127.0.0.1:{nobody.getsockname()[1]}"
-        assert "refused" in refusal(params.model_copy(update={"url": address}))
+        assert "refused" in failure(params.model_copy(update={"url": address}))
     address = "http://no-such-host.invalid/release"
-    assert "not fetched" in refusal(params.model_copy(update={"url": address}))
+    assert "cannot be downloaded" in failure(params.model_copy(update={"url": address}))
 
 
 @pytest.mark.filterwarnings("ignore:Detected pickle protocol")
 @pytest.mark.parametrize("old_format", [False, True])
-def test_file_that_would_execute_code_is_refused_unexecuted(
+def test_code_in_a_file_is_not_executed(
     server: Server, params: PublishedParams, tmp_path: Path, old_format: bool
 ) -> None:
     executed = tmp_path / "executed"
@@ -270,16 +265,16 @@ def test_file_that_would_execute_code_is_refused_unexecuted(
         served(server, "sound"),
         _use_new_zipfile_serialization=not old_format,
     )
-    assert "would execute code is never loaded" in refusal(params)
+    assert "could execute code are never loaded" in failure(params)
     assert not executed.exists()
     torch.load(served(server, "sound"), weights_only=False)
     assert executed.exists()
 
 
-# Loading and exporting
+# Loading and export
 
 
-def test_exported_model_comes_back_bit_for_bit(
+def test_exported_model_is_loaded_bit_for_bit(
     server: Server, params: PublishedParams, player: PixelPlayer, tiny_params: Params
 ) -> None:
     for value in player.buffers():
@@ -289,23 +284,23 @@ def test_exported_model_comes_back_bit_for_bit(
     values = {"model.weights": ALL_PUBLISHED, "model.published": params.model_dump()}
     model = with_values(tiny_params, values).model
     other = build(model, tiny_params.spectrogram, seed=2)
-    load_weights(other, model)
+    load_initial_weights(other, model)
     assert_same_weights(other, player)
 
 
-def test_only_nets_that_start_published_are_fetched(
+def test_only_published_nets_are_downloaded(
     server: Server, params: PublishedParams, player: PixelPlayer, tiny_params: Params
 ) -> None:
     values = {"model.weights.vision": "published", "model.published": params.model_dump()}
     model = with_values(tiny_params, values).model
     other = build(model, tiny_params.spectrogram, seed=2)
-    load_weights(other, model)
+    load_initial_weights(other, model)
     assert_same_weights(other.vision, player.vision)
     assert not torch.equal(other.sound.down[0].weight, player.sound.down[0].weight)
     assert [path for path, _ in server.asked] == [f"release/{MODEL}/frame_best.pth"]
 
 
-def test_published_player_says_where_it_is_from(
+def test_published_player_has_published_weights(
     params: PublishedParams, player: PixelPlayer, tiny_params: Params
 ) -> None:
     asked = with_values(tiny_params, {"model.published": params.model_dump()})
@@ -315,7 +310,7 @@ def test_published_player_says_where_it_is_from(
     assert not loaded.training
 
 
-def test_parameters_of_another_model_are_refused_before_anything_is_fetched(
+def test_other_parameters_fail_before_the_download(
     server: Server, params: PublishedParams, tiny_params: Params
 ) -> None:
     name = tiny_params.model.published.model
@@ -334,7 +329,7 @@ def test_parameters_of_another_model_are_refused_before_anything_is_fetched(
         (lambda state: state.update({"bn0.bias": 3}), "norm.bias is a int"),
     ],
 )
-def test_file_of_other_tensors_is_refused_with_what_the_model_needs(
+def test_file_of_other_tensors_names_the_architecture(
     server: Server,
     params: PublishedParams,
     tiny_params: Params,
@@ -352,11 +347,15 @@ def test_file_of_other_tensors_is_refused_with_what_the_model_needs(
         assert part in line
 
 
-@pytest.mark.parametrize("sound", ["unet5", "unet6", "unet7"])
 @pytest.mark.parametrize(
-    ("vision", "synthesizer"), [("resnet18fc", "bias"), ("resnet18dilated", "linear")]
+    ("sound", "vision", "synthesizer"),
+    [
+        ("unet5", "resnet18fc", "bias"),
+        ("unet6", "resnet18dilated", "linear"),
+        ("unet7", "resnet18dilated", "linear"),
+    ],
 )
-def test_exported_names_are_the_published_ones(
+def test_exported_names_are_published(
     tmp_path: Path,
     tiny_params: Params,
     reference: Reference,
@@ -380,16 +379,12 @@ def test_exported_names_are_the_published_ones(
         }
 
 
-def test_exported_files_are_of_the_format_that_old_pytorch_reads(
-    player: PixelPlayer, tmp_path: Path
-) -> None:
+def test_exported_files_have_the_old_format(player: PixelPlayer, tmp_path: Path) -> None:
     for path in export_published(player, tmp_path):
         assert not path.read_bytes().startswith(b"PK")
 
 
-def test_export_that_cannot_be_written_ends_in_one_line(
-    player: PixelPlayer, tmp_path: Path
-) -> None:
+def test_export_that_cannot_be_written(player: PixelPlayer, tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(UserError, match=r"file/sound_best\.pth: cannot be written \("):
         export_published(player, tmp_path / "file")
