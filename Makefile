@@ -1,40 +1,53 @@
-# `make demo` and `make test` are all the set-up there is.
+# `make demo` and `make test` install what they need into .venv.
 
 PYTHON ?= python3
 VENV := .venv
 BIN := $(CURDIR)/$(VENV)/bin
 export PATH := $(BIN):$(PATH)
-# One machine, one user: nothing is sent anywhere.
+# DVC sends no usage statistics.
 export DVC_NO_ANALYTICS := 1
 
-.PHONY: demo test quick check deps install clean
+# One process for each core, each with one thread: more threads than cores wait for each other.
+PYTEST := OMP_NUM_THREADS=1 python -m pytest --numprocesses logical
 
-demo: install  ## the whole pipeline on params.yaml, then its metrics
+.PHONY: install demo test quick check deps docs stress clean
+
+install: $(VENV)/installed  ## the pinned requirements and the command `sop`, in .venv
+
+demo: install  ## run the pipeline with params.yaml, then show its metrics
 	dvc repro
-	python -m sop summary
+	sop summary
 
-test: install  ## every test, with the coverage of sop/
-	OMP_NUM_THREADS=1 python -m pytest --numprocesses logical --maxprocesses 4 --dist loadfile \
-		--cov --cov-report=term --durations=15
+test: install  ## all tests
+	$(PYTEST) --dist loadfile --durations=15
 
-quick: install  ## the tests that take no longer than a few seconds each
-	python -m pytest -m "not slow"
+quick: install  ## the tests that take less than 3 seconds each
+	$(PYTEST) --dist worksteal -m "not slow"
 
-check: install  ## style and types
+stress: install  ## all tests, with the full number of kills and damaged files
+	SOP_STRESS=1 $(PYTEST) --dist loadfile --durations=15
+
+check: install  ## style, types, and that dvc.yaml agrees with the imports
 	ruff check
 	ruff format --check
 	mypy
+	python -m stages.dependencies --check
 
-deps: install  ## the code that each stage depends on, from its imports into dvc.yaml
+deps: install  ## write the code dependencies of the stages into dvc.yaml
 	python -m stages.dependencies
 
-install: $(VENV)/installed
+docs: install  ## build the documentation in site/
+	mkdocs build --strict
 
-$(VENV)/installed: requirements.txt requirements-dev.txt
+$(VENV)/installed: pyproject.toml requirements.txt requirements-dev.txt
+	@$(PYTHON) -c 'import sys; v = sys.version_info; (3, 10) <= v < (3, 14) or sys.exit( \
+		"Python 3.10 to 3.13 is required, but $(PYTHON) is %d.%d; try make PYTHON=python3.12 ..." % v[:2])'
 	test -d $(VENV) || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade pip
 	$(BIN)/python -m pip install --quiet -r requirements-dev.txt
+	$(BIN)/python -m pip install --quiet --no-deps --editable .
 	touch $@
 
-clean:  ## what the pipeline made; its cache stays
-	rm -rf data/audio data/evaluate data/frames data/index data/model data/videos
+clean:  ## remove what the pipeline made; DVC's cache stays
+	rm -rf data/audio data/denoise data/evaluate data/frames data/index data/model data/report \
+		data/videos site

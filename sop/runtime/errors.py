@@ -5,6 +5,22 @@ from collections.abc import Callable
 
 from sop.runtime.log import show_log
 
+# Packages of the optional dependencies in pyproject.toml, and the extra that installs them.
+EXTRAS = {
+    "cloudpickle": "cluster",
+    "distributed": "cluster",
+    "dvc": "pipeline",
+    "dvclive": "pipeline",
+    "jinja2": "report",
+    "markupsafe": "report",
+    "matplotlib": "pipeline",
+    "pandas": "pipeline",
+    "scmrepo": "pipeline",
+    "threadpoolctl": "pipeline",
+    "vl_convert": "report",
+    "yt_dlp": "youtube",
+}
+
 
 class UserError(Exception):
     """A mistake the user can mend: one line naming the file or key, what is wrong, what to do."""
@@ -25,19 +41,29 @@ class NoNetwork(LeftOutForNow):
 def run(
     main: Callable[[], int | None], interrupted: str = "the next run goes on from here"
 ) -> None:
-    """Run a program to its exit status: a user's mistake ends in one line, ours in a traceback.
+    """Run a program to its exit status; a user's mistake ends in one line, a bug in a traceback.
 
     Args:
         main: the program.
-        interrupted: what Ctrl-C leaves.
+        interrupted: what the message after Ctrl-C says about the work done so far.
 
-    Exit status: 2 after a `UserError`, 130 after Ctrl-C, else what `main` returns.
+    Exit status: 2 after a `UserError` or if an extra is not installed, 130 after Ctrl-C, else what
+    `main` returns.
     """
     show_log()
     try:
         sys.exit(main())
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
+    except ModuleNotFoundError as error:
+        extra = EXTRAS.get((error.name or "").partition(".")[0])
+        if extra is None:
+            raise
+        print(
+            f'error: {error.name} is not installed; run `pip install "sound-of-pixels[{extra}]"`',
+            file=sys.stderr,
+        )
         sys.exit(2)
     except KeyboardInterrupt:
         print(f"interrupted; {interrupted}", file=sys.stderr)

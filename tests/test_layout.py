@@ -1,0 +1,126 @@
+"""The layout of the code: layers, import direction, no cycles."""
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+
+from tests.support.experiment import ROOT
+
+# From the lowest layer to the highest. Code imports from its own package and from lower layers;
+# packages of one layer do not import each other.
+LAYERS = (
+    ("sop.runtime",),
+    ("sop.params", "sop.presets"),
+    ("sop.media", "sop.dataset"),
+    ("sop.model",),
+    ("sop.download", "sop.extract", "sop.inference"),
+    ("sop.evaluate",),
+    ("sop.train", "sop.denoise"),
+    ("sop.cancellation",),
+    ("sop.player",),
+    ("sop.separate", "sop.report"),
+    ("sop.cli", "stages"),
+)
+LAYER = {package: layer for layer, packages in enumerate(LAYERS) for package in packages}
+
+# Presets are validated parameters; the program calls the command line.
+ALLOWED = {("sop.presets", "sop.params"), ("sop.__main__", "sop.cli")}
+
+MAX_TOP_MODULES = 6
+MAX_CODE_ENTRIES = 43
+
+
+def modules() -> dict[str, Path]:
+    """Return the modules of `sop` and `stages`, without `sop/__init__.py`, which imports lazily."""
+    files = [path for folder in ("sop", "stages") for path in (ROOT / folder).rglob("*.py")]
+    named = {path.relative_to(ROOT).with_suffix(""): path for path in files}
+    dotted = {".".join(name.parts).removesuffix(".__init__"): file for name, file in named.items()}
+    return {name: file for name, file in dotted.items() if name not in ("sop", "stages")}
+
+
+def imported(file: Path, known: dict[str, Path]) -> Iterator[str]:
+    """Yield the modules that a file imports, at its top or in a function."""
+    tree = ast.parse(file.read_text(encoding="utf-8"))
+    for_types = {
+        inner
+        for node in ast.walk(tree)
+        if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING"
+        for inner in ast.walk(node)
+    }
+    for node in ast.walk(tree):
+        if node in for_types:
+            continue
+        if isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            # Of `from a import b`, b is a module or a name in a.
+            names = [
+                full if (full := f"{node.module}.{alias.name}") in known else node.module
+                for alias in node.names
+            ]
+        else:
+            continue
+        yield from (name for name in names if name in known)
+
+
+def package(module: str) -> str:
+    return ".".join(module.split(".")[:2]) if module.startswith("sop.") else "stages"
+
+
+def test_imports_point_to_lower_layers() -> None:
+    known = modules()
+    wrong = [
+        f"{module} imports {name}"
+        for module, file in known.items()
+        for name in imported(file, known)
+        if package(name) != package(module)
+        and (package(module), package(name)) not in ALLOWED
+        and LAYER[package(name)] >= LAYER[package(module)]
+    ]
+    assert wrong == []
+
+
+def test_no_import_cycle() -> None:
+    known = modules()
+    imports = {module: set(imported(file, known)) - {module} for module, file in known.items()}
+    # What imports nothing that is left, or is imported by nothing that is left, is in no cycle.
+    while outside := {
+        module
+        for module, names in imports.items()
+        if not names & imports.keys() or module not in set().union(*imports.values())
+    }:
+        imports = {module: names for module, names in imports.items() if module not in outside}
+    assert sorted(imports) == []
+
+
+def test_imports_in_functions_have_a_reason() -> None:
+    """A comment above them says what they save; they never avoid a cycle."""
+    wrong = []
+    for file in modules().values():
+        lines = file.read_text(encoding="utf-8").splitlines()
+        tree = ast.parse("\n".join(lines))
+        functions = [node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef)]
+        inner = {
+            node.lineno: node.end_lineno
+            for function in functions
+            for node in ast.walk(function)
+            if isinstance(node, ast.Import | ast.ImportFrom)
+        }
+        covered = {n for begin, end in inner.items() for n in range(begin, end + 1)}
+        for begin in inner:
+            above = begin - 1
+            while above in covered or not lines[above - 1].strip():
+                above -= 1
+            if not lines[above - 1].lstrip().startswith("#"):
+                wrong.append(f"{file.relative_to(ROOT)}:{begin}")
+    assert wrong == []
+
+
+def test_few_modules_at_the_top() -> None:
+    assert len(list((ROOT / "sop").glob("*.py"))) <= MAX_TOP_MODULES
+
+
+def test_code_dependencies_stay_readable() -> None:
+    lines = (ROOT / "dvc.yaml").read_text(encoding="utf-8").splitlines()
+    entries = [line for line in lines if line.strip().startswith(("- sop/", "- stages/"))]
+    assert len(entries) <= MAX_CODE_ENTRIES

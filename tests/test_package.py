@@ -1,0 +1,132 @@
+"""The installable package: its dependencies, extras, program, and the Python that it needs."""
+
+import ast
+import importlib
+import subprocess
+import sys
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+import pytest
+from packaging.requirements import Requirement
+from packaging.specifiers import SpecifierSet
+
+from sop.runtime.code import code_dependencies
+from sop.runtime.errors import EXTRAS, run
+from tests.support.experiment import ROOT
+
+# Names of packages in imports, where they differ from the name that pip knows.
+IMPORT_NAMES = {
+    "ffmpeg-python": "ffmpeg",
+    "pillow": "PIL",
+    "ruamel.yaml": "ruamel",
+    "vl-convert-python": "vl_convert",
+    "yt-dlp": "yt_dlp",
+}
+# Programs, and data of another package: nothing imports them.
+NOT_IMPORTED = {"deno", "yt-dlp-ejs"}
+
+
+@pytest.fixture(scope="module")
+def project() -> dict[str, Any]:
+    tomllib = pytest.importorskip("tomllib")
+    content = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))
+    return content["project"]
+
+
+def import_names(requirements: list[str]) -> set[str]:
+    names = {Requirement(requirement).name for requirement in requirements} - NOT_IMPORTED
+    return {IMPORT_NAMES.get(name, name.replace("-", "_")) for name in names}
+
+
+def third_party(file: Path) -> set[str]:
+    names = set()
+    for node in ast.walk(ast.parse((ROOT / file).read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            names.add(node.module)
+    return {name.partition(".")[0] for name in names} - {"sop", *sys.stdlib_module_names}
+
+
+def test_extras_are_those_of_the_messages(project: dict[str, Any]) -> None:
+    declared = {
+        name: extra
+        for extra, requirements in project["optional-dependencies"].items()
+        for name in import_names(requirements)
+    }
+    assert declared == EXTRAS
+
+
+def test_every_import_is_declared(project: dict[str, Any]) -> None:
+    files = [path.relative_to(ROOT) for path in (ROOT / "sop").rglob("*.py")]
+    used = set().union(*map(third_party, files))
+    assert used - import_names(project["dependencies"]) == EXTRAS.keys() - {"dvc"}
+    assert import_names(project["dependencies"]) <= used
+
+
+def test_commands_need_no_extra(project: dict[str, Any]) -> None:
+    base = import_names(project["dependencies"])
+    for name in ("preset", "separate", "denoise", "summary", "published"):
+        for file in code_dependencies(Path(f"sop/cli/{name}.py")):
+            assert file.suffix != ".py" or third_party(file) <= base, f"{file}, for {name}"
+
+
+def test_pins_are_in_the_ranges(project: dict[str, Any]) -> None:
+    lines = (ROOT / "requirements.txt").read_text("utf-8").splitlines()
+    pins = [Requirement(line) for line in lines if line and not line.startswith("#")]
+    declared = [*project["dependencies"], *chain(*project["optional-dependencies"].values())]
+    ranges = {name.name: name.specifier for name in map(Requirement, declared)}
+    assert {pin.name for pin in pins} == ranges.keys()
+    for pin in pins:
+        (version,) = pin.specifier
+        assert version.operator == "=="
+        assert version.version in ranges[pin.name]
+
+
+def test_missing_extra_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+    def program() -> None:
+        raise ModuleNotFoundError("No module named 'vl_convert'", name="vl_convert.x")
+
+    with pytest.raises(SystemExit) as stop:
+        run(program)
+    assert stop.value.code == 2
+    shown = capsys.readouterr().err
+    assert 'vl_convert.x is not installed; run `pip install "sound-of-pixels[report]"`' in shown
+    assert shown.count("\n") == 1
+
+
+def test_missing_module_of_ours_is_a_bug() -> None:
+    with pytest.raises(ModuleNotFoundError):
+        run(lambda: importlib.import_module("sop.nothing").nothing)
+
+
+def test_program(project: dict[str, Any]) -> None:
+    module, _, name = project["scripts"]["sop"].partition(":")
+    assert callable(getattr(importlib.import_module(module), name))
+
+
+@pytest.mark.parametrize("version", [(3, 9), (3, 10), (3, 13), (3, 14)])
+def test_make_names_a_wrong_python(
+    tmp_path: Path, project: dict[str, Any], version: tuple[int, int]
+) -> None:
+    python = tmp_path / "python"
+    # Answers the question for the version, and fails in all else.
+    program = f"import sys; sys.version_info = {version}; exec(sys.argv.pop())"
+    python.write_text(
+        f'#!/bin/sh\ntest "$1" = -c && exec {sys.executable} -c "{program}" "$2"\nexit 3\n'
+    )
+    python.chmod(0o755)
+    done = subprocess.run(
+        ["make", "install", f"PYTHON={python}", f"VENV={tmp_path}/venv"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode != 0
+    dotted = ".".join(map(str, version))
+    allowed = dotted in SpecifierSet(project["requires-python"])
+    said = f"Python 3.10 to 3.13 is required, but {python} is {dotted}"
+    assert done.stderr.startswith(said) == (not allowed)
+    assert ("venv" in done.stdout) == allowed
