@@ -15,6 +15,7 @@ EXTRAS = {
     "markupsafe": "report",
     "matplotlib": "pipeline",
     "pandas": "pipeline",
+    "pygit2": "pipeline",
     "scmrepo": "pipeline",
     "threadpoolctl": "pipeline",
     "vl_convert": "report",
