@@ -20,7 +20,8 @@ from scipy.signal import lfilter
 from threadpoolctl import threadpool_limits
 
 from benchmarks.machine import setting
-from sop.denoise.adaptive import FilterSetting, lms, nlms, rls
+from sop.denoise.adaptive import Lms, Nlms, Rls
+from sop.denoise.settings import FilterSettings, LmsSettings, NlmsSettings, RlsSettings
 from sop.evaluate.measures import bss_eval
 from sop.evaluate.records import read_record, record_paths
 from sop.model.spectrogram import stft
@@ -41,15 +42,13 @@ LONG_TAPS, LONG_RATE = 4096, 48_000
 # reference for LMS, rate / (2 - rate) for NLMS, taps * (1 - forgetting) / (1 + forgetting) for RLS.
 SECONDS, PATH_TAPS = 20, 32
 SETTINGS = {
-    "lms": FilterSetting("lms", PATH_TAPS, 1e-3 / PATH_TAPS),
-    "nlms": FilterSetting("nlms", PATH_TAPS, 2e-3),
-    "rls": FilterSetting("rls", PATH_TAPS, 0.9999),
+    "lms": LmsSettings(PATH_TAPS, 1e-3 / PATH_TAPS),
+    "nlms": NlmsSettings(PATH_TAPS, 2e-3),
+    "rls": RlsSettings(PATH_TAPS, 0.9999),
 }
 
 # Of what was separated from one mixture, each source is filtered by the others with each of these.
-MASKED = [
-    FilterSetting("rls", taps, forgetting) for taps in (4, 16, 64) for forgetting in (0.99, 0.999)
-]
+MASKED = [RlsSettings(taps, forgetting) for taps in (4, 16, 64) for forgetting in (0.99, 0.999)]
 DYNAMIC_RANGE_DB = 60.0
 SHOWN_SECONDS = (8.0, 11.0)
 
@@ -94,15 +93,15 @@ def print_speeds() -> None:
     rows: dict[str, tuple[Callable[[], Any], Callable[[], Any]]] = {
         f"LMS, {LMS_SAMPLES} samples, lists and floats, all weights kept": (
             lambda: plain_lms(*lists, TAPS, rate),
-            lambda: lms(target, noise, TAPS, rate),
+            lambda: Lms(1, TAPS, rate).clean(target, noise),
         ),
         f"LMS, {LMS_SAMPLES} samples, NumPy, last weights kept": (
             lambda: numpy_lms(target, noise, TAPS, rate),
-            lambda: lms(target, noise, TAPS, rate),
+            lambda: Lms(1, TAPS, rate).clean(target, noise),
         ),
         f"RLS, {RLS_SAMPLES} samples, textbook in NumPy": (
             lambda: numpy_rls(*short, TAPS, 0.999),
-            lambda: rls(*short, TAPS, 0.999),
+            lambda: Rls(1, TAPS, 0.999).clean(*short),
         ),
     }
     print(f"| {TAPS} taps, median of {PAIRS} | plain, s | ours, s | ratio | largest difference |")
@@ -127,13 +126,14 @@ def print_throughput() -> None:
     for taps in SPEED_TAPS:
         target, noise = sounds(131_072 if taps < 64 else 32_768)
         speed = max(
-            len(target) / timed(lambda t=target, n=noise, m=taps: rls(t, n, m, 0.999))[0]
+            len(target) / timed(lambda t=target, n=noise, m=taps: Rls(1, m, 0.999).clean(t, n))[0]
             for _ in range(3)
         )
         print(f"| RLS, {taps} taps, 11025 Hz | {speed:.3g} | {speed / SAMPLE_RATE:.0f} |")
     target, noise = sounds(2 * LONG_RATE)
     speed = max(
-        len(target) / timed(lambda: nlms(target, noise, LONG_TAPS, 0.5))[0] for _ in range(3)
+        len(target) / timed(lambda: Nlms(1, LONG_TAPS, 0.5).clean(target, noise))[0]
+        for _ in range(3)
     )
     print(f"| NLMS, {LONG_TAPS} taps, 48 kHz | {speed:.3g} | {speed / LONG_RATE:.1f} |")
 
@@ -177,7 +177,7 @@ def print_masked(folder: Path, params: Params) -> Row:
     """Table of separated sources, each filtered by the others; what the picture shows of them."""
     found = []
     before: list[float] = []
-    after: dict[FilterSetting, list[float]] = {chosen: [] for chosen in MASKED}
+    after: dict[FilterSettings, list[float]] = {chosen: [] for chosen in MASKED}
     silent = 0
     for path in record_paths(folder):
         record = read_record(path)
@@ -233,7 +233,7 @@ def print_masked(folder: Path, params: Params) -> Row:
     )
 
 
-def filtered(estimates: Values, chosen: FilterSetting) -> Values:
+def filtered(estimates: Values, chosen: FilterSettings) -> Values:
     """Each of the sounds (N, L), by all others."""
     return np.stack(
         [
@@ -243,10 +243,10 @@ def filtered(estimates: Values, chosen: FilterSetting) -> Values:
     )
 
 
-def described(chosen: FilterSetting) -> str:
+def described(chosen: FilterSettings) -> str:
     """A setting, as a row of a table is called."""
-    knob = "forgetting" if chosen.name == "rls" else "rate"
-    return f"{chosen.name.upper()}, {chosen.taps} taps, {knob} {chosen.rate:.4g}"
+    ((name, value),) = [item for item in chosen.values.items() if item[0] != "taps"]
+    return f"{chosen.method.upper()}, {chosen.taps} taps, {name} {value:.4g}"
 
 
 def sdr(truth: Values, estimate: Values) -> float:

@@ -1,15 +1,16 @@
-"""Stage `denoise`: filter the separated sounds, if that helps, and measure what it is worth."""
+"""Stage `denoise`: choose a denoising method, apply it to the separated sounds, and measure it."""
 
 from pathlib import Path
 
-from sop.denoise.results import write_denoised
-from sop.denoise.selection import denoise, summary
+from sop.denoise.results import denoise_summary, write_denoised
+from sop.denoise.selection import denoise
+from sop.denoise.settings import NONE
 from sop.evaluate.records import record_paths
 from sop.params import load_params
 from sop.runtime.metrics_files import write_metrics
 from sop.runtime.stage import run_stage
 
-# Of the metrics, what experiments are not compared by.
+# Keys of the metrics by which experiments are not compared.
 DETAILS = ("before", "footnote", "lms_rates_bounded", "methods", "reason", "reasons", "setting")
 
 
@@ -24,8 +25,8 @@ def main() -> None:
         sounds=Path("data/denoise"),
         plots=Path("metrics/denoise"),
     )
-    write_metrics("denoise", summary(denoised), DETAILS)
-    print(denoised.choice.candidate or "none", denoised.choice.reason, sep=": ")
+    write_metrics("denoise", denoise_summary(denoised), DETAILS)
+    print(denoised.choice.candidate or NONE, denoised.choice.reason, sep=": ")
 
 
 if __name__ == "__main__":

@@ -8,24 +8,21 @@ samples.
 """
 
 import math
-import os
-from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import soundfile
-from numpy.typing import NDArray
 
+from sop.cancellation.filter_bank import Samples, filter_bank
 from sop.cancellation.wav import writing_wav
-from sop.denoise.adaptive import AdaptiveFilter, FilterSetting, Refused, largest_lms_rate
+from sop.denoise.adaptive import largest_lms_rate
+from sop.denoise.settings import FilterSettings, LmsSettings
 from sop.runtime.errors import UserError
 from sop.runtime.files import require_file
 from sop.runtime.progress import progress
-
-Values = NDArray[np.float32]
 
 BLOCK_SECONDS = 1.0
 
@@ -52,7 +49,7 @@ class Cancelled:
 
 
 def cancel(
-    target: Path, references: Sequence[Path], out: Path, setting: FilterSetting
+    target: Path, references: Sequence[Path], out: Path, settings: FilterSettings
 ) -> Cancelled:
     """Take out of a recording what others, made at the same time, can predict of it.
 
@@ -63,7 +60,7 @@ def cancel(
         references: one or more of the target's rate and length, of any number of channels.
         out: gets the result, a WAV of 32-bit floats of the target's rate, length and channels;
             it is there, whole, at the end.
-        setting: the filter.
+        settings: the filter.
 
     Raises:
         UserError: a file cannot be used, they do not fit each other, the filter is impossible or
@@ -74,13 +71,13 @@ def cancel(
     for sound in heard:
         _check_alike(wanted, sound)
     notes = []
-    too_short = setting.taps > wanted.samples
+    too_short = settings.taps > wanted.samples
     if too_short:
         notes.append(
-            f"{target}: copied as it is, {setting.taps} taps are more than its {wanted.samples} "
+            f"{target}: copied as it is, {settings.taps} taps are more than its {wanted.samples} "
             "samples"
         )
-    loud = _listen(wanted, heard, None if too_short else setting)
+    loud = _listen(wanted, heard, None if too_short else settings)
     if not too_short:
         silent = [sound.path for sound, sounds in zip(heard, loud, strict=True) if not sounds]
         notes += [f"{path}: silent, nothing can be learned from it" for path in silent]
@@ -89,71 +86,15 @@ def cancel(
     filters = 0 if too_short or not any(loud) else wanted.channels
     before = after = 0.0
     with (
-        filter_bank(setting, [sum(sound.channels for sound in heard)] * filters) as bank,
+        filter_bank(settings, [sum(sound.channels for sound in heard)] * filters) as bank,
         writing_wav(out, wanted.sample_rate, wanted.channels) as file,
     ):
-        for block, reference in _side_by_side(wanted, heard, f"cancelling ({setting.name})"):
+        for block, reference in _side_by_side(wanted, heard, f"cancelling ({settings.method})"):
             clean = bank.clean(block, [reference] * filters) if filters else block
             before += float(np.square(block, dtype=np.float64).sum())
             after += float(np.square(clean, dtype=np.float64).sum())
             file.write(clean.T)
     return Cancelled(before, after, tuple(notes))
-
-
-class FilterBank:
-    """Equal filters that work side by side, each on signals of its own; of `filter_bank`."""
-
-    def __init__(
-        self, setting: FilterSetting, filters: Sequence[AdaptiveFilter], pool: ThreadPoolExecutor
-    ) -> None:
-        self.setting = setting
-        self._filters = filters
-        self._pool = pool
-
-    def clean(self, targets: Iterable[Values], references: Iterable[Values]) -> Values:
-        """The error signals of the next block; how the signals are cut makes no difference.
-
-        Args:
-            targets: of each filter one, (N, s).
-            references: of each filter its own, (R, s).
-
-        Returns:
-            (N, s).
-
-        Raises:
-            UserError: a filter would diverge.
-        """
-        try:
-            clean = list(self._pool.map(_clean, self._filters, targets, references))
-        except Refused as refused:
-            raise UserError(
-                f"{self.setting.name}: {refused}; or take nlms, which suits any loudness"
-            ) from None
-        return np.array(clean, np.float32)
-
-
-@contextmanager
-def filter_bank(setting: FilterSetting, references: Sequence[int]) -> Iterator[FilterBank]:
-    """Make filters, which share the processor's cores as long as the block lasts.
-
-    Args:
-        setting: of each.
-        references: how many each has, (N,).
-
-    Raises:
-        UserError: a filter is impossible.
-    """
-    try:
-        filters = [setting.make(count) for count in references]
-    except Refused as refused:
-        raise UserError(f"{setting.name}: {refused}") from None
-    # The filters' loops hold no lock.
-    with ThreadPoolExecutor(max(1, min(len(filters), os.cpu_count() or 1))) as pool:
-        yield FilterBank(setting, filters, pool)
-
-
-def _clean(adaptive: AdaptiveFilter, target: Values, reference: Values) -> Values:
-    return adaptive.clean(target, reference).astype(np.float32)
 
 
 @dataclass(frozen=True)
@@ -220,7 +161,7 @@ def _described(path: Path) -> _Sound:
         return _Sound(path, file.samplerate, file.channels, file.frames)
 
 
-def _blocks(sound: _Sound) -> Iterator[Values]:
+def _blocks(sound: _Sound) -> Iterator[Samples]:
     """Read consecutive blocks, (channels, s).
 
     Raises:
@@ -256,7 +197,7 @@ def _block_samples(sound: _Sound) -> int:
 
 def _side_by_side(
     target: _Sound, references: Sequence[_Sound], what: str
-) -> Iterator[tuple[Values, Values]]:
+) -> Iterator[tuple[Samples, Samples]]:
     """Consecutive blocks of the target, (C, s), and of all references, (R, s)."""
     blocks = zip(_blocks(target), *map(_blocks, references), strict=True)
     total = math.ceil(target.samples / _block_samples(target))
@@ -265,7 +206,7 @@ def _side_by_side(
 
 
 def _listen(
-    target: _Sound, references: Sequence[_Sound], setting: FilterSetting | None
+    target: _Sound, references: Sequence[_Sound], settings: FilterSettings | None
 ) -> list[bool]:
     """Read everything once.
 
@@ -278,16 +219,16 @@ def _listen(
     owners = np.repeat(np.arange(len(references)), [sound.channels for sound in references])
     loud = np.zeros(len(owners), bool)
     largest = math.inf
-    past: Values = np.zeros((len(owners), 0), np.float32)
+    past: Samples = np.zeros((len(owners), 0), np.float32)
     for _, reference in _side_by_side(target, references, "listening"):
         loud |= reference.any(axis=1)
-        if setting is not None and setting.name == "lms":
+        if isinstance(settings, LmsSettings):
             heard = np.concatenate([past, reference], axis=1)
-            largest = min(largest, largest_lms_rate(heard, setting.taps))
-            past = heard[:, max(0, heard.shape[1] - setting.taps + 1) :]
-    if setting is not None and setting.rate >= largest:
+            largest = min(largest, largest_lms_rate(heard, settings.taps))
+            past = heard[:, max(0, heard.shape[1] - settings.taps + 1) :]
+    if isinstance(settings, LmsSettings) and settings.rate >= largest:
         raise UserError(
-            f"lms: rate {setting.rate:g} diverges with these references; it must be below "
+            f"lms: rate {settings.rate:g} diverges with these references; it must be below "
             f"{_rounded_down(largest):.3g}, or take nlms, which suits any loudness"
         )
     return [bool(loud[owners == owner].any()) for owner in range(len(references))]

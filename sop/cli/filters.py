@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 from sop.runtime.errors import UserError
 
 if TYPE_CHECKING:
-    from sop.denoise.adaptive import FilterSetting
+    from sop.denoise.settings import FilterSettings
 
 TAPS = 64
 # A memory of 0.2 s at 44.1 kHz: long enough to lose little of the wanted sound, of which the filter
@@ -91,15 +91,17 @@ def check_filter_options(options: argparse.Namespace) -> None:
         raise UserError(f"--rate {rate:g}: nlms diverges; must be below 2")
 
 
-def filter_setting(options: argparse.Namespace) -> "FilterSetting | None":
+def filter_setting(options: argparse.Namespace) -> "FilterSettings | None":
     """Return the filter that checked options choose; None if they choose none."""
     # Imports numba, which takes a moment.
-    from sop.denoise.adaptive import FilterSetting
+    from sop.denoise.settings import LmsSettings, NlmsSettings, RlsSettings
 
     if options.filter is None:
         return None
-    rate = options.forgetting if options.filter == "rls" else options.rate
-    return FilterSetting(options.filter, options.taps, rate)
+    if options.filter == "rls":
+        return RlsSettings(options.taps, options.forgetting)
+    settings = LmsSettings if options.filter == "lms" else NlmsSettings
+    return settings(options.taps, options.rate)
 
 
 def _taps(text: str) -> int:

@@ -1,4 +1,4 @@
-"""Whether a difference is one, or luck."""
+"""Confidence intervals: is a difference real, or chance?"""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -14,23 +14,23 @@ RESAMPLES = 5000
 
 
 class Interval(NamedTuple):
-    """A mean, and where it would lie 95 times of 100 if other samples had been drawn."""
+    """A mean and its 95 % confidence interval."""
 
     mean: float
     low: float
     high: float
 
     def as_dict(self) -> dict[str, float]:
-        """For JSON."""
+        """Return the values by name."""
         return {"mean": self.mean, "low": self.low, "high": self.high}
 
 
 def mean_interval(values: Sequence[float] | NDArray[np.float64], seed: int) -> Interval:
-    """Mean of independent values with its 95 % bootstrap interval (bias-corrected, accelerated).
+    """Return the mean of values with its 95 % interval, by bootstrap (bias-corrected, accelerated).
 
     Args:
-        values: at least one; of a single one, or of equal ones, the interval is that value.
-        seed: of the resampling.
+        values: at least one, independent of each other; equal values have an interval of no width.
+        seed: seed of the resampling.
 
     Source: Efron, Better bootstrap confidence intervals, JASA 1987; scipy.stats.bootstrap.
     """

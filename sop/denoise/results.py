@@ -1,4 +1,4 @@
-"""What the stage `denoise` leaves behind: sounds to listen to, and tables for plots."""
+"""Results of the stage `denoise`: measures, tables for plots, and sounds to listen to."""
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -6,12 +6,19 @@ from typing import Any
 
 import pandas as pd
 
-from sop.denoise.selection import MEASURES, METHODS, NONE, Candidate, Denoised, Trial
+from sop.denoise.bootstrap import Interval
+from sop.denoise.selection import Denoised
+from sop.denoise.settings import METHODS, NONE, FilterSettings, MethodSettings
+from sop.denoise.trial import DENOISE_MEASURES, NOTEBOOK_SNR, Trial
 from sop.evaluate.records import read_record, write_sound
 from sop.params import Params
 from sop.runtime.files import write_text
 
+SWEEP_FILE = "sweep.csv"
+HELD_OUT_FILE = "held_out.csv"
+
 SETTINGS = ("taps", "rate", "forgetting", "power", "frames", "iterations")
+"""Names of the settings of all methods: columns of the table of all candidates."""
 
 
 def write_denoised(
@@ -20,46 +27,87 @@ def write_denoised(
     """Write the tables, and the sounds of the shown mixtures as 16-bit WAV files.
 
     Args:
-        denoised: what was found.
-        paths: the records of `evaluate`.
-        params: how many mixtures are shown.
-        sounds: folder for `<number>/<n>-<category>-denoised.wav`.
-        plots: folder for `sweep.csv`, all that was tried on the mixtures for tuning, and
-            `held_out.csv`, each held-out sound before and after the best of each method.
+        denoised: result of the competition.
+        paths: the records of the stage `evaluate`.
+        params: the number of shown mixtures, and what the records depend on.
+        sounds: folder of `<number>/<n>-<category>-denoised.wav`.
+        plots: folder of `SWEEP_FILE`, all candidates on the tuning mixtures, and `HELD_OUT_FILE`,
+            each held-out sound before and after the best candidate of each method.
     """
     sweep, held_out = sweep_table(denoised), held_out_table(denoised)
-    write_text(plots / "sweep.csv", sweep.to_csv(index=False, float_format="%.6g"))
-    write_text(plots / "held_out.csv", held_out.to_csv(index=False, float_format="%.6g"))
+    write_text(plots / SWEEP_FILE, sweep.to_csv(index=False, float_format="%.6g"))
+    write_text(plots / HELD_OUT_FILE, held_out.to_csv(index=False, float_format="%.6g"))
     sounds.mkdir(parents=True, exist_ok=True)
     for path in paths:
         record = read_record(path)
         if record.number >= params.evaluate.shown:
             continue
         after = Trial(record, params).after(denoised.choice.candidate)
-        for position, (category, sound) in enumerate(
-            zip(record.categories, after, strict=True), start=1
-        ):
-            name = f"{position}-{category}-denoised.wav"
-            place = sounds / f"{record.number:03d}" / name
+        for n, (category, sound) in enumerate(zip(record.categories, after, strict=True), start=1):
+            place = sounds / f"{record.number:03d}" / f"{n}-{category}-denoised.wav"
             write_sound(place, sound, params.extract.sample_rate)
 
 
-def sweep_table(denoised: Denoised) -> pd.DataFrame:
-    """One row for each candidate: mean change of each measure on the mixtures for tuning.
+def denoise_summary(denoised: Denoised) -> dict[str, Any]:
+    """Return the content of metrics/denoise.json; measures are means over held-out mixtures."""
+    choice, tuning, held_out = denoised.choice, denoised.tuning, denoised.held_out
+    left_out, chosen = denoised.left_out, choice.candidate
 
-    `setting` and `at` are its row and column in a heat map.
+    def changes(candidate: MethodSettings | None) -> dict[str, Any]:
+        none = Interval(0.0, 0.0, 0.0) if held_out.mixtures else None
+        found = {
+            name: held_out.interval(candidate, name) if candidate else none
+            for name in DENOISE_MEASURES
+        }
+        return {name: value and value.as_dict() for name, value in found.items()}
+
+    return {
+        "method": chosen.method if chosen else NONE,
+        "setting": chosen.values if chosen else {},
+        "reason": choice.reason,
+        "mixtures": {
+            "tuning": tuning.mixtures,
+            "held_out": held_out.mixtures,
+            "left_out": len(left_out),
+            "reasons": {str(number): reason for number, reason in sorted(left_out.items())},
+        },
+        "before": {name: held_out.mean(name, None) for name in DENOISE_MEASURES},
+        "after": {name: held_out.mean(name, chosen) for name in DENOISE_MEASURES},
+        "change": changes(chosen),
+        "methods": {
+            method: {"setting": best.values, "change": changes(best)}
+            for method, best in tuning.best_of_each_method().items()
+        },
+        "footnote": {
+            "about": "what the notebook called SNR: mean over standard deviation of the waveform",
+            NOTEBOOK_SNR: {
+                "before": held_out.mean(NOTEBOOK_SNR, None),
+                "after": held_out.mean(NOTEBOOK_SNR, chosen),
+            },
+        },
+        "lms_rates_bounded": sorted(map(str, denoised.bounded)),
+    }
+
+
+def sweep_table(denoised: Denoised) -> pd.DataFrame:
+    """Return one row for each candidate: mean changes of the measures on the tuning mixtures.
+
+    `setting` and `at` are the candidate's row and column in a heat map.
     """
     tuning = denoised.tuning
 
-    def row(candidate: Candidate) -> dict[str, Any]:
-        changes = {name: tuning.interval(candidate, name) for name in MEASURES}
+    def row(candidate: MethodSettings) -> dict[str, Any]:
+        changes = {name: tuning.interval(candidate, name) for name in DENOISE_MEASURES}
         sdr = changes["sdr"]
+        values = candidate.values
+        size = "taps" if isinstance(candidate, FilterSettings) else "power"
+        rest = [f"{name} {value:g}" for name, value in values.items() if name != size]
         return {
             "method": candidate.method,
-            "setting": _without_size(candidate),
-            "size": "taps" if candidate.taps else "power of the masks",
-            "at": candidate.taps or candidate.power,
-            **{name: candidate.setting.get(name) for name in SETTINGS},
+            "setting": ", ".join([candidate.method, *rest]),
+            "size": "taps" if size == "taps" else "power of the masks",
+            "at": values[size],
+            **{name: values.get(name) for name in SETTINGS},
             **{f"{name}_change": change and change.mean for name, change in changes.items()},
             "sdr_low": sdr and sdr.low,
             "sdr_high": sdr and sdr.high,
@@ -67,20 +115,14 @@ def sweep_table(denoised: Denoised) -> pd.DataFrame:
         }
 
     columns = ["method", "setting", "size", "at", *SETTINGS]
-    columns += [*(f"{name}_change" for name in MEASURES), "sdr_low", "sdr_high", "chosen"]
+    columns += [*(f"{name}_change" for name in DENOISE_MEASURES), "sdr_low", "sdr_high", "chosen"]
     return pd.DataFrame(map(row, tuning.tried), columns=columns)
 
 
-def _without_size(candidate: Candidate) -> str:
-    """A candidate's name and settings but for taps or power."""
-    rest = [f"{k} {v:g}" for k, v in candidate.setting.items() if k not in ("taps", "power")]
-    return ", ".join([candidate.method, *rest])
-
-
 def held_out_table(denoised: Denoised) -> pd.DataFrame:
-    """One row for each held-out sound and method, doing nothing first.
+    """Return one row for each held-out sound and method, sorted by method.
 
-    `sdr_change` is empty where nothing was done.
+    The rows without denoising come first; their `sdr_change` is empty.
     """
 
     def rows() -> Iterator[dict[str, Any]]:
@@ -95,11 +137,11 @@ def held_out_table(denoised: Denoised) -> pd.DataFrame:
                         "category": name.partition("/")[0],
                         "video": name,
                         "method": method,
-                        **dict(zip(MEASURES, values[:, position], strict=False)),
+                        **dict(zip(DENOISE_MEASURES, values[:, position], strict=False)),
                         "sdr_change": None if method == NONE else values[0, position] - before,
                     }
 
-    columns = ["mixture", "source", "category", "video", "method", *MEASURES, "sdr_change"]
+    columns = ["mixture", "source", "category", "video", "method", *DENOISE_MEASURES, "sdr_change"]
     table = pd.DataFrame(rows(), columns=columns)
     order = {name: number for number, name in enumerate((NONE, *METHODS))}
     return table.sort_values(

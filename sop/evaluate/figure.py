@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from PIL import Image
 
-from sop.evaluate.validation import Score, Separation
+from sop.evaluate.validation import Score, SeparatedMixture
 from sop.inference.localization import pixel_energy
 from sop.model.pixelplayer import PixelPlayer, normalize_frames
 from sop.model.spectrogram import stft
@@ -19,7 +19,7 @@ DYNAMIC_RANGE_DB = 60.0
 
 
 def write_figure(
-    path: Path, player: PixelPlayer, separation: Separation, score: Score, sample_rate: int
+    path: Path, player: PixelPlayer, separation: SeparatedMixture, score: Score, sample_rate: int
 ) -> None:
     """Draw a mixture, the pixels that sound, and each source's separated and true sound, as PNG.
 

@@ -33,7 +33,7 @@ WIDE_OVERLAP, OVERLAP = 0.5, 0.3
 
 
 @dataclass(frozen=True)
-class Scene:
+class LocalizationScene:
     """A recording with its truth."""
 
     name: str
@@ -46,7 +46,7 @@ class Scene:
 
 
 @dataclass(frozen=True)
-class Found:
+class LocalizationResult:
     """What was found in a scene."""
 
     kind: Kind
@@ -66,7 +66,7 @@ class Found:
 
 
 @dataclass(frozen=True)
-class NotFound:
+class SkippedScene:
     """A scene that could not be read, and why."""
 
     name: str
@@ -75,7 +75,7 @@ class NotFound:
 
 def scenes(
     duets: Sequence[Video], solos: Sequence[Video], videos: Path, extract: ExtractParams
-) -> Iterable[Scene]:
+) -> Iterable[LocalizationScene]:
     """The scenes that videos make whose truth lies beside them; there are none without.
 
     A duet is a scene as it is, and again with one player mute; a solo as it is, and again in
@@ -92,10 +92,10 @@ def scenes(
         if truth is None:
             continue
         boxes, stems = _boxes(truth), _stems(truth, extract.sample_rate)
-        yield Scene(video.name, "duet", Recording(video, extract), boxes, stems)
+        yield LocalizationScene(video.name, "duet", Recording(video, extract), boxes, stems)
         heard = number % len(stems)
         alone = Recording(video, extract, stems[heard])
-        yield Scene(
+        yield LocalizationScene(
             video.name, "distractor", alone, boxes[heard : heard + 1], stems[heard : heard + 1]
         )
     for video in solos:
@@ -103,12 +103,12 @@ def scenes(
         if truth is None:
             continue
         boxes, stems = _boxes(truth), _stems(truth, extract.sample_rate)
-        yield Scene(video.name, "solo", Recording(video, extract), boxes, stems)
+        yield LocalizationScene(video.name, "solo", Recording(video, extract), boxes, stems)
         silence = Recording(video, extract, np.zeros_like(stems[0]))
-        yield Scene(video.name, "silent", silence, (), stems[:0])
+        yield LocalizationScene(video.name, "silent", silence, (), stems[:0])
 
 
-def find(separator: Separator, scene: Scene) -> Found | NotFound:
+def find(separator: Separator, scene: LocalizationScene) -> LocalizationResult | SkippedScene:
     """Localize and separate a scene, not knowing what is in it, and compare with the truth.
 
     Regions belong to the players whose stems their sounds resemble most, one to one.
@@ -116,10 +116,10 @@ def find(separator: Separator, scene: Scene) -> Found | NotFound:
     try:
         return _find(separator, scene)
     except LeftOut as reason:
-        return NotFound(scene.name, str(reason))
+        return SkippedScene(scene.name, str(reason))
 
 
-def localization_summary(results: Iterable[Found | NotFound]) -> dict[str, Any]:
+def localization_summary(results: Iterable[LocalizationResult | SkippedScene]) -> dict[str, Any]:
     """What metrics/localization.json holds; None where there was nothing to measure.
 
     `pointing` is the share of scenes all of whose players were pointed at, each by a region of its
@@ -127,7 +127,7 @@ def localization_summary(results: Iterable[Found | NotFound]) -> dict[str, Any]:
     """
     found, left_out = [], {}
     for result in results:
-        if isinstance(result, NotFound):
+        if isinstance(result, SkippedScene):
             left_out[result.name] = result.reason
         else:
             found.append(result)
@@ -171,7 +171,7 @@ def localization_summary(results: Iterable[Found | NotFound]) -> dict[str, Any]:
     }
 
 
-def _find(separator: Separator, scene: Scene) -> Found:
+def _find(separator: Separator, scene: LocalizationScene) -> LocalizationResult:
     recording = scene.recording
     where = separator.localize(recording)
     embedding = separator.embed(recording, 0, separator.frames(recording))
@@ -201,7 +201,9 @@ def _find(separator: Separator, scene: Scene) -> Found:
         bss = bss_eval(stems, np.stack([estimates, np.broadcast_to(mixture, estimates.shape)]))
         scores = np.stack([bss.sdr[0], bss.sir[0], bss.sar[0], bss.sdr[0] - bss.sdr[1]])
     placed = tuple(player in on_player for player in range(len(scene.boxes)))
-    return Found(scene.kind, len(where.regions), placed, tuple(pointed), tuple(overlaps), *scores)
+    return LocalizationResult(
+        scene.kind, len(where.regions), placed, tuple(pointed), tuple(overlaps), *scores
+    )
 
 
 def _truth(video: Video, videos: Path) -> Truth | None:

@@ -3,7 +3,7 @@
 Shapes: N sources, L samples; every measure is in dB.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -14,10 +14,10 @@ Signals = NDArray[np.floating[Any]]
 Decibels = NDArray[np.float64]
 
 MEASURES = ("sdr", "sir", "sar", "si_sdr", "sdr_mixture", "sdr_improvement")
-# The published code calls a sound silent whose absolute samples sum to no more than this.
+# Largest sum of absolute samples of a silent sound, as in the published code.
 SILENCE = 1e-5
 
-FILTER_TAPS = 512  # the distortion filter that BSS Eval forgives, as in mir_eval
+FILTER_TAPS = 512  # length of the distortion filter that BSS Eval allows, as in mir_eval
 
 
 class BssEval(NamedTuple):
@@ -29,21 +29,20 @@ class BssEval(NamedTuple):
 
 
 def bss_eval(references: Signals, estimates: Signals, taps: int = FILTER_TAPS) -> BssEval:
-    """BSS Eval version 3 for sources: how much of each estimate is its own source.
+    """Compute BSS Eval version 3 for sources: how much of each estimate is its own source.
 
-    Equal to `mir_eval.separation.bss_eval_sources(..., compute_permutation=False)`, several times
-    faster: the Gram matrix of the delayed references is made and factored once for all estimates,
-    and energies follow from inner products without going back to the time domain.
+    Equal to `mir_eval.separation.bss_eval_sources(..., compute_permutation=False)`. Several times
+    faster, because the Gram matrix of the delayed references is computed and factored once for all
+    estimates, and the energies follow from inner products.
 
     Args:
         references: true sources, (N, L); none of them silent.
-        estimates: estimated sources in the same order, (..., N, L): as many sets of estimates as
-            there are to compare.
+        estimates: estimated sources in the same order, (..., N, L); the leading dimensions are
+            sets of estimates to compare.
         taps: length of the allowed distortion filter, in samples.
 
     Raises:
-        ValueError: shapes differ, L < taps, or a signal is silent or not finite (the measures are
-            not defined there).
+        ValueError: the shapes differ, L < taps, or a signal is silent or not finite.
 
     Source: Vincent, Gribonval, Févotte, Performance measurement in blind audio source separation,
     IEEE TASLP 2006; Raffel et al., mir_eval, ISMIR 2014.
@@ -83,7 +82,7 @@ def bss_eval(references: Signals, estimates: Signals, taps: int = FILTER_TAPS) -
 
 
 def si_sdr(references: Signals, estimates: Signals) -> Decibels:
-    """Scale-invariant signal-to-distortion ratio of each estimate, (..., N) in dB.
+    """Compute the scale-invariant signal-to-distortion ratio of each estimate, (..., N) in dB.
 
     Args:
         references: (N, L), none of them silent.
@@ -105,17 +104,32 @@ def si_sdr(references: Signals, estimates: Signals) -> Decibels:
 
 
 def why_not_measurable(signal: Signals) -> str | None:
-    """Why BSS Eval and SI-SDR are not defined for a signal (L,); None where they are."""
+    """Return why BSS Eval and SI-SDR are undefined for a signal (L,); None if they are defined."""
     if not np.isfinite(signal).all():
-        return "a sample is not finite"
-    # Without its mean, which is no sound either, a constant signal has no SI-SDR.
+        return "contains a sample that is not finite"
+    # SI-SDR removes the mean, so a constant signal counts as silent.
     if np.abs(signal).sum() <= SILENCE or np.ptp(signal) == 0:
         return "is silent"
     return None
 
 
+def why_not_comparable(names: Sequence[str], truth: Signals, estimates: Signals) -> str | None:
+    """Return the reason why estimates cannot be measured; None if they can.
+
+    Args:
+        names: names of the sources, for the reason.
+        truth: true sounds, (N, L).
+        estimates: separated sounds, (N, L).
+    """
+    for signals, prefix in ((truth, ""), (estimates, "the estimate for ")):
+        for name, signal in zip(names, signals, strict=True):
+            if reason := why_not_measurable(signal):
+                return f"{prefix}{name} {reason}"
+    return None
+
+
 def summarise(values: Mapping[str, Signals | list[float]]) -> dict[str, dict[str, float | None]]:
-    """Mean and median of each measure; None where there is no value."""
+    """Return mean and median of each measure; None for a measure without values."""
     return {
         name: {
             "mean": float(np.mean(column)) if len(column) else None,
@@ -141,18 +155,18 @@ def _checked(
 
 
 def _explained(gram: NDArray[np.float64], cross: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Energy of the projection on delayed references: (taps, taps) and (K, taps) to (K,)."""
+    """Return energies of projections on delayed references, (taps, taps) and (K, taps) to (K,)."""
     try:
         weights = linalg.cho_solve(linalg.cho_factor(gram), cross.T)
     except linalg.LinAlgError:
-        # Sources that are filtered copies of each other: any least-squares solution projects alike.
+        # Sources are filtered copies of each other: all least-squares solutions are equivalent.
         weights = linalg.lstsq(gram, cross.T)[0]
     explained: NDArray[np.float64] = np.sum(weights.T * cross, axis=-1)
     return explained
 
 
 def _decibels(signal: NDArray[np.float64], noise: NDArray[np.float64]) -> Decibels:
-    """Ratio of energies, within the +-156 dB that double precision can tell."""
+    """Return a ratio of energies in dB, limited to the +-156 dB of double precision."""
     least = np.finfo(np.float64).eps
     with np.errstate(over="ignore"):
         ratio = np.maximum(signal, 0) / np.maximum(noise, np.finfo(np.float64).tiny)

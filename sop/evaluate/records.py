@@ -24,6 +24,8 @@ from sop.runtime.files import replacing
 
 FOLDER = "records"
 
+Sounds = NDArray[np.float32]
+
 
 class Record(NamedTuple):
     """One evaluated mixture."""

@@ -9,19 +9,23 @@ import pandas as pd
 from sop.evaluate.figure import write_figure
 from sop.evaluate.measures import MEASURES
 from sop.evaluate.records import Record, write_record, write_sound
-from sop.evaluate.validation import NotCounted, Score, Separation
+from sop.evaluate.validation import Score, SeparatedMixture, SkippedMixture
 from sop.model.pixelplayer import PixelPlayer
 from sop.params import Params
 from sop.runtime.files import write_text
 
+MIXTURES_FILE = "mixtures.csv"
+CATEGORIES_FILE = "categories.csv"
+EXAMPLE_FILE = "example.png"
+
 
 def write_results(
-    separations: Iterable[Separation | NotCounted],
+    separations: Iterable[SeparatedMixture | SkippedMixture],
     player: PixelPlayer,
     params: Params,
     sounds: Path,
     plots: Path,
-) -> list[Score | NotCounted]:
+) -> list[Score | SkippedMixture]:
     """Measure separations as they come and write what is kept of them.
 
     Each is kept as a record (`sop.evaluate.records`), for what comes after; some as sounds.
@@ -36,10 +40,10 @@ def write_results(
     Returns:
         The scores, in order.
     """
-    scores: list[Score | NotCounted] = []
-    shown: list[tuple[Separation, Score]] = []
+    scores: list[Score | SkippedMixture] = []
+    shown: list[tuple[SeparatedMixture, Score]] = []
     for separation in separations:
-        if isinstance(separation, NotCounted):
+        if isinstance(separation, SkippedMixture):
             scores.append(separation)
             continue
         score = separation.score()
@@ -52,13 +56,13 @@ def write_results(
                 shown.append((separation, score))
     sounds.mkdir(parents=True, exist_ok=True)
     rows = table(score for score in scores if isinstance(score, Score))
-    write_text(plots / "mixtures.csv", rows.to_csv(index=False, float_format="%.4f"))
+    write_text(plots / MIXTURES_FILE, rows.to_csv(index=False, float_format="%.4f"))
     categories = rows.groupby("category")[list(MEASURES)].mean().reset_index()
-    write_text(plots / "categories.csv", categories.to_csv(index=False, float_format="%.4f"))
+    write_text(plots / CATEGORIES_FILE, categories.to_csv(index=False, float_format="%.4f"))
     if shown:
         shown.sort(key=lambda pair: float(np.mean(pair[1].measures["sdr"])))
         median, score = shown[len(shown) // 2]
-        write_figure(plots / "example.png", player, median, score, params.extract.sample_rate)
+        write_figure(plots / EXAMPLE_FILE, player, median, score, params.extract.sample_rate)
     return scores
 
 
@@ -80,7 +84,7 @@ def table(scores: Iterable[Score]) -> pd.DataFrame:
     )
 
 
-def write_sounds(separation: Separation, folder: Path, sample_rate: int) -> None:
+def write_sounds(separation: SeparatedMixture, folder: Path, sample_rate: int) -> None:
     """Write a mixture, its true sources and their estimates as 16-bit WAV files.
 
     They are `<number>/mixture.wav`, `<number>/1-<category>-true.wav`,

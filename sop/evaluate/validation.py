@@ -16,7 +16,7 @@ from torch.utils.data import DataLoader, Dataset
 from sop.dataset.clips import Frames
 from sop.dataset.index import Video
 from sop.dataset.mixtures import Mixture, MixtureReader, collate, evaluation_videos
-from sop.evaluate.measures import MEASURES, bss_eval, si_sdr, summarise, why_not_measurable
+from sop.evaluate.measures import MEASURES, bss_eval, si_sdr, summarise, why_not_comparable
 from sop.model.pixelplayer import PixelPlayer, normalize_frames, separation_loss
 from sop.model.spectrogram import istft, separate
 from sop.params import Params
@@ -35,7 +35,7 @@ class Score:
 
 
 @dataclass(frozen=True)
-class NotCounted:
+class SkippedMixture:
     """One mixture without a score, and why."""
 
     number: int
@@ -43,7 +43,7 @@ class NotCounted:
 
 
 @dataclass(frozen=True)
-class Separation:
+class SeparatedMixture:
     """What one mixture was and what the model made of it."""
 
     number: int
@@ -62,12 +62,11 @@ class Separation:
     masks: NDArray[np.float32]
     """What the model predicted, before any threshold, (N, R, M)."""
 
-    def score(self) -> Score | NotCounted:
+    def score(self) -> Score | SkippedMixture:
         """Measure it; BSS Eval is not defined where a sound is silent."""
-        for signals, whose in ((self.truth, ""), (self.estimates, "'s estimate")):
-            for video, signal in zip(self.videos, signals, strict=True):
-                if reason := why_not_measurable(signal):
-                    return NotCounted(self.number, f"{video.name}{whose}: {reason}")
+        names = [video.name for video in self.videos]
+        if reason := why_not_comparable(names, self.truth, self.estimates):
+            return SkippedMixture(self.number, reason)
         unseparated = np.broadcast_to(self.mixture, self.estimates.shape)
         bss = bss_eval(self.truth, np.stack([self.estimates, unseparated]))
         measures = {
@@ -105,7 +104,7 @@ def separate_mixtures(
     count: int,
     threshold: float,
     device: torch.device,
-) -> Iterator[Separation | NotCounted]:
+) -> Iterator[SeparatedMixture | SkippedMixture]:
     """Separate the first `count` evaluation mixtures of a list, one after the other.
 
     Args:
@@ -137,7 +136,7 @@ def separate_mixtures(
         for item in group:
             if isinstance(item, Mixture):
                 mixture, estimates, loss, masks = next(separated)
-                yield Separation(
+                yield SeparatedMixture(
                     number,
                     item.videos,
                     item.frames,
@@ -149,17 +148,19 @@ def separate_mixtures(
                     masks=masks,
                 )
             else:
-                yield NotCounted(number, item)
+                yield SkippedMixture(number, item)
             number += 1
 
 
-def scores(results: Iterable[Separation | NotCounted]) -> Iterator[Score | NotCounted]:
+def scores(
+    results: Iterable[SeparatedMixture | SkippedMixture],
+) -> Iterator[Score | SkippedMixture]:
     """Measure separations, letting go of their sounds."""
     for result in results:
-        yield result.score() if isinstance(result, Separation) else result
+        yield result.score() if isinstance(result, SeparatedMixture) else result
 
 
-def summary(results: Iterable[Score | NotCounted]) -> dict[str, Any]:
+def summary(results: Iterable[Score | SkippedMixture]) -> dict[str, Any]:
     """What metrics/evaluate.json holds: mean and median over sources, in all and per category.
 
     Raises:
@@ -167,7 +168,7 @@ def summary(results: Iterable[Score | NotCounted]) -> dict[str, Any]:
     """
     results = list(results)
     counted = [result for result in results if isinstance(result, Score)]
-    left_out = [result for result in results if isinstance(result, NotCounted)]
+    left_out = [result for result in results if isinstance(result, SkippedMixture)]
     if not counted:
         first = left_out[0].reason if left_out else "there is none"
         raise UserError(f"evaluate: none of {len(left_out)} mixtures could be measured: {first}")

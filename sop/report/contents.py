@@ -24,9 +24,13 @@ from threadpoolctl import threadpool_limits
 
 from sop.dataset.index import VALIDATION, Video, read_index
 from sop.denoise.bootstrap import Interval
-from sop.denoise.selection import NONE, Candidate, Trial
+from sop.denoise.results import HELD_OUT_FILE, SWEEP_FILE
+from sop.denoise.settings import NONE, MethodSettings, settings_of
+from sop.denoise.trial import Trial
+from sop.evaluate.localization_metrics import KINDS
 from sop.evaluate.measures import bss_eval
 from sop.evaluate.records import read_record, record_paths
+from sop.evaluate.results import MIXTURES_FILE
 from sop.inference.separator import Separator
 from sop.params import Params
 from sop.report import charts
@@ -127,7 +131,7 @@ class _Evaluated:
 def _evaluated(root: Path) -> tuple[_Evaluated | None, str]:
     """What `evaluate` left, or why there is nothing."""
     metrics = _json(root / "metrics/details/evaluate.json")
-    scores = _csv(root / "metrics/evaluate/mixtures.csv")
+    scores = _csv(root / "metrics/evaluate" / MIXTURES_FILE)
     try:
         records = record_paths(root / "data/evaluate")
     except UserError:
@@ -166,21 +170,18 @@ def _headline(evaluated: _Evaluated) -> Headline:
     )
 
 
-def _candidate(denoised: Mapping[str, Any] | None) -> Candidate | None:
+def _candidate(denoised: Mapping[str, Any] | None) -> MethodSettings | None:
     """What `denoise` took; None if it took nothing, or did not run."""
     if denoised is None or denoised["method"] == NONE:
         return None
-    setting = dict(denoised["setting"])
-    if "forgetting" in setting:
-        setting["rate"] = setting.pop("forgetting")
-    return Candidate(denoised["method"], **setting)
+    return settings_of(denoised["method"], denoised["setting"])
 
 
 def _scale(
-    root: Path, params: Params, evaluated: _Evaluated, candidate: Candidate | None
+    root: Path, params: Params, evaluated: _Evaluated, candidate: MethodSettings | None
 ) -> Scale | Absent:
     """Doing nothing, the model, and the best that masks can do, on the same mixtures."""
-    held_out = _csv(root / "metrics/denoise/held_out.csv")
+    held_out = _csv(root / "metrics/denoise" / HELD_OUT_FILE)
     wanted = set(evaluated.scores["mixture"])
     if held_out is not None and len(held_out):
         wanted &= set(held_out["mixture"])
@@ -275,7 +276,7 @@ def _write_files(
     folder: Path,
     params: Params,
     evaluated: _Evaluated,
-    candidate: Candidate | None,
+    candidate: MethodSettings | None,
 ) -> _Files:
     """Write what is heard and seen of the shown mixtures, several at a time."""
     sources = Sources(params, _validation(root), root / "data/videos", _separator(root))
@@ -339,7 +340,7 @@ def _mixtures(
 
 def _denoised_sdr(root: Path, denoised: Mapping[str, Any] | None) -> dict[tuple[int, int], float]:
     """SDR after denoise of the sources of held-out mixtures."""
-    table = _csv(root / "metrics/denoise/held_out.csv")
+    table = _csv(root / "metrics/denoise" / HELD_OUT_FILE)
     if denoised is None or table is None or denoised["method"] == NONE:
         return {}
     rows = table[table["method"] == denoised["method"]]
@@ -350,8 +351,8 @@ def _denoised_sdr(root: Path, denoised: Mapping[str, Any] | None) -> dict[tuple[
 
 
 def _denoise(root: Path, denoised: Mapping[str, Any] | None) -> Denoise | Absent:
-    sweep = _csv(root / "metrics/denoise/sweep.csv")
-    held_out = _csv(root / "metrics/denoise/held_out.csv")
+    sweep = _csv(root / "metrics/denoise" / SWEEP_FILE)
+    held_out = _csv(root / "metrics/denoise" / HELD_OUT_FILE)
     if denoised is None or sweep is None or held_out is None:
         return Absent(_why_not("denoise") or "Nothing was denoised yet; `dvc repro` does it.")
     shown = ("sdr", "sir", "sar", "si_sdr")
@@ -419,7 +420,7 @@ def _localization(found: Mapping[str, Any] | None) -> list[Table] | Absent:
         return Absent(_why_not("evaluate") or "Nothing was localized yet; `dvc repro` does it.")
     if not sum(found["scenes"].values()):
         return Absent("It is measured on synthetic videos alone, whose truth is known.")
-    kinds = list(found["scenes"])
+    kinds = list(KINDS)
     rows: list[list[str | float | None]] = [
         [label, *(found[key].get(kind) for kind in kinds)]
         for key, label in (

@@ -22,9 +22,9 @@ import psutil
 from numpy.typing import NDArray
 from PIL import Image
 
-from sop.cancellation.recordings import FilterBank, filter_bank
+from sop.cancellation.filter_bank import FilterBank, filter_bank
 from sop.cancellation.wav import WavWriter, writing_wav
-from sop.denoise.adaptive import FilterSetting
+from sop.denoise.settings import FilterSettings
 from sop.inference.localization import (
     MAX_REGIONS,
     SILENCE_AMPLITUDE,
@@ -109,7 +109,7 @@ class Request:
     """Whether sound is mono, at the model's rate, instead of what the video has."""
     page_seconds: float | None = None
     """How much of the video a page lets one hear pixel by pixel; None makes no page."""
-    denoise: FilterSetting | None = None
+    denoise: FilterSettings | None = None
     """What takes out of each region's sound what the other regions' sounds predict of it, channel
     by channel; that goes to the rest."""
 
@@ -146,7 +146,7 @@ class _Apart:
     """Of each component, before any filter, at each spectrogram frame, (K + 1, M)."""
     peak: float
     """The largest sample of the mix."""
-    denoise: FilterSetting | None
+    denoise: FilterSettings | None
     """What it was filtered with."""
     notes: tuple[str, ...]
 
@@ -340,7 +340,7 @@ class _Work:
                 pass
         if denoise is not None and moved > MUCH_MOVED * heard:
             notes += (
-                f"--denoise {denoise.name}: moved {moved / heard:.0%} of the regions' energy to "
+                f"--denoise {denoise.method}: moved {moved / heard:.0%} of the regions' energy to "
                 "the rest; they hold traces of one another, which predict what is wanted too",
             )
         return _Apart(sound, energy, np.concatenate(levels, axis=1), peak, denoise, notes)
@@ -526,8 +526,8 @@ def intervals(sounding: NDArray[np.bool_], hop_seconds: float, seconds: float) -
 
 
 def _feasible(
-    setting: FilterSetting | None, regions: int, samples: int
-) -> tuple[FilterSetting | None, tuple[str, ...]]:
+    setting: FilterSettings | None, regions: int, samples: int
+) -> tuple[FilterSettings | None, tuple[str, ...]]:
     """The filter, or None if it can have no effect, and the reason why."""
     if setting is None:
         return None, ()
@@ -537,7 +537,7 @@ def _feasible(
         why = f"{setting.taps} taps are more than the {samples} samples of the sound"
     else:
         return setting, ()
-    return None, (f"--denoise {setting.name}: nothing was filtered, {why}",)
+    return None, (f"--denoise {setting.method}: nothing was filtered, {why}",)
 
 
 def _denoised(block: Values, bank: FilterBank) -> Values:
@@ -566,12 +566,11 @@ def _energy(sound: Values) -> float:
     return float(np.square(sound, dtype=np.float64).sum())
 
 
-def _told(setting: FilterSetting | None) -> dict[str, Any] | None:
+def _told(setting: FilterSettings | None) -> dict[str, Any] | None:
     """What the description says of a filter."""
     if setting is None:
         return None
-    rate = "forgetting" if setting.name == "rls" else "rate"
-    return {"filter": setting.name, "taps": setting.taps, rate: setting.rate}
+    return {"filter": setting.method, **setting.values}
 
 
 class _Moment:

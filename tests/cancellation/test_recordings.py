@@ -14,7 +14,8 @@ from sop.cancellation import recordings as module
 from sop.cancellation.recordings import cancel
 from sop.cancellation.wav import WavWriter
 from sop.cli.main import main
-from sop.denoise.adaptive import FilterSetting, rls
+from sop.denoise.adaptive import Rls
+from sop.denoise.settings import FilterSettings, LmsSettings, NlmsSettings, RlsSettings
 from sop.runtime.errors import UserError
 from tests.support.experiment import ROOT
 
@@ -94,7 +95,7 @@ def test_defaults_are_those_of_the_help(tmp_path: Path) -> None:
     save(tmp_path / "noise.wav", heard)
     out = tmp_path / "clean.wav"
     assert main(asked(tmp_path / "target.wav", tmp_path / "noise.wav", "--out", out)) == 0
-    expected = rls(disturbed[:, 0], heard[:, 0].astype(np.float32), 64, 0.9999)
+    expected = Rls(1, 64, 0.9999).clean(disturbed[:, 0], heard[:, 0].astype(np.float32))
     np.testing.assert_allclose(read(out)[:, 0], expected, atol=1e-5)
     nlms = tmp_path / "nlms.wav"
     command = asked(tmp_path / "target.wav", tmp_path / "noise.wav", "--filter", "nlms", "--out")
@@ -109,14 +110,14 @@ def test_channels_have_filters_of_their_own(tmp_path: Path) -> None:
     disturbed = np.hstack([speech() + through(path, heard) for path in PATHS])
     target = save(tmp_path / "target.wav", disturbed)
     reference = save(tmp_path / "noise.wav", heard)
-    cancel(target, [reference], tmp_path / "clean.wav", FilterSetting("rls", 8, 0.9999))
+    cancel(target, [reference], tmp_path / "clean.wav", RlsSettings(8, 0.9999))
     clean = read(tmp_path / "clean.wav")
     assert clean.shape == disturbed.shape
     for channel in range(2):
         assert decibels(clean[:, [channel]] - speech(), disturbed[:, [channel]]) < -20
     save(tmp_path / "right.wav", disturbed[:, 1])
     right = [tmp_path / "right.wav", [reference], tmp_path / "alone.wav"]
-    cancel(*right, FilterSetting("rls", 8, 0.9999))
+    cancel(*right, RlsSettings(8, 0.9999))
     np.testing.assert_array_equal(read(tmp_path / "alone.wav")[:, 0], clean[:, 1])
 
 
@@ -129,16 +130,18 @@ def test_all_channels_of_all_references_are_heard(tmp_path: Path, split: bool) -
         references = [save(tmp_path / f"{at}.flac", heard[:, at], RATE, "PCM_24") for at in (0, 1)]
     else:
         references = [save(tmp_path / "noise.wav", heard)]
-    cancel(target, references, tmp_path / "clean.wav", FilterSetting("rls", 8, 0.9999))
+    cancel(target, references, tmp_path / "clean.wav", RlsSettings(8, 0.9999))
     assert decibels(read(tmp_path / "clean.wav") - speech(), both) < -20
     one = save(tmp_path / "one.wav", heard[:, 0])
-    cancel(target, [one], tmp_path / "less.wav", FilterSetting("rls", 8, 0.9999))
+    cancel(target, [one], tmp_path / "less.wav", RlsSettings(8, 0.9999))
     assert decibels(read(tmp_path / "less.wav") - speech(), both) > -10
 
 
-@pytest.mark.parametrize("setting", [("rls", 0.999), ("nlms", 0.1), ("lms", 0.001)])
+@pytest.mark.parametrize(
+    "settings", [RlsSettings(8, 0.999), NlmsSettings(8, 0.1), LmsSettings(8, 0.001)]
+)
 def test_how_files_are_cut_makes_no_difference(
-    tmp_path: Path, setting: Any, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, settings: FilterSettings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     heard = noise()
     target = save(tmp_path / "target.wav", speech() + through(PATHS[0], heard))
@@ -147,9 +150,7 @@ def test_how_files_are_cut_makes_no_difference(
     # The last is a block shorter than the filter.
     for seconds in (100.0, 0.3, 5 / RATE):
         monkeypatch.setattr(module, "BLOCK_SECONDS", seconds)
-        cancel(
-            target, [reference], tmp_path / "clean.wav", FilterSetting(setting[0], 8, setting[1])
-        )
+        cancel(target, [reference], tmp_path / "clean.wav", settings)
         results.append(read(tmp_path / "clean.wav"))
     for result in results[1:]:
         np.testing.assert_allclose(result, results[0], rtol=0, atol=1e-6)
@@ -162,7 +163,7 @@ def test_cores_make_no_difference(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     for cores in (1, 7):
         monkeypatch.setattr(os, "cpu_count", lambda cores=cores: cores)
         out = tmp_path / f"{cores}.wav"
-        setting = FilterSetting("rls", 4, 0.999)
+        setting = RlsSettings(4, 0.999)
         cancel(tmp_path / "target.wav", [tmp_path / "noise.wav"], out, setting)
         results.append(out.read_bytes())
     assert results[0] == results[1]
@@ -294,7 +295,10 @@ def bad_numbers() -> Iterator[tuple[list[Any], str]]:
     for name in ("lms", "nlms"):
         said = f"--forgetting: an option of rls; {name} takes --rate"
         yield ["--filter", name, "--forgetting", "0.99"], said
-    yield ["--taps", 4097], "rls: 1 references x 4097 taps: RLS takes 4096 weights at most"
+    yield (
+        ["--taps", 4097],
+        "rls: 4097 weights (4097 taps for each reference): RLS supports",
+    )
     # The energy of two samples at most, each up to 0.5.
     yield ["--filter", "lms", "--rate", 10, "--taps", 2], "lms: rate 10 diverges"
 

@@ -10,20 +10,20 @@ import soundfile
 import torch
 from numpy.testing import assert_allclose
 
-from sop.denoise.adaptive import lms, nlms, rls
-from sop.denoise.results import held_out_table, sweep_table, write_denoised
-from sop.denoise.selection import (
-    MEASURES,
+from sop.denoise.candidates import candidates
+from sop.denoise.changes import Changes
+from sop.denoise.results import denoise_summary, held_out_table, sweep_table, write_denoised
+from sop.denoise.selection import choose, denoise, split
+from sop.denoise.settings import (
     METHODS,
-    Candidate,
-    Changes,
-    Trial,
-    candidates,
-    choose,
-    denoise,
-    split,
-    summary,
+    LmsSettings,
+    MethodSettings,
+    NlmsSettings,
+    RenormaliseSettings,
+    RlsSettings,
+    WienerSettings,
 )
+from sop.denoise.trial import DENOISE_MEASURES, TRIAL_MEASURES, Trial
 from sop.evaluate.measures import bss_eval, si_sdr
 from sop.evaluate.records import Record, record_paths, write_record
 from sop.model.spectrogram import stft, to_log_frequency
@@ -100,29 +100,30 @@ def test_candidates_are_every_filter_in_every_setting_and_both_kinds_of_masks(pa
     ]
 
 
-@pytest.mark.parametrize("method", ["lms", "nlms", "rls"])
-def test_a_filter_takes_each_sound_as_target_and_the_others_as_references(params, method) -> None:
+@pytest.mark.parametrize(
+    "settings", [LmsSettings(8, 1e-3), NlmsSettings(8, 0.01), RlsSettings(8, 0.999)], ids=str
+)
+def test_filters_take_the_other_sounds_as_references(params, settings) -> None:
     trial = Trial(record(params, 0, sources=3), params)
-    rate = {"lms": 1e-3, "nlms": 0.01, "rls": 0.999}[method]
-    after = trial.after(Candidate(method, taps=8, rate=rate))
-    by_hand = {"lms": lms, "nlms": nlms, "rls": rls}[method]
+    after = trial.after(settings)
     for target in range(3):
         others = [trial.before[n] for n in range(3) if n != target]
-        assert_allclose(after[target], by_hand(trial.before[target], others, 8, rate), atol=1e-6)
+        expected = settings.make(2).clean(trial.before[target], others)
+        assert_allclose(after[target], expected, atol=1e-6)
 
 
 def test_masks_that_sum_to_one_make_sounds_that_sum_to_the_mixture(params) -> None:
     trial = Trial(record(params, 0), params)
     for candidate in (
-        Candidate("renormalise", power=2.0),
-        Candidate("wiener", power=2.0, frames=3, iterations=2),
+        RenormaliseSettings(power=2.0),
+        WienerSettings(power=2.0, frames=3, iterations=2),
     ):
         assert_allclose(trial.after(candidate).sum(axis=0), trial.truth.sum(axis=0), atol=1e-4)
 
 
 def test_measures_are_those_of_the_libraries(params) -> None:
     trial = Trial(record(params, 0), params)
-    candidate = Candidate("renormalise", power=2.0)
+    candidate = RenormaliseSettings(power=2.0)
     values = trial.measure([None, candidate])
     for position, sounds in enumerate((trial.before, trial.after(candidate))):
         bss = bss_eval(trial.truth, sounds)
@@ -135,12 +136,14 @@ def test_measures_are_those_of_the_libraries(params) -> None:
         }
         expected["snr"] = 10 * np.log10(np.mean(trial.truth**2, axis=1) / expected["mse"])
         for name, value in expected.items():
-            assert_allclose(values[position, MEASURES.index(name)], value, rtol=1e-4, atol=1e-9)
+            assert_allclose(
+                values[position, DENOISE_MEASURES.index(name)], value, rtol=1e-4, atol=1e-9
+            )
 
 
 def test_a_rate_that_would_diverge_is_brought_down_and_remembered(params) -> None:
     trial = Trial(record(params, 0), params)
-    steep, gentle = (Candidate("lms", taps=16, rate=rate) for rate in (50.0, 1e-5))
+    steep, gentle = (LmsSettings(taps=16, rate=rate) for rate in (50.0, 1e-5))
     assert np.isfinite(trial.after(steep)).all()
     trial.after(gentle)
     assert trial.bounded == {steep}
@@ -159,7 +162,7 @@ def test_a_sound_of_which_nothing_would_be_left_stays_as_it_is(params) -> None:
     masks[0], masks[1] = 0.6, 0.9
     trial = Trial(made._replace(masks=masks), params)
     # The second takes all of every bin.
-    after = trial.after(Candidate("renormalise", power=5000.0))
+    after = trial.after(RenormaliseSettings(power=5000.0))
     np.testing.assert_array_equal(after[0], trial.before[0])
     assert_allclose(after[1], trial.truth.sum(axis=0), atol=1e-4)
 
@@ -176,17 +179,17 @@ def test_no_video_is_on_both_sides_of_the_split() -> None:
     assert split(mixtures, 0.4, seed=1) == sides != split(mixtures, 0.4, seed=2)
 
 
-def planted(changes: dict[str, list[float]], tried: list[Candidate]) -> Changes:
+def planted(changes: dict[str, list[float]], tried: list[MethodSettings]) -> Changes:
     """Changes of SDR and SIR in each mixture: the first candidate's, the second's, ..."""
     count = len(changes["sdr"][0])
-    values = np.zeros((count, len(tried) + 1, len(MEASURES) + 1, 2))
+    values = np.zeros((count, len(tried) + 1, len(TRIAL_MEASURES), 2))
     for name, of_candidates in changes.items():
         for position, change in enumerate(of_candidates, start=1):
-            values[:, position, MEASURES.index(name)] = np.array(change)[:, None]
+            values[:, position, DENOISE_MEASURES.index(name)] = np.array(change)[:, None]
     return Changes(tried, list(values), seed=0)
 
 
-A, B = Candidate("nlms", taps=4, rate=0.01), Candidate("renormalise", power=2.0)
+A, B = NlmsSettings(taps=4, rate=0.01), RenormaliseSettings(power=2.0)
 SURE, UNSURE = [0.9, 1.1] * 20, [-6.0, 8.4] * 20
 
 
@@ -229,7 +232,7 @@ def denoised(params: Params, records: list[Path]):
 
 def test_masks_with_errors_are_mended_and_filters_are_not_taken(denoised) -> None:
     assert denoised.choice.candidate.method in ("renormalise", "wiener")
-    told = summary(denoised)
+    told = denoise_summary(denoised)
     assert told["method"] == denoised.choice.candidate.method
     assert told["change"]["sdr"]["low"] > 0
     assert told["change"]["sdr"]["mean"] == pytest.approx(
@@ -245,12 +248,12 @@ def test_nothing_is_told_by_mixtures_that_chose(denoised, params: Params) -> Non
     assert len(denoised.measured) == denoised.held_out.mixtures > 0
     assert set(table.mixture) == set(denoised.measured)
     plain = table[table.method == "none"].groupby("mixture").sdr.mean().mean()
-    assert summary(denoised)["before"]["sdr"] == pytest.approx(plain)
+    assert denoise_summary(denoised)["before"]["sdr"] == pytest.approx(plain)
 
 
 def test_results_do_not_depend_on_the_number_of_workers(denoised, records, params) -> None:
     others = denoise(records, with_values(params, {"workers": 3}))
-    assert summary(others) == summary(denoised)
+    assert denoise_summary(others) == denoise_summary(denoised)
 
 
 def test_tables_hold_every_candidate_and_every_held_out_sound(denoised) -> None:
@@ -289,7 +292,7 @@ def test_sounds_of_the_shown_mixtures_are_written(denoised, records, params, tmp
 
 def test_forced_none_leaves_the_sounds_alone_and_still_measures(records, params, tmp_path) -> None:
     none = denoise(records, with_values(params, {"denoise.method": "none"}))
-    told = summary(none)
+    told = denoise_summary(none)
     assert told["method"] == "none"
     assert told["after"] == told["before"]
     assert told["change"]["sdr"] == {"mean": 0, "low": 0, "high": 0}
@@ -306,9 +309,11 @@ def test_mixtures_that_cannot_be_measured_are_left_out_with_the_reason(
         sources = made.sources.copy()
         sources[1] *= number != 2
         write_record(tmp_path, made._replace(sources=sources))
-    counts = summary(denoise(record_paths(tmp_path), replace_share(params, share)))["mixtures"]
+    counts = denoise_summary(denoise(record_paths(tmp_path), replace_share(params, share)))[
+        "mixtures"
+    ]
     assert counts["left_out"] == 1
-    assert counts["reasons"] == {"2": "flute/2_1: is silent"}
+    assert counts["reasons"] == {"2": "flute/2_1 is silent"}
     assert (counts["tuning"], counts["held_out"]) == ((0, 3) if share < 0.5 else (3, 0))
 
 
@@ -316,7 +321,7 @@ def test_a_single_mixture_chooses_nothing_and_says_why(params, tmp_path) -> None
     write_record(tmp_path, record(params, 0))
     denoised = denoise(record_paths(tmp_path), replace_share(params, 0.01))
     assert denoised.choice.candidate is None
-    told = summary(denoised)
+    told = denoise_summary(denoised)
     assert told["reason"].startswith("no mixture is left for tuning")
     assert told["mixtures"]["held_out"] == 1
     write_denoised(denoised, record_paths(tmp_path), params, tmp_path / "s", tmp_path / "p")
@@ -324,7 +329,7 @@ def test_a_single_mixture_chooses_nothing_and_says_why(params, tmp_path) -> None
 
 def test_all_mixtures_for_tuning_leave_nothing_to_tell(params, tmp_path) -> None:
     write_record(tmp_path, record(params, 0))
-    told = summary(denoise(record_paths(tmp_path), replace_share(params, 0.99)))
+    told = denoise_summary(denoise(record_paths(tmp_path), replace_share(params, 0.99)))
     assert told["mixtures"]["held_out"] == 0
     assert told["before"]["sdr"] is None
     assert told["change"]["sdr"] is None

@@ -6,9 +6,9 @@ import pytest
 
 from sop.dataset.index import Video
 from sop.evaluate.localization_metrics import (
-    Found,
-    NotFound,
-    Scene,
+    LocalizationResult,
+    LocalizationScene,
+    SkippedScene,
     find,
     localization_summary,
     scenes,
@@ -28,14 +28,16 @@ def planted(tiny_params: Params) -> Separator:
     return plant(separator_of(with_values(tiny_params, changes)))
 
 
-def duet(low: np.ndarray = LOW, high: np.ndarray = HIGH) -> Scene:
+def duet(low: np.ndarray = LOW, high: np.ndarray = HIGH) -> LocalizationScene:
     stems = np.stack([low, high]).astype(np.float32)
-    return Scene("a_b/a_b_000", "duet", ArrayRecording(low + high), (LEFT, RIGHT), stems)
+    return LocalizationScene(
+        "a_b/a_b_000", "duet", ArrayRecording(low + high), (LEFT, RIGHT), stems
+    )
 
 
-def measured(separator: Separator, scene: Scene) -> Found:
+def measured(separator: Separator, scene: LocalizationScene) -> LocalizationResult:
     found = find(separator, scene)
-    assert isinstance(found, Found)
+    assert isinstance(found, LocalizationResult)
     return found
 
 
@@ -69,9 +71,11 @@ def test_player_that_is_not_found_counts_as_missed_and_is_left_with_the_mixture(
 
 def test_summary_counts_what_is_right(planted: Separator) -> None:
     right, swapped = duet(), replace(duet(), boxes=(RIGHT, LEFT))
-    silence = Scene("a/a_000", "silent", ArrayRecording(np.zeros(3 * 11025)), (), right.stems[:0])
+    silence = LocalizationScene(
+        "a/a_000", "silent", ArrayRecording(np.zeros(3 * 11025)), (), right.stems[:0]
+    )
     found = [find(planted, scene) for scene in (right, swapped, silence)]
-    summary = localization_summary([*found, NotFound("b/b_000", "damaged")])
+    summary = localization_summary([*found, SkippedScene("b/b_000", "damaged")])
     assert summary["scenes"] == {"silent": 1, "solo": 0, "distractor": 0, "duet": 2}
     assert summary["pointing"] == {"solo": None, "distractor": None, "duet": 1}
     assert summary["pointing_by_sound"]["duet"] == 0.5

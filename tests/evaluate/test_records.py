@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from sop.evaluate.records import Record, read_record, read_videos, record_paths, write_record
-from sop.evaluate.validation import Separation, separate_mixtures
+from sop.evaluate.validation import SeparatedMixture, separate_mixtures
 from sop.model.pixelplayer import build
 from sop.runtime.errors import UserError
 from tests.support.experiment import with_values
@@ -63,7 +63,7 @@ def test_estimates_are_those_that_were_evaluated(
     player = build(params.model, params.spectrogram, seed=0)
     made = separate_mixtures(player, tiny_videos, params, 2, 0.5, torch.device("cpu"))
     for separation in made:
-        assert isinstance(separation, Separation)
+        assert isinstance(separation, SeparatedMixture)
         kept = Record(separation.number, ("a", "b"), separation.sources, separation.masks)
         np.testing.assert_allclose(kept.estimates(params), separation.estimates, atol=1e-6)
         np.testing.assert_array_equal(kept.truth(params), separation.truth)

@@ -12,9 +12,9 @@ from sop.dataset.index import Video
 from sop.dataset.mixtures import MixtureReader, evaluation_videos
 from sop.evaluate.measures import MEASURES, bss_eval
 from sop.evaluate.validation import (
-    NotCounted,
     Score,
-    Separation,
+    SeparatedMixture,
+    SkippedMixture,
     scores,
     separate_mixtures,
     summary,
@@ -46,9 +46,9 @@ def noise(*shape: int, seed: int = 0) -> NDArray[np.float32]:
     return (0.1 * np.random.default_rng(seed).standard_normal(shape)).astype(np.float32)
 
 
-def separation(number: int = 0, **changes: Any) -> Separation:
+def separation(number: int = 0, **changes: Any) -> SeparatedMixture:
     truth = noise(2, 4096, seed=number)
-    made = Separation(
+    made = SeparatedMixture(
         number=number,
         videos=(video("flute/a"), video("cello/b")),
         frames=np.zeros((2, 1, 8, 8, 3), np.uint8),
@@ -192,7 +192,7 @@ def test_unreadable_mixture_is_left_out_with_its_reason_and_the_others_go_on(
     for before, after in zip(whole, broken, strict=True):
         if tiny_videos[1] in before.videos:
             left_out += 1
-            assert isinstance(after, NotCounted)
+            assert isinstance(after, SkippedMixture)
             assert after.reason == f"{bad}: ends before the length that its header says"
         else:
             np.testing.assert_allclose(after.estimates, before.estimates, atol=1e-6)
@@ -243,12 +243,12 @@ def test_what_cannot_be_measured_is_not_counted_and_says_why() -> None:
     silent, constant, broken = truth.copy(), truth.copy(), estimates.copy()
     silent[1], constant[0], broken[1, 5] = 0, 0.25, np.nan
     for changes, reason in (
-        ({"truth": silent}, "cello/b: is silent"),
-        ({"truth": constant}, "flute/a: is silent"),
-        ({"estimates": silent}, "cello/b's estimate: is silent"),
-        ({"estimates": broken}, "cello/b's estimate: a sample is not finite"),
+        ({"truth": silent}, "cello/b is silent"),
+        ({"truth": constant}, "flute/a is silent"),
+        ({"estimates": silent}, "the estimate for cello/b is silent"),
+        ({"estimates": broken}, "the estimate for cello/b contains a sample that is not finite"),
     ):
-        assert separation(number=7, **changes).score() == NotCounted(7, reason)
+        assert separation(number=7, **changes).score() == SkippedMixture(7, reason)
 
 
 def test_quiet_sounds_are_counted() -> None:
@@ -257,7 +257,7 @@ def test_quiet_sounds_are_counted() -> None:
 
 
 def test_scores_keep_order_and_pass_on_what_was_left_out() -> None:
-    unreadable = NotCounted(1, "a.wav: holds no sound")
+    unreadable = SkippedMixture(1, "a.wav: holds no sound")
     first, second, third = scores(iter([separation(0), unreadable, separation(2)]))
     assert isinstance(first, Score)
     assert second is unreadable
@@ -268,9 +268,9 @@ def test_scores_keep_order_and_pass_on_what_was_left_out() -> None:
 def test_summary_counts_and_averages_over_sources() -> None:
     results = [
         score(0, ("flute/a", "cello/a"), start=0.0, loss=0.2),
-        NotCounted(1, "tuba/a: is silent"),
+        SkippedMixture(1, "tuba/a is silent"),
         score(2, ("cello/b", "tuba/b"), start=4.0, loss=0.6),
-        NotCounted(3, "x.wav: holds no sound"),
+        SkippedMixture(3, "x.wav: holds no sound"),
     ]
     made = summary(iter(results))
     # The first measure, sdr, is 0 and 1 in the first mixture, 4 and 5 in the other.
@@ -280,7 +280,7 @@ def test_summary_counts_and_averages_over_sources() -> None:
     assert made["mixtures"] == {
         "counted": 2,
         "left_out": 2,
-        "reasons": {"1": "tuba/a: is silent", "3": "x.wav: holds no sound"},
+        "reasons": {"1": "tuba/a is silent", "3": "x.wav: holds no sound"},
     }
     assert list(made["category"]) == ["cello", "flute", "tuba"]
     assert made["category"]["cello"]["sdr"] == {"mean": 2.5, "median": 2.5}
@@ -313,7 +313,7 @@ def test_summary_equals_a_plain_computation() -> None:
 
 
 def test_nothing_to_measure_is_a_users_mistake_with_the_first_reason() -> None:
-    left_out = [NotCounted(0, "a.wav: holds no sound"), NotCounted(1, "b.wav: missing")]
+    left_out = [SkippedMixture(0, "a.wav: holds no sound"), SkippedMixture(1, "b.wav: missing")]
     with pytest.raises(UserError, match=r"none of 2 mixtures .*: a\.wav: holds no sound"):
         summary(left_out)
     with pytest.raises(UserError, match="there is none"):

@@ -15,9 +15,8 @@ from PIL import Image
 from sop.dataset.clips import read_audio
 from sop.dataset.index import DUETS, VALIDATION, Video, write_index
 from sop.dataset.index import Index as SplitIndex
-from sop.denoise.results import write_denoised
+from sop.denoise.results import denoise_summary, write_denoised
 from sop.denoise.selection import denoise
-from sop.denoise.selection import summary as denoise_summary
 from sop.evaluate.records import read_record, record_paths
 from sop.evaluate.results import write_results
 from sop.evaluate.validation import separate_mixtures, summary

@@ -13,7 +13,7 @@ from sop.dataset.index import Video
 from sop.evaluate.figure import write_figure
 from sop.evaluate.measures import MEASURES
 from sop.evaluate.results import table, write_results, write_sounds
-from sop.evaluate.validation import NotCounted, Score, Separation, separate_mixtures
+from sop.evaluate.validation import Score, SeparatedMixture, SkippedMixture, separate_mixtures
 from sop.model.pixelplayer import PixelPlayer, build
 from sop.params import Params
 from tests.support.experiment import with_values
@@ -37,9 +37,9 @@ def player(tiny_params: Params) -> PixelPlayer:
 @pytest.fixture(scope="module")
 def separations(
     player: PixelPlayer, tiny_videos: list[Video], tiny_params: Params, one_thread: None
-) -> list[Separation]:
+) -> list[SeparatedMixture]:
     made = separate_mixtures(player, tiny_videos, tiny_params, 4, 0.5, CPU)
-    return [result for result in made if isinstance(result, Separation)]
+    return [result for result in made if isinstance(result, SeparatedMixture)]
 
 
 class Written:
@@ -62,17 +62,17 @@ class Written:
 
 @pytest.fixture
 def written(
-    tmp_path: Path, separations: list[Separation], player: PixelPlayer, tiny_params: Params
+    tmp_path: Path, separations: list[SeparatedMixture], player: PixelPlayer, tiny_params: Params
 ) -> Written:
-    unreadable = NotCounted(1, "a.wav: holds no sound")
+    unreadable = SkippedMixture(1, "a.wav: holds no sound")
     return Written(tmp_path, [separations[0], unreadable, *separations[2:]], player, tiny_params)
 
 
 def test_scores_come_back_in_order_with_what_was_left_out(
-    written: Written, separations: list[Separation]
+    written: Written, separations: list[SeparatedMixture]
 ) -> None:
     assert [result.number for result in written.scores] == [0, 1, 2, 3]
-    assert written.scores[1] == NotCounted(1, "a.wav: holds no sound")
+    assert written.scores[1] == SkippedMixture(1, "a.wav: holds no sound")
     expected = separations[2].score()
     assert isinstance(expected, Score)
     for name in MEASURES:
@@ -80,7 +80,7 @@ def test_scores_come_back_in_order_with_what_was_left_out(
 
 
 def test_files_are_the_sounds_of_the_shown_mixtures_tables_and_a_picture(
-    written: Written, separations: list[Separation]
+    written: Written, separations: list[SeparatedMixture]
 ) -> None:
     first, second = (video.category for video in separations[0].videos)
     assert sorted(written.files()) == sorted(
@@ -95,7 +95,7 @@ def test_files_are_the_sounds_of_the_shown_mixtures_tables_and_a_picture(
 
 
 def test_sounds_are_as_long_and_as_loud_as_the_arrays(
-    tmp_path: Path, separations: list[Separation]
+    tmp_path: Path, separations: list[SeparatedMixture]
 ) -> None:
     result = separations[0]
     write_sounds(result, tmp_path, RATE)
@@ -113,7 +113,7 @@ def test_sounds_are_as_long_and_as_loud_as_the_arrays(
 
 
 def test_sound_over_full_scale_is_clipped_and_does_not_wrap_around(
-    tmp_path: Path, separations: list[Separation]
+    tmp_path: Path, separations: list[SeparatedMixture]
 ) -> None:
     loud = np.linspace(-2, 2, LENGTH).astype(np.float32)
     write_sounds(replace(separations[0], mixture=loud), tmp_path, RATE)
@@ -142,17 +142,17 @@ def test_tables_hold_every_measured_source(written: Written) -> None:
 def test_two_runs_write_the_same_bytes(
     tmp_path: Path,
     written: Written,
-    separations: list[Separation],
+    separations: list[SeparatedMixture],
     player: PixelPlayer,
     tiny_params: Params,
 ) -> None:
-    unreadable = NotCounted(1, "a.wav: holds no sound")
+    unreadable = SkippedMixture(1, "a.wav: holds no sound")
     again = [separations[0], unreadable, *separations[2:]]
     assert Written(tmp_path / "again", again, player, tiny_params).files() == written.files()
 
 
 def test_picture_has_a_row_for_each_source(
-    tmp_path: Path, separations: list[Separation], player: PixelPlayer
+    tmp_path: Path, separations: list[SeparatedMixture], player: PixelPlayer
 ) -> None:
     path = tmp_path / "inner" / "example.png"
     measured = separations[0].score()
@@ -169,7 +169,7 @@ def test_picture_has_a_row_for_each_source(
 
 
 def test_picture_of_a_silent_estimate_and_equal_pixels_can_be_drawn(
-    tmp_path: Path, separations: list[Separation], player: PixelPlayer
+    tmp_path: Path, separations: list[SeparatedMixture], player: PixelPlayer
 ) -> None:
     frames = np.zeros_like(separations[0].frames)
     silent = np.zeros_like(separations[0].estimates)
@@ -181,7 +181,7 @@ def test_picture_of_a_silent_estimate_and_equal_pixels_can_be_drawn(
 
 def test_picture_shows_the_mixture_of_median_sdr(
     tmp_path: Path,
-    separations: list[Separation],
+    separations: list[SeparatedMixture],
     player: PixelPlayer,
     tiny_params: Params,
     monkeypatch: pytest.MonkeyPatch,
@@ -205,7 +205,7 @@ def test_picture_shows_the_mixture_of_median_sdr(
 
 
 def test_nothing_is_shown_when_none_is_to_be(
-    tmp_path: Path, separations: list[Separation], player: PixelPlayer, tiny_params: Params
+    tmp_path: Path, separations: list[SeparatedMixture], player: PixelPlayer, tiny_params: Params
 ) -> None:
     params = with_values(tiny_params, {"evaluate.shown": 0})
     written = Written(tmp_path, separations, player, params)
@@ -214,11 +214,11 @@ def test_nothing_is_shown_when_none_is_to_be(
 
 
 def test_shown_mixture_that_cannot_be_measured_can_be_heard_and_is_not_drawn(
-    tmp_path: Path, separations: list[Separation], player: PixelPlayer, tiny_params: Params
+    tmp_path: Path, separations: list[SeparatedMixture], player: PixelPlayer, tiny_params: Params
 ) -> None:
     silent = replace(separations[0], estimates=np.zeros_like(separations[0].estimates))
     written = Written(tmp_path, [silent], player, tiny_params)
-    assert isinstance(written.scores[0], NotCounted)
+    assert isinstance(written.scores[0], SkippedMixture)
     files = written.files()
     assert "sounds/000/mixture.wav" in files
     assert "plots/example.png" not in files

@@ -14,7 +14,7 @@ import soundfile
 from PIL import Image
 
 from sop.cli.main import main
-from sop.denoise.adaptive import FilterSetting
+from sop.denoise.settings import FilterSettings, LmsSettings, NlmsSettings, RlsSettings
 from sop.inference import separator as streaming
 from sop.inference.localization import regions_at
 from sop.inference.separator import Separator
@@ -535,14 +535,14 @@ def parts_of(folder: Path, regions: int) -> tuple[list[np.ndarray], np.ndarray]:
 @pytest.mark.parametrize(
     "setting",
     [
-        FilterSetting("rls", 8, 0.9999),
-        FilterSetting("nlms", 8, 0.01),
-        FilterSetting("lms", 8, 0.001),
+        RlsSettings(8, 0.9999),
+        NlmsSettings(8, 0.01),
+        LmsSettings(8, 0.001),
     ],
-    ids=lambda setting: setting.name,
+    ids=lambda setting: setting.method,
 )
 def test_denoised_sounds_are_filtered_with_the_others_and_sum_to_the_sound(
-    tmp_path: Path, uncertain: Separator, video: Path, setting: FilterSetting
+    tmp_path: Path, uncertain: Separator, video: Path, setting: FilterSettings
 ) -> None:
     # Each place has a share of the whole sound, so that any predicts the others.
     before, after = tmp_path / "before", tmp_path / "after"
@@ -567,17 +567,16 @@ def test_denoised_sounds_are_filtered_with_the_others_and_sum_to_the_sound(
     mix = 0.5 * filtered[0] + filtered[1] + filtered[2] + rest
     (remix,) = after.glob("remix.*")
     assert decibels(sound_of(remix)[: len(mix)] - mix, mix) < -20
-    rate = "forgetting" if setting.name == "rls" else "rate"
-    assert described(after)["denoise"] == {"filter": setting.name, "taps": 8, rate: setting.rate}
+    assert described(after)["denoise"] == {"filter": setting.method, **setting.values}
     assert described(before)["denoise"] is None
     # Each region was nothing but the others' sound.
-    assert setting.name == "lms" or "of the regions' energy" in written.notes[0]
+    assert setting.method == "lms" or "of the regions' energy" in written.notes[0]
 
 
 def test_denoising_keeps_what_others_do_not_predict(
     tmp_path: Path, planted: Separator, video: Path
 ) -> None:
-    setting = FilterSetting("lms", 64, 0.01)
+    setting = LmsSettings(64, 0.01)
     written = write_separation(video, tmp_path, planted, Request(denoise=setting))
     original = sound_of(video)
     (low, high), rest = parts_of(tmp_path, 2)
@@ -590,7 +589,7 @@ def test_regions_that_are_emptied_by_traces_of_one_another_are_said(
     tmp_path: Path, planted: Separator, video: Path, separated: Path
 ) -> None:
     # From its trace at -70 dB a tone is predicted as well as from itself.
-    setting = FilterSetting("rls", 64, 0.9999)
+    setting = RlsSettings(64, 0.9999)
     written = write_separation(video, tmp_path, planted, Request(denoise=setting))
     (low, high), rest = parts_of(tmp_path, 2)
     original = sound_of(video)
@@ -608,13 +607,13 @@ def test_regions_that_are_emptied_by_traces_of_one_another_are_said(
     [
         ({"regions": 1}, "it takes two regions that sound, and there is 1"),
         ({"places": PLACES[:1]}, "it takes two regions that sound, and there is 1"),
-        ({"denoise": FilterSetting("nlms", 10**9, 0.01)}, "1000000000 taps are more than the 176"),
+        ({"denoise": NlmsSettings(10**9, 0.01)}, "1000000000 taps are more than the 176"),
     ],
 )
 def test_denoising_that_can_have_no_effect_is_said(
     tmp_path: Path, planted: Separator, video: Path, wishes: dict[str, Any], said: str
 ) -> None:
-    wishes = {"denoise": FilterSetting("rls", 8, 0.999), **wishes}
+    wishes = {"denoise": RlsSettings(8, 0.999), **wishes}
     written = write_separation(video, tmp_path / "with", planted, Request(**wishes))
     write_separation(video, tmp_path / "without", planted, Request(**{**wishes, "denoise": None}))
     (note,) = written.notes
@@ -628,7 +627,7 @@ def test_denoising_that_can_have_no_effect_is_said(
 
 def test_silence_is_denoised(tmp_path: Path, planted: Separator) -> None:
     silent = film(tmp_path / "silent.mp4", "0|0", 1.0)
-    setting = FilterSetting("rls", 8, 0.999)
+    setting = RlsSettings(8, 0.999)
     written = write_separation(silent, tmp_path / "out", planted, Request(denoise=setting))
     assert written.notes == (
         "--denoise rls: nothing was filtered, it takes two regions that sound, and there is none",
@@ -643,7 +642,7 @@ def test_rate_that_diverges_in_the_middle_leaves_nothing(
 ) -> None:
     louder = film(tmp_path / "louder.mp4", f"sin(2*PI*{LOW_HZ}*t)*(0.01+0.5*gt(t\\,2))", SECONDS)
     quiet = film(tmp_path / "quiet.mp4", f"0.01*sin(2*PI*{LOW_HZ}*t)", SECONDS)
-    wishes = Request(places=PLACES, denoise=FilterSetting("lms", 64, 2.0))
+    wishes = Request(places=PLACES, denoise=LmsSettings(64, 2.0))
     write_separation(quiet, tmp_path / "out", uncertain, wishes)
     before = {path: path.read_bytes() for path in (tmp_path / "out").iterdir()}
     with pytest.raises(UserError, match=r"lms: rate 2: diverges.*must be below.*nlms"):

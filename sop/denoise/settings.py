@@ -1,0 +1,120 @@
+"""Settings of the denoising methods, one type for each method."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any, ClassVar, Literal, get_args
+
+from sop.denoise.adaptive import AdaptiveFilter, Lms, Nlms, Rls
+
+Method = Literal["lms", "nlms", "rls", "renormalise", "wiener"]
+METHODS: tuple[Method, ...] = get_args(Method)
+
+NONE = "none"
+"""Stands for no method: the sounds stay as they are."""
+
+
+@dataclass(frozen=True)
+class MethodSettings:
+    """Settings of one method; the fields are named as in `metrics/denoise.json`."""
+
+    method: ClassVar[Method]
+
+    @property
+    def values(self) -> dict[str, float]:
+        """The settings by name."""
+        return asdict(self)
+
+    def __str__(self) -> str:
+        """Return the method and its settings, such as `rls, taps 64, forgetting 0.999`."""
+        return ", ".join([self.method, *(f"{name} {v:g}" for name, v in self.values.items())])
+
+
+@dataclass(frozen=True)
+class FilterSettings(MethodSettings, ABC):
+    """Settings of an adaptive filter."""
+
+    taps: int
+    """Number of newest samples of each reference that the filter uses."""
+
+    @abstractmethod
+    def make(self, references: int) -> AdaptiveFilter:
+        """Create a filter with these settings.
+
+        Args:
+            references: number of references.
+
+        Raises:
+            FilterError: a setting is out of range.
+        """
+
+
+@dataclass(frozen=True)
+class LmsSettings(FilterSettings):
+    """Settings of `Lms`."""
+
+    method = "lms"
+    rate: float
+
+    def make(self, references: int) -> Lms:
+        """Create a filter with these settings; see `FilterSettings.make`."""
+        return Lms(references, self.taps, self.rate)
+
+
+@dataclass(frozen=True)
+class NlmsSettings(FilterSettings):
+    """Settings of `Nlms`."""
+
+    method = "nlms"
+    rate: float
+
+    def make(self, references: int) -> Nlms:
+        """Create a filter with these settings; see `FilterSettings.make`."""
+        return Nlms(references, self.taps, self.rate)
+
+
+@dataclass(frozen=True)
+class RlsSettings(FilterSettings):
+    """Settings of `Rls`."""
+
+    method = "rls"
+    forgetting: float
+
+    def make(self, references: int) -> Rls:
+        """Create a filter with these settings; see `FilterSettings.make`."""
+        return Rls(references, self.taps, self.forgetting)
+
+
+@dataclass(frozen=True)
+class RenormaliseSettings(MethodSettings):
+    """Settings of `sop.denoise.wiener.renormalised`."""
+
+    method = "renormalise"
+    power: float
+
+
+@dataclass(frozen=True)
+class WienerSettings(MethodSettings):
+    """Settings of `sop.denoise.wiener.em_wiener`, which starts from renormalised masks."""
+
+    method = "wiener"
+    power: float
+    frames: int
+    iterations: int
+
+
+_TYPES: dict[str, Any] = {
+    settings.method: settings
+    for settings in (LmsSettings, NlmsSettings, RlsSettings, RenormaliseSettings, WienerSettings)
+}
+
+
+def settings_of(method: str, values: Mapping[str, float]) -> MethodSettings:
+    """Return the settings of a method.
+
+    Args:
+        method: one of `METHODS`.
+        values: its settings by name, as in `MethodSettings.values`.
+    """
+    settings: MethodSettings = _TYPES[method](**values)
+    return settings

@@ -1,0 +1,121 @@
+"""Try candidates on one separated mixture, and measure the result.
+
+Shapes: N sources, L samples, F x M frequency bins x spectrogram frames.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from sop.denoise.adaptive import largest_lms_rate
+from sop.denoise.settings import (
+    FilterSettings,
+    LmsSettings,
+    MethodSettings,
+    RenormaliseSettings,
+    WienerSettings,
+)
+from sop.denoise.wiener import em_wiener, renormalised
+from sop.evaluate.measures import bss_eval, si_sdr, why_not_comparable, why_not_measurable
+from sop.evaluate.records import Record, Sounds
+from sop.model.spectrogram import istft
+from sop.params import Params
+
+DENOISE_MEASURES = ("sdr", "sir", "sar", "si_sdr", "mse", "snr")
+
+# The SNR of the notebook that this stage follows: mean over standard deviation of the waveform. It
+# says nothing about noise and is kept for comparison only.
+NOTEBOOK_SNR = "mean_over_std"
+TRIAL_MEASURES = (*DENOISE_MEASURES, NOTEBOOK_SNR)
+
+# An LMS rate that would diverge is reduced to this fraction of the smallest rate that diverges.
+STABLE_FRACTION = 0.5
+
+
+@dataclass(frozen=True)
+class Trial:
+    """A separated mixture on which candidates are tried."""
+
+    record: Record
+    params: Params
+    bounded: set[LmsSettings] = field(default_factory=set)
+    """Candidates whose rate would have diverged on this mixture and was reduced."""
+
+    @cached_property
+    def before(self) -> Sounds:
+        """The separated sounds before any denoising, (N, L)."""
+        return self.record.estimates(self.params)
+
+    @cached_property
+    def truth(self) -> Sounds:
+        """The true sounds, (N, L)."""
+        return self.record.truth(self.params)
+
+    def why_not_measurable(self) -> str | None:
+        """Return the reason why the mixture cannot be measured; None if it can."""
+        return why_not_comparable(self.record.videos, self.truth, self.before)
+
+    def after(self, candidate: MethodSettings | None) -> Sounds:
+        """Apply a candidate to the separated sounds.
+
+        A mixture with a single source is left unchanged, and so is a sound that would become
+        silent.
+
+        Args:
+            candidate: method and settings; None for no change.
+
+        Returns:
+            (N, L).
+        """
+        if candidate is None or len(self.before) < 2:
+            return self.before
+        match candidate:
+            case FilterSettings():
+                each = [self._filtered(candidate, n) for n in range(len(self.before))]
+                sounds = np.stack(each)
+            case RenormaliseSettings() | WienerSettings():
+                sounds = self._masked(candidate)
+        silent = [why_not_measurable(sound) is not None for sound in sounds]
+        return np.where(np.array(silent)[:, None], self.before, sounds)
+
+    def measure(self, tried: Sequence[MethodSettings | None]) -> NDArray[np.float64]:
+        """Measure the sounds that each candidate makes, (candidates, `TRIAL_MEASURES`, N)."""
+        sounds = np.stack([self.after(candidate) for candidate in tried]).astype(np.float64)
+        truth = self.truth.astype(np.float64)
+        bss = bss_eval(truth, sounds)
+        errors = np.mean((sounds - truth) ** 2, axis=-1)
+        snr = 10 * np.log10(np.mean(truth**2, axis=-1) / np.maximum(errors, 1e-20))
+        notebook = sounds.mean(axis=-1) / sounds.std(axis=-1)
+        values = [bss.sdr, bss.sir, bss.sar, si_sdr(truth, sounds), errors, snr, notebook]
+        return np.stack(values, axis=1)
+
+    def _filtered(self, candidate: FilterSettings, target: int) -> Sounds:
+        """Filter one sound with all others as references, (L,)."""
+        others = np.delete(self.before, target, axis=0)
+        settings = candidate
+        if isinstance(candidate, LmsSettings):
+            stable = STABLE_FRACTION * largest_lms_rate(others, candidate.taps)
+            if candidate.rate > stable:
+                self.bounded.add(candidate)
+                settings = replace(candidate, rate=stable)
+        return settings.make(len(others)).clean(self.before[target], others).astype(np.float32)
+
+    def _masked(self, candidate: RenormaliseSettings | WienerSettings) -> Sounds:
+        """Separate the mixture again, with masks that sum to one, (N, L)."""
+        spectrum = self.record.spectrum(self.params)
+        shares = renormalised(self._masks, candidate.power)
+        if isinstance(candidate, WienerSettings):
+            power = spectrum.abs().square().numpy()
+            shares = em_wiener(shares, power, candidate.frames, candidate.iterations)
+        parts = torch.from_numpy(shares.astype(np.float32)) * spectrum
+        sounds: Sounds = istft(parts, self.params.spectrogram).numpy()
+        return sounds
+
+    @cached_property
+    def _masks(self) -> Sounds:
+        masks: Sounds = self.record.linear_masks(self.params).numpy()
+        return masks
