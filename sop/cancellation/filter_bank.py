@@ -9,13 +9,11 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 
 import numpy as np
-from numpy.typing import NDArray
 
+from sop.cancellation.wav import Samples
 from sop.denoise.adaptive import AdaptiveFilter, FilterError
 from sop.denoise.settings import FilterSettings
 from sop.runtime.errors import UserError
-
-Samples = NDArray[np.float32]
 
 
 class FilterBank:

@@ -1,10 +1,9 @@
-"""Adaptive noise cancellation of whole recordings, block by block; memory does not grow with them.
+"""Adaptive noise cancellation of recordings, block by block, in constant memory.
 
-Every channel of the target has a filter of its own, whose references are all channels of all
-reference recordings.
+Each channel of the target has its own filter, whose references are all channels of all reference
+recordings.
 
-Shapes: C channels of the target, R channels of all references together, N signals, s consecutive
-samples.
+Shapes: C channels of the target, R channels of all references together, s samples of a block.
 """
 
 import math
@@ -16,8 +15,8 @@ from pathlib import Path
 import numpy as np
 import soundfile
 
-from sop.cancellation.filter_bank import Samples, filter_bank
-from sop.cancellation.wav import writing_wav
+from sop.cancellation.filter_bank import filter_bank
+from sop.cancellation.wav import Samples, writing_wav
 from sop.denoise.adaptive import largest_lms_rate
 from sop.denoise.settings import FilterSettings, LmsSettings
 from sop.runtime.errors import UserError
@@ -29,18 +28,18 @@ BLOCK_SECONDS = 1.0
 
 @dataclass(frozen=True)
 class Cancelled:
-    """What was made of a recording."""
+    """Result of a noise cancellation."""
 
     energy_before: float
-    """Of the target: the sum of its squared samples, full scale being 1."""
+    """Sum of the squared samples of the target, full scale being 1."""
     energy_after: float
-    """Of the result."""
+    """Sum of the squared samples of the result."""
     notes: tuple[str, ...]
-    """What was passed through as it is, and why."""
+    """Recordings that were ignored or copied unchanged, and why."""
 
     @property
     def decibels(self) -> float:
-        """How much quieter the result is; infinite if it is silent and the target is not."""
+        """Reduction of the energy; infinite if only the result is silent."""
         if not self.energy_after:
             return math.inf if self.energy_before else 0.0
         if not self.energy_before:
@@ -51,45 +50,46 @@ class Cancelled:
 def cancel(
     target: Path, references: Sequence[Path], out: Path, settings: FilterSettings
 ) -> Cancelled:
-    """Take out of a recording what others, made at the same time, can predict of it.
+    """Remove from a recording what other recordings, made at the same time, predict of it.
 
-    All files are read once beforehand, so that what cannot be used is known before the work.
+    All files are read once before filtering, so that an unusable file is found early.
 
     Args:
         target: any sound file that libsndfile reads.
-        references: one or more of the target's rate and length, of any number of channels.
-        out: gets the result, a WAV of 32-bit floats of the target's rate, length and channels;
-            it is there, whole, at the end.
-        settings: the filter.
+        references: one or more files with the target's sample rate and length, and any number of
+            channels.
+        out: file for the result, a WAV file of 32-bit floats with the target's sample rate, length
+            and channels. It appears when it is complete.
+        settings: settings of the filters.
 
     Raises:
-        UserError: a file cannot be used, they do not fit each other, the filter is impossible or
-            would diverge, or the result cannot be written.
+        UserError: a file cannot be used, the files do not match, the filter is impossible or would
+            diverge, or the result cannot be written.
     """
-    _check_place(out, (target, *references))
-    wanted, *heard = [_described(path) for path in (target, *references)]
-    for sound in heard:
-        _check_alike(wanted, sound)
+    _check_output(out, (target, *references))
+    wanted, *others = [_sound(path) for path in (target, *references)]
+    for other in others:
+        _check_match(wanted, other)
     notes = []
     too_short = settings.taps > wanted.samples
     if too_short:
         notes.append(
-            f"{target}: copied as it is, {settings.taps} taps are more than its {wanted.samples} "
+            f"{target}: copied unchanged, {settings.taps} taps are more than its {wanted.samples} "
             "samples"
         )
-    loud = _listen(wanted, heard, None if too_short else settings)
+    audible = _scan(wanted, others, None if too_short else settings)
     if not too_short:
-        silent = [sound.path for sound, sounds in zip(heard, loud, strict=True) if not sounds]
-        notes += [f"{path}: silent, nothing can be learned from it" for path in silent]
-        if not any(loud):
-            notes.append(f"{target}: copied as it is, there is no reference that sounds")
-    filters = 0 if too_short or not any(loud) else wanted.channels
+        silent = [other.path for other, heard in zip(others, audible, strict=True) if not heard]
+        notes += [f"{path}: silent, so it predicts nothing" for path in silent]
+        if not any(audible):
+            notes.append(f"{target}: copied unchanged, all references are silent")
+    filters = 0 if too_short or not any(audible) else wanted.channels
     before = after = 0.0
     with (
-        filter_bank(settings, [sum(sound.channels for sound in heard)] * filters) as bank,
+        filter_bank(settings, [sum(other.channels for other in others)] * filters) as bank,
         writing_wav(out, wanted.sample_rate, wanted.channels) as file,
     ):
-        for block, reference in _side_by_side(wanted, heard, f"cancelling ({settings.method})"):
+        for block, reference in _aligned(wanted, others, f"cancel ({settings.method})"):
             clean = bank.clean(block, [reference] * filters) if filters else block
             before += float(np.square(block, dtype=np.float64).sum())
             after += float(np.square(clean, dtype=np.float64).sum())
@@ -104,39 +104,43 @@ class _Sound:
     """Hz."""
     channels: int
     samples: int
-    """Of each channel."""
+    """Number of samples of each channel."""
 
     @property
     def length(self) -> str:
         return f"{self.samples} samples, {self.samples / self.sample_rate:.3f} s"
 
+    @property
+    def block_samples(self) -> int:
+        return max(1, int(BLOCK_SECONDS * self.sample_rate))
 
-def _check_place(out: Path, inputs: Sequence[Path]) -> None:
+
+def _check_output(out: Path, inputs: Sequence[Path]) -> None:
     if out.suffix.lower() != ".wav":
-        raise UserError(f"{out}: the result is a WAV; choose a name that ends in .wav")
+        raise UserError(f"{out}: the result is a WAV file; choose a name that ends in .wav")
     for path in inputs:
         if out.resolve() == path.resolve() or (
             out.exists() and path.exists() and out.samefile(path)
         ):
-            raise UserError(f"{out}: would be written over, it is an input; choose another name")
+            raise UserError(f"{out}: is also an input; choose another name for the result")
 
 
-def _check_alike(target: _Sound, reference: _Sound) -> None:
+def _check_match(target: _Sound, reference: _Sound) -> None:
     if reference.sample_rate != target.sample_rate:
         raise UserError(
-            f"{reference.path}: has {reference.sample_rate} Hz, {target.path} has "
+            f"{reference.path}: has {reference.sample_rate} Hz, but {target.path} has "
             f"{target.sample_rate} Hz; resample one of them"
         )
     if reference.samples != target.samples:
         raise UserError(
             f"{reference.path}: differs in length ({reference.length}) from {target.path} "
-            f"({target.length}); cut them to the same stretch of time"
+            f"({target.length}); trim them to the same time span"
         )
 
 
 @contextmanager
 def _opened(path: Path) -> Iterator[soundfile.SoundFile]:
-    # Opening anything else, such as a named pipe, may block forever.
+    # Opening anything but a regular file, such as a pipe, could block forever.
     require_file(path)
     try:
         stream = path.open("rb")
@@ -145,7 +149,7 @@ def _opened(path: Path) -> Iterator[soundfile.SoundFile]:
     with stream:
         try:
             file = soundfile.SoundFile(stream)
-        # A file without a header, by its name, wants to be told what it holds.
+        # A TypeError means a file without a header, such as text.raw.
         except (soundfile.SoundFileError, TypeError):
             raise UserError(
                 f"{path}: not a sound file that libsndfile reads; convert it to WAV or FLAC"
@@ -154,10 +158,10 @@ def _opened(path: Path) -> Iterator[soundfile.SoundFile]:
             yield file
 
 
-def _described(path: Path) -> _Sound:
+def _sound(path: Path) -> _Sound:
     with _opened(path) as file:
         if not file.frames:
-            raise UserError(f"{path}: holds no samples; record it again")
+            raise UserError(f"{path}: contains no audio")
         return _Sound(path, file.samplerate, file.channels, file.frames)
 
 
@@ -165,12 +169,11 @@ def _blocks(sound: _Sound) -> Iterator[Samples]:
     """Read consecutive blocks, (channels, s).
 
     Raises:
-        UserError: it is damaged, or holds what is no number.
+        UserError: the file is damaged or contains a sample that is not finite.
     """
-    size = _block_samples(sound)
     with _opened(sound.path) as file:
-        for begin in range(0, sound.samples, size):
-            count = min(size, sound.samples - begin)
+        for begin in range(0, sound.samples, sound.block_samples):
+            count = min(sound.block_samples, sound.samples - begin)
             try:
                 block = file.read(count, dtype="float32", always_2d=True)
             except soundfile.SoundFileError:
@@ -179,62 +182,58 @@ def _blocks(sound: _Sound) -> Iterator[Samples]:
                 seconds = (begin + len(block)) / sound.sample_rate
                 raise UserError(
                     f"{sound.path}: damaged, cannot be read beyond second {seconds:.3f} of "
-                    f"{sound.samples / sound.sample_rate:.3f}; make it anew, or cut it there"
+                    f"{sound.samples / sound.sample_rate:.3f}; create it again, or trim it there"
                 )
             bad = np.flatnonzero(~np.isfinite(block).all(axis=1))
             if len(bad):
                 seconds = (begin + int(bad[0])) / sound.sample_rate
                 raise UserError(
                     f"{sound.path}: a sample is not a finite number at second {seconds:.3f}; "
-                    "mend the file, or cut that stretch out of all of them"
+                    "repair the file, or cut that part out of all files"
                 )
             yield np.ascontiguousarray(block.T)
 
 
-def _block_samples(sound: _Sound) -> int:
-    return max(1, int(BLOCK_SECONDS * sound.sample_rate))
-
-
-def _side_by_side(
-    target: _Sound, references: Sequence[_Sound], what: str
+def _aligned(
+    target: _Sound, references: Sequence[_Sound], action: str
 ) -> Iterator[tuple[Samples, Samples]]:
-    """Consecutive blocks of the target, (C, s), and of all references, (R, s)."""
+    """Read consecutive blocks of the target, (C, s), and of all references, (R, s)."""
     blocks = zip(_blocks(target), *map(_blocks, references), strict=True)
-    total = math.ceil(target.samples / _block_samples(target))
-    for block, *heard in progress(blocks, what, total, "second"):
-        yield block, np.concatenate(heard)
+    total = math.ceil(target.samples / target.block_samples)
+    for block, *others in progress(blocks, action, total, "second"):
+        yield block, np.concatenate(others)
 
 
-def _listen(
+def _scan(
     target: _Sound, references: Sequence[_Sound], settings: FilterSettings | None
 ) -> list[bool]:
-    """Read everything once.
+    """Read all files once, and check the rate of LMS.
 
     Returns:
-        Whether each of the references sounds.
+        For each reference, whether it is not silent.
 
     Raises:
         UserError: a file is damaged, or the filter would diverge.
     """
     owners = np.repeat(np.arange(len(references)), [sound.channels for sound in references])
-    loud = np.zeros(len(owners), bool)
-    largest = math.inf
+    audible = np.zeros(len(owners), bool)
+    limit = math.inf
     past: Samples = np.zeros((len(owners), 0), np.float32)
-    for _, reference in _side_by_side(target, references, "listening"):
-        loud |= reference.any(axis=1)
+    for _, reference in _aligned(target, references, "scan"):
+        audible |= reference.any(axis=1)
         if isinstance(settings, LmsSettings):
-            heard = np.concatenate([past, reference], axis=1)
-            largest = min(largest, largest_lms_rate(heard, settings.taps))
-            past = heard[:, max(0, heard.shape[1] - settings.taps + 1) :]
-    if isinstance(settings, LmsSettings) and settings.rate >= largest:
+            history = np.concatenate([past, reference], axis=1)
+            limit = min(limit, largest_lms_rate(history, settings.taps))
+            past = history[:, max(0, history.shape[1] - settings.taps + 1) :]
+    if isinstance(settings, LmsSettings) and settings.rate >= limit:
         raise UserError(
             f"lms: rate {settings.rate:g} diverges with these references; it must be below "
-            f"{_rounded_down(largest):.3g}, or take nlms, which suits any loudness"
+            f"{_rounded_down(limit):.3g}, or use nlms, which works at any level"
         )
-    return [bool(loud[owners == owner].any()) for owner in range(len(references))]
+    return [bool(audible[owners == owner].any()) for owner in range(len(references))]
 
 
 def _rounded_down(value: float) -> float:
-    """To three digits, so that what is below the printed number is below the number."""
+    """Round to three digits, down, so that a rate below the printed limit is allowed."""
     step = 10.0 ** (math.floor(math.log10(value)) - 2)
     return math.floor(value / step) * step
