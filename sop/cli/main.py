@@ -32,6 +32,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Raises:
         UserError: an argument, or a file that it names, cannot be used.
     """
+    options = make_parser().parse_args(arguments)
+    status: int = options.run(options)
+    return status
+
+
+def make_parser() -> argparse.ArgumentParser:
+    """Return the parser of all commands and their arguments."""
     parser = argparse.ArgumentParser(
         prog="sop",
         description=DESCRIPTION,
@@ -40,9 +47,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
     for command in COMMANDS:
         command.add_parser(commands)
-    options = parser.parse_args(arguments)
-    status: int = options.run(options)
-    return status
+    return parser
 
 
 def program() -> None:
