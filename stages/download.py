@@ -1,9 +1,9 @@
-"""Stage `download`: bring the videos of the chosen source into one folder."""
+"""Stage `download`: download or render the videos of the chosen source into one folder."""
 
 from pathlib import Path
 
 from sop.download.download import download
-from sop.download.sources import Places
+from sop.download.sources import CachePaths
 from sop.params import load_params
 from sop.runtime.metrics_files import write_metrics
 from sop.runtime.stage import run_stage
@@ -11,12 +11,12 @@ from sop.runtime.stage import run_stage
 
 def main() -> None:
     params = load_params()
-    places = Places(
+    caches = CachePaths(
         lists=Path("data/lists"),
-        unfinished=Path("data/unfinished"),
+        partial=Path("data/partial"),
         hashes=Path("data/hashes.sqlite"),
     )
-    summary = download(params, Path("data/videos"), places)
+    summary = download(params, Path("data/videos"), caches)
     write_metrics("download", summary, details=("category", "reasons"))
 
 

@@ -1,4 +1,4 @@
-"""Videos of any container to MP4: their streams copied, or else transcoded."""
+"""Convert videos of any container to MP4: copy their streams, or else transcode them."""
 
 import shutil
 from pathlib import Path
@@ -17,32 +17,32 @@ from sop.media.ffmpeg import (
 )
 from sop.runtime.errors import LeftOut
 
-# Fixed, so that what comes out does not depend on the machine.
+# Fixed, so that the result does not depend on the machine.
 TRANSCODE = {"vcodec": "libx264", "acodec": "aac", "crf": 20, "pix_fmt": "yuv420p", "threads": 1}
 
 
 def to_mp4(video: Path, mp4: Path, limits: Limits) -> None:
-    """Write `video` as an MP4: byte for byte if it is one, else by stream copy, else transcoded.
+    """Write `video` as an MP4: as a copy if it is one, else with copied or transcoded streams.
 
     Args:
         video: a file of any container.
-        mp4: where to write; a name that ends in `.mp4`.
-        limits: of each run of ffmpeg.
+        mp4: path to write; its name ends in `.mp4`.
+        limits: limits of each run of ffmpeg.
 
     Raises:
-        LeftOut: it is not a video; or its container is another, and it is cut off, lacks pictures
-            or sound, or cannot be converted.
+        LeftOut: the file is not a video; or it is no MP4 and is truncated, lacks pictures or
+            sound, or cannot be converted.
     """
     containers = probe_header(video, limits).containers
     if video.suffix.lower() == ".mp4" and "mp4" in containers:
         shutil.copyfile(video, mp4)
         return
-    # A copy of half a file would look like a whole one.
+    # A copy of a truncated file would look like a complete one.
     probe(video, limits)
     if run_to_end(_convert(video, mp4, {"c": "copy"}), limits).code:
         transcoding = run_to_end(_convert(video, mp4, TRANSCODE), limits)
         if transcoding.code:
-            # Its threads complain beside each other; sorted, runs say the same.
+            # The order of messages depends on timing; sorted, the reason does not.
             transcoding.messages.sort()
             raise LeftOut(f"not convertible to MP4 ({error_message(transcoding)})")
 

@@ -1,4 +1,4 @@
-"""Videos of the user's own: a folder of `<category>/<name>.<ending>`, or of the videos alone."""
+"""Local videos: a folder of `<category>/<name>.<suffix>`, or of videos without categories."""
 
 import os
 from collections.abc import Iterator
@@ -9,16 +9,16 @@ from sop.runtime.errors import LeftOut, UserError
 
 UNLABELLED = "unlabelled"
 
-# A list of videos that lie elsewhere (source list) may lie beside those that lie here.
+# The list of the source `list` may be in the same folder; it is no video.
 LIST_NAME = "list.csv"
 
-# A file system takes names of 255 bytes; while a file is written its name is longer.
+# File systems allow names of 255 bytes; a file that is being written has a longer name.
 NAME_BYTES = 200
 
 
 @dataclass(frozen=True)
 class LocalVideo:
-    """A file that may become `<category>/<id>.mp4`."""
+    """A file that becomes `<category>/<id>.mp4` if it is a video."""
 
     path: Path
     category: str
@@ -26,19 +26,20 @@ class LocalVideo:
 
 
 @dataclass(frozen=True)
-class Refused:
-    """A file that may not, and why."""
+class UnusableVideo:
+    """A file that cannot be used, as its name or place shows."""
 
-    path: Path
     category: str
     id: str
+    shown_as: str
+    """Its path on one line."""
     reason: str
 
 
-def find_videos(folder: Path) -> tuple[list[LocalVideo], list[Refused]]:
-    """List the files of a folder, each under the name that it would get; hidden ones are ignored.
+def find_videos(folder: Path) -> tuple[list[LocalVideo], list[UnusableVideo]]:
+    """List the files of a folder with their categories and ids, except hidden files.
 
-    Whether a file is a video shows when it is read.
+    No file is read: those that are no videos are found out later.
 
     Raises:
         UserError: the folder is missing or empty.
@@ -48,25 +49,20 @@ def find_videos(folder: Path) -> tuple[list[LocalVideo], list[Refused]]:
             f"dataset.local.folder: {folder} is not a folder; {_advice()}, or name another folder"
         )
     videos: dict[tuple[str, str], LocalVideo] = {}
-    refused = []
+    unusable = []
     for path, category in _files(folder):
         try:
             _check(path, folder)
             earlier = videos.get((category, path.stem))
             if earlier is not None:
-                raise LeftOut(f"{earlier.path.name} has that name already; rename one of them")
+                raise LeftOut(f"{earlier.path.name} has the same name; rename one of them")
         except LeftOut as reason:
-            refused.append(Refused(path, category, path.stem, str(reason)))
+            unusable.append(UnusableVideo(category, path.stem, _printable(path), str(reason)))
         else:
             videos[category, path.stem] = LocalVideo(path, category, path.stem)
-    if not videos and not refused:
+    if not videos and not unusable:
         raise UserError(f"dataset.local.folder: {folder} is empty; {_advice()}")
-    return list(videos.values()), refused
-
-
-def printable(path: Path) -> str:
-    """A path on one line, whatever its name holds."""
-    return "".join(c if c.isprintable() else "?" for c in str(path))
+    return list(videos.values()), unusable
 
 
 def _advice() -> str:
@@ -74,7 +70,7 @@ def _advice() -> str:
 
 
 def _files(folder: Path) -> Iterator[tuple[Path, str]]:
-    """What there is, with its category, in order."""
+    """Yield the files with their categories, sorted."""
     for path in _visible(folder):
         if path.name == LIST_NAME and path.is_file():
             continue
@@ -89,11 +85,11 @@ def _visible(folder: Path) -> list[Path]:
 
 
 def _check(path: Path, folder: Path) -> None:
-    """Raise `LeftOut` for what cannot be taken as a video, going by its name and place."""
+    """Raise `LeftOut` if the name or the place of a file makes it unusable."""
     for name in path.relative_to(folder).parts:
-        # A name that is not in the system's encoding comes with surrogates, which do not print.
+        # Bytes outside of the system's encoding become surrogates, which cannot be printed.
         if not name.isprintable():
-            raise LeftOut("its name holds control characters or is not UTF-8; rename it")
+            raise LeftOut("its name contains control characters or is not UTF-8; rename it")
         if len(os.fsencode(name)) > NAME_BYTES:
             raise LeftOut(f"its name is longer than {NAME_BYTES} bytes; rename it")
     try:
@@ -101,10 +97,15 @@ def _check(path: Path, folder: Path) -> None:
     except (OSError, RuntimeError):
         raise LeftOut("a link to a missing file") from None
     if not place.is_relative_to(folder.resolve()):
-        raise LeftOut("a link that leaves the folder; put the file itself there")
+        raise LeftOut("a link that leaves the folder; copy the file into it")
     if path.is_dir():
-        raise LeftOut("a folder inside a category; videos lie at <category>/<name>")
+        raise LeftOut("a folder inside a category; videos are expected at <category>/<name>")
     if not path.is_file():
         raise LeftOut("not an ordinary file")
     if not os.access(path, os.R_OK):
-        raise LeftOut("not readable: see its permissions")
+        raise LeftOut("not readable; check its permissions")
+
+
+def _printable(path: Path) -> str:
+    """Return a path on one line, whatever characters its name contains."""
+    return "".join(c if c.isprintable() else "?" for c in str(path))

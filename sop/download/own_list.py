@@ -1,4 +1,4 @@
-"""A list of the user's own: videos by category and YouTube id, or by category and address."""
+"""The user's list: videos by category and YouTube id, or by category and address."""
 
 import csv
 import hashlib
@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, unquote, urlsplit
 
-from sop.download.published_lists import YOUTUBE_ID, Entry
+from sop.download.published_lists import YOUTUBE_ID, ListedVideo
 from sop.runtime.errors import UserError
 
 COLUMNS = ("category", "id", "url", "begin", "end")
@@ -22,43 +22,43 @@ _URL = re.compile(r"https?://[^\s/?#]+\S*")
 _SHOWN_CHARACTERS = 80
 
 
-def read_own_list(path: Path, video_url: str) -> list[Entry]:
-    """The videos of a list, in its order, each once.
+def read_own_list(path: Path, video_url: str) -> list[ListedVideo]:
+    """Return the videos of a list in its order, without duplicates.
 
     Args:
         path: a CSV with a header, or JSON: a list of objects with the same keys, or the published
-            form, `{"videos": {category: [id, ...]}}`. Columns: category; id, url or both; and
-            begin and end in seconds, for a part of the video.
-        video_url: address of a YouTube video, with `{id}` where its id goes.
+            form, `{"videos": {category: [id, ...]}}`. Columns: category; id, url or both;
+            optionally begin and end of a part of the video, in seconds.
+        video_url: address of a YouTube video, with `{id}` in place of its id.
 
     Raises:
-        UserError: the file is missing or of another form, or a row holds what it may not.
+        UserError: the file is missing or has another form, or a row is invalid.
     """
     try:
         text = path.read_text(encoding="utf-8-sig")
     except FileNotFoundError:
         raise UserError(
-            f"dataset.lists.own: {path} not found; write it, with the columns category,id or "
+            f"dataset.lists.own: {path} not found; create it with the columns category,id or "
             "category,url"
         ) from None
     except (OSError, ValueError) as error:
         raise UserError(f"{path}: not readable ({error})") from None
     rows = _json_rows if path.suffix.lower() == ".json" else _csv_rows
-    found: dict[tuple[str, str], tuple[Entry, str]] = {}
+    found: dict[tuple[str, str], tuple[ListedVideo, str]] = {}
     for where, row in rows(path, text):
         try:
-            entry = _entry(row, video_url)
+            video = _listed_video(row, video_url)
         except ValueError as error:
             raise UserError(f"{path}, {where}: {error}") from None
-        earlier, place = found.setdefault((entry.category, entry.id), (entry, where))
-        if entry != earlier:
+        earlier, place = found.setdefault((video.category, video.id), (video, where))
+        if video != earlier:
             raise UserError(
-                f"{path}, {where}: two videos would be {entry.category}/{entry.id}, this and that "
-                f"of {place}; give one of them another id, beside its url"
+                f"{path}, {where}: {video.category}/{video.id} is another video in {place}; "
+                "give one of them another id in addition to its url"
             )
     if not found:
         raise UserError(f"{path}: lists no videos; add rows of category,id or category,url")
-    return [entry for entry, _ in found.values()]
+    return [video for video, _ in found.values()]
 
 
 def _csv_rows(path: Path, text: str) -> Iterator[tuple[str, Mapping[str, Any]]]:
@@ -68,13 +68,13 @@ def _csv_rows(path: Path, text: str) -> Iterator[tuple[str, Mapping[str, Any]]]:
         known = set(names) <= set(COLUMNS) and len(set(names)) == len(names)
         if not known or "category" not in names or not {"id", "url"} & set(names):
             raise UserError(
-                f"{path}, line 1: is {_shown(','.join(names))}; it should name the columns: "
-                "category,id or category,url, and begin,end if wanted"
+                f"{path}, line 1: header {_short(','.join(names))} is invalid; columns are "
+                "category,id or category,url, and optionally begin,end"
             )
         table.fieldnames = names
         for row in table:
             if any(row.values()):
-                # The table's own number leaves out blank lines and the one it fails at.
+                # A count of the rows would leave out blank lines.
                 yield f"line {table.reader.line_num}", row
     except csv.Error as error:
         raise UserError(f"{path}, line {table.reader.line_num}: not CSV ({error})") from None
@@ -93,67 +93,67 @@ def _json_rows(path: Path, text: str) -> Iterator[tuple[str, Mapping[str, Any]]]
             raise TypeError
     except (KeyError, TypeError, AttributeError):
         raise UserError(
-            f'{path}: should be a list of objects with category and id or url, or {{"videos": '
+            f'{path}: expected a list of objects with category and id or url, or {{"videos": '
             "{category: [id, ...]}}"
         ) from None
     for number, row in enumerate(rows, start=1):
         if unknown := set(row) - set(COLUMNS):
             raise UserError(
-                f"{path}, video {number}: unknown key {_shown(min(unknown))}; keys are "
+                f"{path}, video {number}: unknown key {_short(min(unknown))}; keys are "
                 f"{', '.join(COLUMNS)}"
             )
         yield f"video {number}", row
 
 
-def _entry(row: Mapping[str, Any], video_url: str) -> Entry:
-    """A row as an entry; what is wrong with it is a ValueError."""
+def _listed_video(row: Mapping[str, Any], video_url: str) -> ListedVideo:
+    """Return the video of a row; raise ValueError with the reason if the row is invalid."""
     if None in row:
-        raise ValueError("has more values than there are columns")
+        raise ValueError("more values than columns")
     for key in ("category", "id", "url"):
         if not isinstance(row.get(key), str | None):
-            raise ValueError(f"{key} {_shown(row[key])} is not allowed; it should be a text")
-    # Duets of the published lists have a space.
+            raise ValueError(f"{key} {_short(row[key])} is not allowed; it must be a string")
+    # Duets of the published lists are written with a space.
     category = (row.get("category") or "").strip().replace(" ", "_")
     id_, url = (row.get("id") or "").strip(), (row.get("url") or "").strip()
     if not _CATEGORY.fullmatch(category):
         raise ValueError(
-            f"category {_shown(category)} is not allowed; a category is letters, digits, _ and -, "
-            "and begins with a letter or digit"
+            f"category {_short(category)} is not allowed; a category is letters, digits, _ and -, "
+            "beginning with a letter or digit"
         )
     if url and not _is_web_address(url):
         raise ValueError(
-            f"url {_shown(url)} is not allowed; a url begins with http:// or https://, and has "
+            f"url {_short(url)} is not allowed; a url begins with http:// or https:// and has "
             "no spaces"
         )
     if not url and not YOUTUBE_ID.fullmatch(id_):
         raise ValueError(
-            f"id {_shown(id_)} is not allowed; without a url it is a YouTube id, eleven letters, "
+            f"id {_short(id_)} is not allowed; without a url it is a YouTube id, eleven letters, "
             "digits, - or _"
         )
     if url and id_ and not (_NAME.fullmatch(id_) or YOUTUBE_ID.fullmatch(id_)):
         raise ValueError(
-            f"id {_shown(id_)} is not allowed; beside a url it is letters, digits, _ and -, "
+            f"id {_short(id_)} is not allowed; with a url it is letters, digits, _ and -, "
             "not beginning with -"
         )
     clip = _clip(row.get("begin"), row.get("end"))
     name = id_ or _name_of(url)
     if clip is not None:
         name += f"_{clip[0]:.10g}-{clip[1]:.10g}"
-    return Entry(category, name, url or video_url.replace("{id}", id_), clip)
+    return ListedVideo(category, name, url or video_url.replace("{id}", id_), clip)
 
 
 def _clip(begin: Any, end: Any) -> tuple[float, float] | None:
     if begin in (None, "") and end in (None, ""):
         return None
     try:
-        # By way of text, for float takes true for 1 and lets a number overflow.
+        # Converted to text first, because float() accepts True and overflows for large integers.
         seconds = 0.0 if begin in (None, "") else float(str(begin)), float(str(end))
     except ValueError:
         seconds = (0.0, 0.0)
     if not 0 <= seconds[0] < seconds[1] < float("inf"):
         raise ValueError(
-            f"begin {_shown(begin)} and end {_shown(end)} are not allowed; they are seconds, the "
-            "end after the begin"
+            f"begin {_short(begin)} and end {_short(end)} are not allowed; both are seconds, "
+            "and the end is after the begin"
         )
     return seconds
 
@@ -167,7 +167,7 @@ def _is_web_address(url: str) -> bool:
 
 
 def _name_of(url: str) -> str:
-    """A file's name for an address: YouTube's id, or its last part and what tells it apart."""
+    """Return a file name for an address: YouTube's id, or its last part and a hash."""
     parts = urlsplit(url)
     path = parts.path.strip("/")
     id_ = ""
@@ -182,7 +182,7 @@ def _name_of(url: str) -> str:
     return f"{readable or 'video'}_{hashlib.sha256(url.encode()).hexdigest()[:8]}"
 
 
-def _shown(value: Any) -> str:
-    """A wrong value, for a message: on one line, and not all of it if it is long."""
+def _short(value: Any) -> str:
+    """Return an invalid value for a message, on one line and shortened if it is long."""
     text = repr(value)
     return text if len(text) <= _SHOWN_CHARACTERS else f"{text[:_SHOWN_CHARACTERS]}..."

@@ -1,4 +1,4 @@
-"""The published lists of videos: MUSIC and MUSIC21."""
+"""Published lists of videos: MUSIC and MUSIC21."""
 
 import hashlib
 import json
@@ -17,14 +17,14 @@ MUSIC_SOLOS = "MUSIC_solo_videos.json"
 MUSIC_DUETS = "MUSIC_duet_videos.json"
 MUSIC21_SOLOS = "MUSIC21_solo_videos.json"
 
-# Of the files in the public repository at the commit that params.yaml names.
+# Hashes of the lists in the public repository, at the commit that params.yaml names.
 SHA256 = {
     MUSIC_SOLOS: "cddd3e9544cac4b5e5ebd55c2707bad0eb6ad29ebff571afb70a5545d4740304",
     MUSIC_DUETS: "f53c60f22d1901b88a15592b55a7e9891ae70016d08fb6f7ec7acd04091cd2e9",
     MUSIC21_SOLOS: "f3e7145e4750a2455c59ab3a8acf4475171a4d3113d0fa3a8a8a549ca3e6c461",
 }
 
-# The longest of the three is 33 kB; no other answer of a server needs to be read to its end.
+# The longest of the three has 33 kB; longer answers of a server are not read to their end.
 LIST_BYTES = 1 << 20
 
 YOUTUBE_ID = re.compile(r"[A-Za-z0-9_-]{11}")
@@ -32,56 +32,56 @@ _CATEGORY = re.compile(r"[a-z0-9]+(_[a-z0-9]+)*( [a-z0-9]+(_[a-z0-9]+)*)?")
 
 
 @dataclass(frozen=True)
-class Entry:
+class ListedVideo:
     """One video of a list."""
 
     category: str
-    """As its folder is called: of a duet, both instruments joined by an underscore."""
+    """Name of the folder; for a duet, both instruments joined by an underscore."""
     id: str
-    """As its file is called. On YouTube eleven letters, digits, `-` and `_`, `-` first too."""
+    """Name of the file. A YouTube id has eleven letters, digits, `-` and `_`; `-` may be first."""
     url: str | None = None
-    """Where it is; None where the id says that."""
+    """Address; None if it follows from the id."""
     clip: tuple[float, float] | None = None
-    """Second of its begin and of its end; None for all of it, or what the parameters say."""
+    """Begin and end in seconds; None for the whole video or the default of the parameters."""
 
 
 def read_lists(
     names: Collection[str], list_url: str, folder: Path, timeout_seconds: float
-) -> list[Entry]:
-    """The videos of published lists, in their order; lists that are not there yet are fetched.
+) -> list[ListedVideo]:
+    """Return the videos of published lists in their order; fetch lists that are missing.
 
     Args:
-        names: of the files, keys of `SHA256`.
-        list_url: address of a list, with `{file}` where its name goes.
-        folder: where lists are kept.
-        timeout_seconds: of a server that says nothing.
+        names: file names of the lists, keys of `SHA256`.
+        list_url: address of a list, with `{file}` in path of its name.
+        folder: folder where lists are kept.
+        timeout_seconds: time after which a silent server is given up.
 
     Raises:
-        UserError: a list cannot be had, is not the published one, or holds what it may not.
+        UserError: a list cannot be fetched, is not the published one, or is invalid.
     """
-    entries: dict[Entry, None] = {}
+    videos: dict[ListedVideo, None] = {}
     for name in names:
         text = _list_text(name, list_url.replace("{file}", name), folder, timeout_seconds)
-        entries.update(dict.fromkeys(parse_list(text, name)))
-    return list(entries)
+        videos.update(dict.fromkeys(parse_list(text, name)))
+    return list(videos)
 
 
-def parse_list(text: bytes, name: str) -> list[Entry]:
-    """The videos of a list of the published form, `{"videos": {category: [id, ...]}}`.
+def parse_list(text: bytes, name: str) -> list[ListedVideo]:
+    """Parse a list of the published form, `{"videos": {category: [id, ...]}}`.
 
     Args:
         text: the JSON.
-        name: of the list, for messages.
+        name: name of the list, for messages.
 
     Raises:
-        UserError: it is of another form, or a category or an id could not be a file's name.
+        UserError: the form is another, or a category or an id is no valid file name.
     """
     try:
         videos = json.loads(text)["videos"]
         pairs = [(category, id_) for category, ids in videos.items() for id_ in ids]
     except (ValueError, KeyError, TypeError, AttributeError):
         raise UserError(
-            f'{name}: not a list of videos, which is {{"videos": {{category: [id, ...]}}}}'
+            f'{name}: not a list of videos; expected {{"videos": {{category: [id, ...]}}}}'
         ) from None
     for category, id_ in pairs:
         if not _CATEGORY.fullmatch(category):
@@ -94,42 +94,42 @@ def parse_list(text: bytes, name: str) -> list[Entry]:
                 f"{name}: id {id_!r} in {category!r} is not allowed; an id is eleven letters, "
                 "digits, - or _"
             )
-    return [Entry(category.replace(" ", "_"), id_) for category, id_ in pairs]
+    return [ListedVideo(category.replace(" ", "_"), id_) for category, id_ in pairs]
 
 
-def chosen(
-    entries: Collection[Entry], categories: Collection[str], max_per_category: int | None
-) -> list[Entry]:
-    """Of a list those of some categories, and of each the first so many.
+def select_videos(
+    videos: Collection[ListedVideo], categories: Collection[str], max_per_category: int | None
+) -> list[ListedVideo]:
+    """Return the videos of some categories, and only the first few of each.
 
     Args:
-        entries: the list.
-        categories: as their folders are called; none means all.
-        max_per_category: None means all.
+        videos: the list.
+        categories: names of folders; empty for all.
+        max_per_category: maximum number of videos of each category; None for all.
 
     Raises:
-        UserError: the list has no such category.
+        UserError: a category is not in the list.
     """
-    known = dict.fromkeys(entry.category for entry in entries)
+    known = dict.fromkeys(video.category for video in videos)
     for category in categories:
         if category not in known:
             raise UserError(
                 f"dataset.lists.categories: {category!r} is not in the list, which has "
                 f"{', '.join(known)}"
             )
-    left = dict.fromkeys(categories or known, max_per_category or len(entries))
+    left = dict.fromkeys(categories or known, max_per_category or len(videos))
     kept = []
-    for entry in entries:
-        if left.get(entry.category, 0):
-            left[entry.category] -= 1
-            kept.append(entry)
+    for video in videos:
+        if left.get(video.category, 0):
+            left[video.category] -= 1
+            kept.append(video)
     return kept
 
 
 def _list_text(name: str, url: str, folder: Path, timeout_seconds: float) -> bytes:
-    place = folder / name
-    if place.is_file():
-        text = place.read_bytes()
+    path = folder / name
+    if path.is_file():
+        text = path.read_bytes()
         if hashlib.sha256(text).hexdigest() == SHA256[name]:
             return text
     text = _fetch(url, timeout_seconds)
@@ -139,7 +139,7 @@ def _list_text(name: str, url: str, folder: Path, timeout_seconds: float) -> byt
             f"{url}: not the published list: its SHA-256 is {found}, expected {SHA256[name]}; "
             "see dataset.lists.published"
         )
-    with replacing(place) as partial:
+    with replacing(path) as partial:
         partial.write_bytes(text)
     return text
 
@@ -150,9 +150,9 @@ def _fetch(url: str, timeout_seconds: float) -> bytes:
             text: bytes = answer.read(LIST_BYTES)
             return text
     except urllib.error.HTTPError as error:
-        reason = f"the server answers {error.code} {error.reason}"
+        reason = f"the server answered {error.code} {error.reason}"
     except urllib.error.URLError as error:
         reason = str(error.reason)
     except (OSError, HTTPException, ValueError) as error:
         reason = str(error) or type(error).__name__
-    raise UserError(f"{url}: no list could be fetched ({reason}); see dataset.lists.published")
+    raise UserError(f"{url}: the list could not be fetched ({reason}); see dataset.lists.published")

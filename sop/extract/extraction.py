@@ -1,4 +1,4 @@
-"""Videos to sound and frames: a WAV and a zip of JPEGs for each, made again only when stale."""
+"""Extract the sound and the frames of videos: a WAV and a zip of JPEGs for each video."""
 
 import logging
 import socket
@@ -13,71 +13,75 @@ from typing import Any
 import numpy as np
 
 from sop.dataset.clips import pack
-from sop.extract.manifest import Manifest, Row
+from sop.extract.manifest import Manifest, ManifestRow
 from sop.media import ffmpeg
 from sop.media.decoding import PictureOutput, SoundOutput, decode, probe
 from sop.media.ffmpeg import Limits
 from sop.params import ExtractParams
 from sop.runtime.errors import LeftOut, LeftOutForNow, UserError
-from sop.runtime.files import PeriodicSaver, remove_empty_folders, remove_partials, replacing
-from sop.runtime.hashes import FileStamp, HashCache, file_stamp, sha256
+from sop.runtime.files import PeriodicSaver, remove_partials, replacing
+from sop.runtime.hashes import FileStamp, HashCache, stamp_and_hash
 from sop.runtime.parallel import Workers, map_unordered
 from sop.runtime.progress import progress
 
 logger = logging.getLogger(__name__)
 
-# Raise it when the same video and parameters should become other files than before.
+# Increase it when the same video and parameters should give other files than before.
 RECIPE = 1
 
-# A video whose loudest sample is below this holds no sound worth learning from.
+# A video whose loudest sample is below this is left out as silent.
 SILENCE_DBFS = -70.0
 
 BLOCK_SAMPLES = 1 << 18
 
-# Of so many the reason is in the metrics, which are kept in git.
+# The metrics are kept in git: they contain at most this number of reasons.
 REASONS_SHOWN = 100
 
 
 @dataclass(frozen=True)
-class Made:
-    """What came of one video; None for what was not asked for."""
+class Extraction:
+    """Lengths of the extracted files; None for a file that was not requested."""
 
     samples: int | None
     frames: int | None
 
 
 @dataclass(frozen=True)
-class _Job:
-    """A video with something stale or missing."""
+class _Task:
+    """A video with a stale or missing file."""
 
     name: str
     video: Path
     hash: str | None
-    """None if it is still to be taken."""
+    """SHA-256 of the video, or None if the task has to compute it."""
     audio: Path | None
+    """WAV to write, or None if it is up to date."""
     frames: Path | None
+    """Zip to write, or None if it is up to date."""
     tools: str
+    """Versions that the worker must have."""
 
 
 @dataclass(frozen=True)
-class _Outcome:
+class _TaskResult:
     hash: str
     stamp: FileStamp | None
-    made: Made | LeftOut
+    """Stamp of the video before it was hashed, or None if the hash was known."""
+    extraction: Extraction | LeftOut
 
 
 def extract(
     params: ExtractParams, videos: Path, audio: Path, frames: Path, workers: Workers, hashes: Path
 ) -> dict[str, Any]:
-    """Bring `audio` and `frames` to what they would be if made from nothing.
+    """Update `audio` and `frames`; the result equals an extraction into empty folders.
 
     Args:
         params: rates, height, quality and limits.
         videos: folder of `<category>/<id>.mp4`.
         audio: folder for `<category>/<id>.wav`.
         frames: folder for `<category>/<id>.zip`.
-        workers: who works.
-        hashes: database of the hashes of videos; made if missing.
+        workers: number and place of the workers.
+        hashes: database of the hashes of the videos; created if missing.
 
     Returns:
         Counts, lengths, bytes and reasons, for metrics/extract.json.
@@ -87,7 +91,7 @@ def extract(
     """
     found = _find(videos)
     if not found:
-        raise UserError(f"{videos}: holds no videos; `dvc repro download` puts them there")
+        raise UserError(f"{videos}: contains no videos; run `dvc repro download`")
     sounds, pictures = Manifest(audio, ".wav"), Manifest(frames, ".zip")
     made_with = {
         sounds: f"sample_rate={params.sample_rate} {_tools()}",
@@ -97,49 +101,48 @@ def extract(
     for manifest in made_with:
         remove_partials(manifest.folder)
         manifest.load()
-    with HashCache(hashes) as known:
-        jobs = _stale(found, made_with, known, workers)
-        # Before anything is replaced: a row must never speak of another file than the one there.
+    with HashCache(hashes) as cache:
+        tasks = _stale(found, made_with, cache, workers)
+        # Saved before any file is replaced, so that no row describes another file.
         for manifest in made_with:
             manifest.save()
         failed: dict[str, str] = {}
         savers = [PeriodicSaver(manifest.save) for manifest in made_with]
-        work = partial(_extract_job, params=params)
-        for job, outcome in progress(map_unordered(work, jobs, workers), "extract", len(jobs)):
-            if isinstance(outcome, LeftOut):
-                outcome = _Outcome("", None, outcome)
-            if outcome.stamp is not None:
-                known.remember(job.video, outcome.stamp, outcome.hash)
-            if isinstance(outcome.made, LeftOut):
-                logger.info(f"left out: {job.video}: {outcome.made}")
-            if isinstance(outcome.made, LeftOutForNow):
-                failed[job.name] = str(outcome.made)
-            _note(job, outcome, made_with)
+        work = partial(_run_task, params=params)
+        for task, result in progress(map_unordered(work, tasks, workers), "extract", len(tasks)):
+            if isinstance(result, LeftOut):
+                result = _TaskResult("", None, result)
+            if result.stamp is not None:
+                cache.remember(task.video, result.stamp, result.hash)
+            if isinstance(result.extraction, LeftOut):
+                logger.info(f"left out: {task.video}: {result.extraction}")
+            if isinstance(result.extraction, LeftOutForNow):
+                failed[task.name] = str(result.extraction)
+            _record(task, result, made_with)
             for saver in savers:
                 saver.save_if_due()
     for manifest in made_with:
         manifest.save()
-        manifest.sweep()
-        remove_empty_folders(manifest.folder)
+        manifest.remove_unlisted()
     left_out = {name: row.left_out for name, row in sounds.rows.items() if row.left_out} | failed
-    if not any(sounds.files()):
+    if not sounds.done():
         name, first = min(left_out.items())
         raise UserError(
-            f"{videos}: none of {len(found)} videos is usable, {name} for one: {first}; "
-            "see the lines above and mend or replace the videos"
+            f"{videos}: none of {len(found)} videos is usable, for example {name}: {first}; "
+            "see the lines above and replace the videos"
         )
     return _summary(params, sounds, pictures, left_out)
 
 
 def extract_video(
     video: Path, audio: Path | None, frames: Path | None, params: ExtractParams
-) -> Made:
+) -> Extraction:
     """Decode one video into its files.
 
     Args:
         video: the file.
-        audio: the WAV to write, or None.
-        frames: the zip to write, or None.
+        audio: WAV to write, or None.
+        frames: zip to write, or None.
         params: rates, height, quality and limits.
 
     Raises:
@@ -159,56 +162,54 @@ def extract_video(
         count = pack(jpegs, archive)
         if pictures is not None and count < max(1, pictures.count(seconds) - 1):
             raise LeftOut(
-                f"damaged: pictures of only {count / params.frame_rate:.1f} of {seconds:.1f} s "
+                f"damaged: only {count / params.frame_rate:.1f} of {seconds:.1f} s of pictures "
                 "could be decoded"
             )
         samples = None if sound is None else _check_sound(sound, seconds)
-    return Made(samples, None if frames is None else count)
+    return Extraction(samples, None if frames is None else count)
 
 
-def _extract_job(job: _Job, params: ExtractParams) -> _Outcome:
-    """A job, wherever it is done; the video's hash is taken there too, if it is not known."""
-    if job.tools != _tools():
+def _run_task(task: _Task, params: ExtractParams) -> _TaskResult:
+    """Extract one video, on any machine, and hash it if its hash is not known."""
+    if task.tools != _tools():
         raise UserError(
-            f"ffmpeg on {socket.gethostname()}: is another version than where the run was started "
-            f"({_tools()}, there {job.tools}); all workers need the same"
+            f"ffmpeg on {socket.gethostname()}: the version differs from that of the machine that "
+            f"started the run ({_tools()}, there {task.tools}); install the same on all workers"
         )
-    stamp, digest = None, job.hash
+    stamp, digest = None, task.hash
     if digest is None:
-        try:
-            stamp, digest = file_stamp(job.video), sha256(job.video)
-        except OSError as error:
-            reason = LeftOutForNow(f"not readable ({error.strerror})")
-            return _Outcome("", None, reason)
+        stamp, digest = stamp_and_hash(task.video)
     try:
-        made: Made | LeftOut = extract_video(job.video, job.audio, job.frames, params)
+        extraction: Extraction | LeftOut = extract_video(
+            task.video, task.audio, task.frames, params
+        )
     except LeftOut as reason:
-        made = reason
-    return _Outcome(digest, stamp, made)
+        extraction = reason
+    return _TaskResult(digest, stamp, extraction)
 
 
-def _note(job: _Job, outcome: _Outcome, made_with: dict[Manifest, str]) -> None:
-    """Write down what became of a video: of both its files, if it was left out."""
-    made = outcome.made
+def _record(task: _Task, result: _TaskResult, made_with: dict[Manifest, str]) -> None:
+    """Write the result into the manifests: into both, if the video was left out."""
+    extraction = result.extraction
     sounds, pictures = made_with
-    for manifest, place in ((sounds, job.audio), (pictures, job.frames)):
-        if isinstance(made, LeftOutForNow):
-            manifest.rows.pop(job.name, None)
-        elif isinstance(made, LeftOut):
-            manifest.rows[job.name] = Row(outcome.hash, made_with[manifest], left_out=str(made))
-        elif place is not None:
-            length = made.samples if manifest is sounds else made.frames
+    for manifest, path in ((sounds, task.audio), (pictures, task.frames)):
+        row = partial(ManifestRow, result.hash, made_with[manifest])
+        if isinstance(extraction, LeftOutForNow):
+            manifest.rows.pop(task.name, None)
+        elif isinstance(extraction, LeftOut):
+            manifest.rows[task.name] = row(left_out=str(extraction))
+        elif path is not None:
+            length = extraction.samples if manifest is sounds else extraction.frames
             assert length is not None
-            size = place.stat().st_size
-            manifest.rows[job.name] = Row(outcome.hash, made_with[manifest], length, size)
+            manifest.rows[task.name] = row(length, path.stat().st_size)
 
 
 def _find(videos: Path) -> dict[str, Path]:
-    """The videos by `<category>/<id>`, in order."""
+    """Return the videos by `<category>/<id>`, sorted."""
     return {
         f"{path.parent.name}/{path.stem}": path
         for path in sorted(videos.glob("*/*.mp4"))
-        # A link to nowhere has its place too: it is reported.
+        # A broken link counts too: it is reported as unreadable.
         if not path.name.startswith(".") and (path.is_file() or path.is_symlink())
     }
 
@@ -218,28 +219,33 @@ def _tools() -> str:
 
 
 def _stale(
-    found: dict[str, Path], made_with: dict[Manifest, str], known: HashCache, workers: Workers
-) -> list[_Job]:
-    """What there is to do; the manifests keep the rows of what there is not."""
+    found: dict[str, Path], made_with: dict[Manifest, str], cache: HashCache, workers: Workers
+) -> list[_Task]:
+    """Return the tasks to run, and leave only the rows of up-to-date files in the manifests."""
     for manifest, tools in made_with.items():
         manifest.rows = {
             name: row
             for name, row in manifest.rows.items()
-            if name in found and row.made_with == tools and manifest.is_whole(name)
+            if name in found and row.made_with == tools and manifest.is_intact(name)
         }
-    # Only of what would not be made again anyway; of the others the hash is taken on the way.
-    in_question = [
+    # The other videos are extracted anyway, and are hashed then.
+    to_hash = [
         video
         for name, video in found.items()
         if any(name in manifest.rows for manifest in made_with)
     ]
-    hashes = _hashes(in_question, known, workers)
-    jobs = []
+    # A video that cannot be read has no hash; its task reports the reason.
+    hashes = {
+        video: digest
+        for video, digest in cache.hash_files(to_hash, workers)
+        if isinstance(digest, str)
+    }
+    tasks = []
     for name, video in found.items():
         digest = hashes.get(video)
         rows = [manifest.rows.get(name) for manifest in made_with]
         fresh = [row is not None and row.video == digest for row in rows]
-        # What was left out for one reason is left out of both.
+        # A video is left out of both folders or of none.
         if any(row is not None and row.left_out for row in rows) and not all(fresh):
             fresh = [False, False]
         for manifest, is_fresh in zip(made_with, fresh, strict=True):
@@ -247,33 +253,15 @@ def _stale(
                 manifest.rows.pop(name, None)
         if not all(fresh):
             audio, frames = (
-                None if is_fresh else manifest.place(name)
+                None if is_fresh else manifest.path(name)
                 for manifest, is_fresh in zip(made_with, fresh, strict=True)
             )
-            jobs.append(_Job(name, video, digest, audio, frames, _tools()))
-    return jobs
-
-
-def _hashes(videos: list[Path], known: HashCache, workers: Workers) -> dict[Path, str]:
-    """The hashes of videos; of one that cannot be read there is none, its extraction says why."""
-    found = known.known(videos)
-    for video, result in map_unordered(_hash, (v for v in videos if v not in found), workers):
-        if not isinstance(result, LeftOut):
-            stamp, digest = result
-            known.remember(video, stamp, digest)
-            found[video] = digest
-    return found
-
-
-def _hash(video: Path) -> tuple[FileStamp, str]:
-    try:
-        return file_stamp(video), sha256(video)
-    except OSError as error:
-        raise LeftOut(str(error)) from None
+            tasks.append(_Task(name, video, digest, audio, frames, _tools()))
+    return tasks
 
 
 def _check_sound(sound: SoundOutput, seconds: float) -> int:
-    """Samples of a sound that is whole and not silent, or `LeftOut`."""
+    """Return the number of samples; raise `LeftOut` if the sound is incomplete or silent."""
     try:
         with wave.open(str(sound.path), "rb") as file:
             samples, peak = file.getnframes(), 0
@@ -283,7 +271,7 @@ def _check_sound(sound: SoundOutput, seconds: float) -> int:
         samples, peak = 0, 0
     if samples < sound.samples(seconds):
         raise LeftOut(
-            f"damaged: sound of only {samples / sound.sample_rate:.1f} of {seconds:.1f} s "
+            f"damaged: only {samples / sound.sample_rate:.1f} of {seconds:.1f} s of sound "
             "could be decoded"
         )
     if peak < 10 ** (SILENCE_DBFS / 20) * 2**15:
@@ -294,16 +282,16 @@ def _check_sound(sound: SoundOutput, seconds: float) -> int:
 def _summary(
     params: ExtractParams, sounds: Manifest, pictures: Manifest, left_out: dict[str, str]
 ) -> dict[str, Any]:
-    samples = sum(row.length for row in sounds.files())
-    names = [name for name, row in sounds.rows.items() if not row.left_out]
-    categories = Counter(name.partition("/")[0] for name in names)
+    wavs, zips = sounds.done(), pictures.done()
+    samples = sum(row.length for row in wavs.values())
+    categories = Counter(name.partition("/")[0] for name in wavs)
     return {
-        "videos": len(names),
+        "videos": len(wavs),
         "audio_hours": round(samples / params.sample_rate / 3600, 4),
-        "frames": sum(row.length for row in pictures.files()),
+        "frames": sum(row.length for row in zips.values()),
         "bytes": {
-            "audio": sum(row.bytes for row in sounds.files()),
-            "frames": sum(row.bytes for row in pictures.files()),
+            "audio": sum(row.bytes for row in wavs.values()),
+            "frames": sum(row.bytes for row in zips.values()),
         },
         "category": dict(sorted(categories.items())),
         "left_out": {

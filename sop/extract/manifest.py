@@ -1,43 +1,43 @@
-"""What every extracted file was made from, so that only what is stale or missing is made again."""
+"""Manifest of the extracted files: the inputs of each, so that only stale files are rebuilt."""
 
 import json
-from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from sop.runtime.files import write_text
+from sop.runtime.files import remove_others, write_text
 
 MANIFEST_NAME = "manifest.json"
 
 
 @dataclass(frozen=True)
-class Row:
-    """What became of one video."""
+class ManifestRow:
+    """Extraction result of one video: a file, or the reason why it was left out."""
 
     video: str
     """SHA-256 of the video."""
     made_with: str
-    """The parameters that the file depends on, and the tool's version."""
+    """Parameters that the file depends on, and the version of ffmpeg."""
     length: int = 0
-    """Samples or frames."""
+    """Number of samples or frames."""
     bytes: int = 0
+    """Size of the file."""
     left_out: str = ""
-    """Why there is no file and, of the same video, never will be."""
+    """Reason why the video cannot be used; empty if there is a file."""
 
 
 class Manifest:
-    """The rows of a folder's files, by `<category>/<id>`, kept as JSON in the folder."""
+    """Rows of a folder's files by `<category>/<id>`, stored as JSON in the folder."""
 
-    def __init__(self, folder: Path, ending: str) -> None:
+    def __init__(self, folder: Path, suffix: str) -> None:
         self.folder = folder
-        self.ending = ending
-        self.rows: dict[str, Row] = {}
+        self.suffix = suffix
+        self.rows: dict[str, ManifestRow] = {}
 
     def load(self) -> None:
-        """Read the rows; of a manifest that is missing or damaged there are none."""
+        """Read the rows; a missing or damaged manifest has none."""
         try:
             text = (self.folder / MANIFEST_NAME).read_text(encoding="utf-8")
-            self.rows = {name: Row(**row) for name, row in json.loads(text).items()}
+            self.rows = {name: ManifestRow(**row) for name, row in json.loads(text).items()}
         except (OSError, ValueError, TypeError, AttributeError):
             self.rows = {}
 
@@ -48,29 +48,26 @@ class Manifest:
             self.folder / MANIFEST_NAME, json.dumps(rows, indent=1, ensure_ascii=False) + "\n"
         )
 
-    def place(self, name: str) -> Path:
-        """The file of a video."""
-        return self.folder / f"{name}{self.ending}"
+    def path(self, name: str) -> Path:
+        """Return the file of a video."""
+        return self.folder / f"{name}{self.suffix}"
 
-    def files(self) -> Iterable[Row]:
-        """The rows of what is there."""
-        return (row for row in self.rows.values() if not row.left_out)
+    def done(self) -> dict[str, ManifestRow]:
+        """Return the rows of the videos that have a file."""
+        return {name: row for name, row in self.rows.items() if not row.left_out}
 
-    def is_whole(self, name: str) -> bool:
-        """Whether what a row speaks of is there: its file, or none if it was left out."""
-        row, place = self.rows[name], self.place(name)
+    def is_intact(self, name: str) -> bool:
+        """Return True if the file is as its row says: of the right size, or absent if left out."""
+        row, path = self.rows[name], self.path(name)
         if row.left_out:
-            return not place.exists()
-        return place.is_file() and place.stat().st_size == row.bytes
+            return not path.exists()
+        return path.is_file() and path.stat().st_size == row.bytes
 
-    def sweep(self) -> None:
-        """Remove what has no row."""
-        keep = {self.place(name) for name, row in self.rows.items() if not row.left_out}
-        keep.add(self.folder / MANIFEST_NAME)
-        for path in list(self.folder.rglob("*")):
-            if path not in keep and (path.is_symlink() or not path.is_dir()):
-                path.unlink()
+    def remove_unlisted(self) -> None:
+        """Remove all files that have no row."""
+        files = {self.path(name) for name in self.done()}
+        remove_others(self.folder, files | {self.folder / MANIFEST_NAME})
 
 
-def _stored(row: Row) -> dict[str, object]:
+def _stored(row: ManifestRow) -> dict[str, object]:
     return {key: value for key, value in asdict(row).items() if key != "left_out" or value}

@@ -1,4 +1,4 @@
-"""The ffmpeg binary, and how it is run on files that nobody vouches for."""
+"""Run ffmpeg on untrusted files: containers, time and memory are limited."""
 
 import os
 import re
@@ -6,8 +6,7 @@ import shutil
 import signal
 import subprocess
 import tempfile
-import threading
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from fractions import Fraction
@@ -19,22 +18,22 @@ import ffmpeg
 import imageio_ffmpeg
 
 from sop.runtime.errors import LeftOut, LeftOutForNow, UserError
-from sop.runtime.processes import kill_tree
+from sop.runtime.processes import kill_tree, time_limit
 
 try:
     import resource
-except ImportError:  # Windows knows no such limits.
+except ImportError:  # Windows has no such limits.
     resource = None  # type: ignore[assignment]
 
-# Demuxers of real containers. Playlists, scripts and picture sequences, which name other files or
-# addresses, are not among them, and neither is what would take any text for a video.
+# Demuxers of real containers. Excluded are playlists, scripts and picture sequences, which refer to
+# other files or addresses, and demuxers that accept any text as a video.
 CONTAINERS = (
     "mov,mp4,m4a,3gp,3g2,mj2",
     "matroska,webm",
     *("avi", "mpeg", "mpegts", "flv", "asf", "ogg", "mxf", "nut", "rm", "dv", "gxf", "wtv"),
 )
 
-# What a message is worth reading of; a broken file can make millions of lines.
+# Read from the beginning and from the end of the log; a broken file can cause millions of lines.
 MESSAGE_BYTES = 64 * 1024
 REASON_CHARACTERS = 160
 
@@ -44,16 +43,16 @@ _AUDIO = re.compile(r"  Stream #0:\d+.*?: Audio: (\w+).*?, (\d+ Hz), ([^,]+)")
 
 _NO_MEMORY = re.compile(r"Cannot allocate memory|pthread_create\(\) failed")
 
-# Memory that is only set aside, for each of many threads, would count towards the limit.
+# Memory that glibc reserves for the arena of each thread would count towards the limit.
 _ONE_ARENA = os.environ | {"MALLOC_ARENA_MAX": "1"}
 
 
 @lru_cache(maxsize=1)
 def binary() -> str:
-    """Path of the ffmpeg to run: the first on PATH, or else the one of imageio-ffmpeg.
+    """Return the path of ffmpeg: the first on PATH, or else that of imageio-ffmpeg.
 
     Raises:
-        UserError: there is neither.
+        UserError: there is none.
     """
     try:
         return shutil.which("ffmpeg") or str(imageio_ffmpeg.get_ffmpeg_exe())
@@ -65,7 +64,7 @@ def binary() -> str:
 
 @lru_cache(maxsize=1)
 def version() -> str:
-    """Version of the binary, as it names itself."""
+    """Return the version that the binary reports."""
     text = subprocess.run(
         [binary(), "-version"], stdin=subprocess.DEVNULL, capture_output=True, text=True, check=True
     ).stdout
@@ -73,14 +72,14 @@ def version() -> str:
 
 
 def input_file(path: Path, **options: Any) -> Any:
-    """A video as ffmpeg-python's input: only this one local file, whatever its name or content.
+    """Return a video as an input of ffmpeg-python; ffmpeg then reads no other file or address.
 
     Args:
         path: the file.
         options: further options of the input.
 
     Raises:
-        LeftOut: its name cannot be given to ffmpeg-python.
+        LeftOut: the name cannot be passed to ffmpeg-python.
     """
     try:
         str(path).encode()
@@ -90,129 +89,145 @@ def input_file(path: Path, **options: Any) -> Any:
         f"file:{path}",
         protocol_whitelist="file",
         format_whitelist=",".join(CONTAINERS),
-        # Processes work beside each other, one per core; more threads would only compete.
+        # One process runs per core; more threads would only compete.
         threads=1,
         **options,
     )
 
 
 def file_url(path: Path) -> str:
-    """The name of an output file: only ever a local file."""
+    """Return the URL of a local file, so that ffmpeg takes no name for another protocol."""
     return f"file:{path}"
 
 
 @dataclass(frozen=True)
 class Limits:
-    """What one run of ffmpeg may take; a file that takes more is left out for now."""
+    """Limits of one run of ffmpeg; a file that exceeds them is left out for now."""
 
     seconds: float = 3600.0
+    """Maximum run time."""
     bytes: int = 1 << 30
-    """Of memory. Linux only: elsewhere a running process cannot be given a limit."""
+    """Maximum memory. Only on Linux: elsewhere a running process cannot be limited."""
 
 
 @dataclass
 class FfmpegRun:
-    """An ffmpeg at work; `messages` and `code` are known once it has ended."""
+    """A run of ffmpeg; `messages` and `code` are set when it has ended."""
 
     stdout: IO[bytes]
+    stdin: IO[bytes] | None
     messages: list[tuple[str, str]] = field(default_factory=list)
-    """(level, text) of what it said."""
+    """Log messages: level and text."""
     code: int = 0
+    """Exit status, negative if ended by a signal."""
 
     @property
     def errors(self) -> list[str]:
-        """What it called an error."""
+        """Texts of the messages that report an error."""
         return [text for level, text in self.messages if level in ("error", "fatal", "panic")]
 
 
 @contextmanager
-def run_ffmpeg(outputs: Any, limits: Limits) -> Iterator[FfmpegRun]:
-    """Run ffmpeg, its standard output being read by the block; leaving the block ends it.
+def run_ffmpeg(outputs: Any, limits: Limits, stdin: bool = False) -> Iterator[FfmpegRun]:
+    """Run ffmpeg while the block reads its standard output; leaving the block waits for the end.
 
     Args:
         outputs: an output of ffmpeg-python, or several merged.
-        limits: of time and memory.
+        limits: maximum time and memory.
+        stdin: True if the block writes an input of the command to `FfmpegRun.stdin`.
 
     Raises:
-        LeftOutForNow: it went beyond a limit, or crashed.
+        LeftOutForNow: ffmpeg exceeded a limit, or crashed.
         UserError: the disk is full.
     """
     command = outputs.global_args(
         *("-nostdin", "-hide_banner", "-nostats", "-y", "-loglevel", "level+info"),
         *("-filter_complex_threads", "1", "-max_error_rate", "0.02"),
     ).compile(cmd=binary())
-    # A file takes any number of messages; a pipe that nobody reads would stop ffmpeg.
+    # The log goes to a file: ffmpeg would block on a full pipe.
     with (
-        tempfile.TemporaryFile() as said,
+        tempfile.TemporaryFile() as log,
         subprocess.Popen(
-            command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=said, env=_ONE_ARENA
+            command,
+            stdin=subprocess.PIPE if stdin else subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=log,
+            env=_ONE_ARENA,
         ) as process,
+        time_limit(process, limits.seconds) as expired,
     ):
         assert process.stdout is not None
         _limit_memory(process.pid, limits.bytes)
-        run = FfmpegRun(process.stdout)
-        late = threading.Event()
-        # Without a limit, as long as a thread can wait at all.
-        seconds = min(limits.seconds, threading.TIMEOUT_MAX)
-        alarm = threading.Timer(seconds, _stop, (process, late))
-        alarm.daemon = True
-        alarm.start()
+        run = FfmpegRun(process.stdout, process.stdin)
         try:
             yield run
         except BaseException:
             kill_tree(process)
-            # What a killed ffmpeg left half-said would only mislead.
-            if not late.is_set():
+            # Incomplete output of a killed ffmpeg makes the block fail; the limit is the reason.
+            if not expired.is_set():
                 raise
         finally:
             process.stdout.close()
             run.code = process.wait()
-            alarm.cancel()
-            run.messages = _messages(said)
-    if late.is_set():
+            run.messages = _messages(log)
+    if expired.is_set():
         raise LeftOutForNow(f"ffmpeg took longer than {limits.seconds:g} s and was stopped")
     if any("No space left on device" in error for error in run.errors):
-        raise UserError("no space left on the disk; free some and run again, it goes on from here")
+        raise UserError("no space left on the disk; free some and run again to continue")
     if any(_NO_MEMORY.search(error) for error in run.errors):
         raise LeftOutForNow(f"ffmpeg needs more memory than {limits.bytes >> 20} MiB")
     if run.code < 0:
         raise LeftOutForNow(f"ffmpeg crashed ({signal.Signals(-run.code).name})")
 
 
-def run_to_end(outputs: Any, limits: Limits) -> FfmpegRun:
-    """Run ffmpeg to its end, without output to read."""
-    with run_ffmpeg(outputs, limits) as run:
+def run_to_end(outputs: Any, limits: Limits, stdin: Iterable[bytes] | None = None) -> FfmpegRun:
+    """Run ffmpeg to its end without reading its output.
+
+    Args:
+        outputs: as for `run_ffmpeg`.
+        limits: maximum time and memory.
+        stdin: blocks to write to standard input, if the command reads it.
+
+    Raises:
+        LeftOutForNow: as for `run_ffmpeg`.
+        UserError: as for `run_ffmpeg`.
+    """
+    with run_ffmpeg(outputs, limits, stdin=stdin is not None) as run:
+        if run.stdin is not None and stdin is not None:
+            # If ffmpeg ends early, its exit status and messages give the reason.
+            with suppress(BrokenPipeError), run.stdin:
+                run.stdin.writelines(stdin)
         run.stdout.read()
     return run
 
 
 @dataclass(frozen=True)
 class Header:
-    """What a video file says of itself."""
+    """Header of a video file."""
 
     containers: tuple[str, ...]
-    """Names of the container, as ffmpeg's demuxer has them."""
+    """Names of ffmpeg's demuxer for the container."""
     seconds: float | None
-    """Length; None where the file does not say, or it is a guess."""
+    """Length; None if the file does not contain it or ffmpeg only estimates it."""
     format: str
-    """Codecs, size and rates, as `h264 640x360, aac 44100 Hz stereo`."""
+    """Codecs, size and rates, such as `h264 640x360, aac 44100 Hz stereo`."""
 
 
 def probe_header(path: Path, limits: Limits) -> Header:
     """Read the header of a video.
 
     Raises:
-        LeftOut: it is not a video.
+        LeftOut: the file is not a video.
     """
     command = ffmpeg.output(input_file(path), "-", format="null", t=0, codec="copy")
     return parse_header(run_to_end(command, limits))
 
 
 def parse_header(run: FfmpegRun) -> Header:
-    """The header of the video that ffmpeg was run on.
+    """Parse the header that ffmpeg logged of its input.
 
     Raises:
-        LeftOut: it is not a video.
+        LeftOut: the file is not a video.
     """
     containers: tuple[str, ...] | None = None
     seconds = None
@@ -236,42 +251,37 @@ def parse_header(run: FfmpegRun) -> Header:
 
 
 def error_message(run: FfmpegRun) -> str:
-    """Why ffmpeg failed, in its own words: the first thing that it called an error."""
+    """Return the first error that ffmpeg logged, or how it ended."""
     ended = f"ended by signal {-run.code}" if run.code < 0 else f"exit status {run.code}"
     first = next(iter(run.errors), f"ffmpeg: {ended}")
     if "not on whitelist" in first:
         return "not a video container"
-    # The line that holds this reason names the file already.
+    # The line that contains this reason names the file already.
     return first.removeprefix("Error opening input: ").rstrip(".")[:REASON_CHARACTERS]
 
 
 def exact_rate(rate: float) -> str:
-    """A rate as ffmpeg takes it without loss: 29.97 is 2997/100."""
+    """Return a rate as the fraction that ffmpeg reads without loss: 29.97 is 2997/100."""
     return str(Fraction(str(rate)))
 
 
-def _stop(process: "subprocess.Popen[bytes]", late: threading.Event) -> None:
-    late.set()
-    kill_tree(process)
-
-
 def _limit_memory(process: int, limit: int) -> None:
-    """Make a running process fail to get more than so much memory of its own."""
+    """Limit the private memory of a running process, in bytes."""
     if hasattr(resource, "prlimit"):
-        # It may have ended already.
+        # The process may have ended already.
         with suppress(ProcessLookupError):
             resource.prlimit(process, resource.RLIMIT_DATA, (limit, limit))
 
 
-def _messages(said: IO[bytes]) -> list[tuple[str, str]]:
-    """The levels and texts of the first and last lines."""
-    size = said.seek(0, 2)
-    said.seek(0)
-    text = said.read(MESSAGE_BYTES)
+def _messages(log: IO[bytes]) -> list[tuple[str, str]]:
+    """Return the levels and texts of the first and the last lines."""
+    size = log.seek(0, 2)
+    log.seek(0)
+    text = log.read(MESSAGE_BYTES)
     if size > 2 * MESSAGE_BYTES:
-        said.seek(size - MESSAGE_BYTES)
+        log.seek(size - MESSAGE_BYTES)
         text += b"\n"
-    text += said.read(MESSAGE_BYTES)
+    text += log.read(MESSAGE_BYTES)
     messages = []
     for line in text.decode("utf-8", errors="replace").splitlines():
         if match := _PREFIX.match(line):

@@ -1,11 +1,11 @@
-"""Files are whole or absent: written beside their place, then renamed into it."""
+"""Atomic writes: files are written under a temporary name, then renamed."""
 
 import hashlib
 import json
 import os
 import socket
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
@@ -14,20 +14,20 @@ from sop.runtime.errors import UserError
 
 PARTIAL_PREFIX = ".part-"
 
-# On a shared file system two machines may have processes of the same number.
+# On a shared file system two machines may have processes with the same id.
 _MACHINE = hashlib.sha256(socket.gethostname().encode()).hexdigest()[:8]
 
-# Saving again and again a list that grows must not become the work.
+# Saves must take only a small part of the time, however long the list grows.
 SAVE_INTERVAL_SECONDS = 5.0
 SAVE_SHARE = 0.05
 
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """Yield a path beside `path` to write to; on success it takes the place of `path`.
+    """Yield a temporary path in the same folder; rename it to `path` when the block succeeds.
 
-    The name keeps its ending, so that tools that choose a format by it still do. When the block
-    raises, nothing of it stays behind; what a kill leaves is found by `remove_partials`.
+    The temporary name keeps the suffix, because tools choose a format by it. If the block raises,
+    the temporary file is removed. `remove_partials` removes what a killed process leaves behind.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f"{PARTIAL_PREFIX}{_MACHINE}-{os.getpid()}-{path.name}")
@@ -57,21 +57,25 @@ def writable(path: Path) -> Iterator[Path]:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write `text` to `path` as UTF-8, whole or not at all."""
+    """Write `text` to `path` atomically, as UTF-8."""
     with replacing(path) as partial:
         partial.write_text(text, encoding="utf-8", newline="\n")
 
 
 def write_json(path: Path, values: Mapping[str, Any]) -> None:
-    """Write `values` as JSON, whole or not at all; a number that is not finite is refused."""
+    """Write `values` as JSON atomically.
+
+    Raises:
+        ValueError: a number is not finite.
+    """
     write_text(path, json.dumps(values, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
 
 
 class PeriodicSaver:
-    """Saves what a long run has done so far, now and then: a kill costs what came after the last.
+    """Save the state of a long run from time to time, so that a kill loses little.
 
     Args:
-        save: writes everything.
+        save: writes the whole state.
     """
 
     def __init__(self, save: Callable[[], None]) -> None:
@@ -79,7 +83,7 @@ class PeriodicSaver:
         self._due = time.monotonic() + SAVE_INTERVAL_SECONDS
 
     def save_if_due(self) -> None:
-        """Save, unless that was done a moment ago or would take too much of the time."""
+        """Save if the last save is long enough ago, measured also by the time that it took."""
         began = time.monotonic()
         if began >= self._due:
             self._save()
@@ -107,14 +111,17 @@ def require_file(path: Path, kind: str = "file") -> None:
 
 
 def remove_partials(folder: Path) -> None:
-    """Remove what a killed run left half-written anywhere below `folder`."""
+    """Remove the temporary files that a killed process left anywhere below `folder`."""
     for partial in folder.rglob(f"{PARTIAL_PREFIX}*"):
         if partial.is_file():
             partial.unlink()
 
 
-def remove_empty_folders(folder: Path) -> None:
-    """Remove the empty folders below `folder`, the deepest first; `folder` itself stays."""
+def remove_others(folder: Path, keep: Collection[Path]) -> None:
+    """Remove all files below `folder` except those to keep, then the folders that are empty."""
+    for path in list(folder.rglob("*")):
+        if path not in keep and (path.is_symlink() or not path.is_dir()):
+            path.unlink()
     for inner in sorted((p for p in folder.rglob("*") if p.is_dir()), reverse=True):
         if not any(inner.iterdir()):
             inner.rmdir()

@@ -1,24 +1,27 @@
-"""SHA-256 of files, computed once for as long as a file is not touched."""
+"""SHA-256 of files, remembered until a file changes."""
 
 import hashlib
 import sqlite3
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 
-# Within so long a file can be written twice and keep its time of change.
+from sop.runtime.errors import LeftOutForNow
+from sop.runtime.parallel import Workers, map_unordered
+
+# Within this time a file can be written twice without a change of its modification time.
 CLOCK_SECONDS = 2.0
 
-# A path that is no text and a number of more than 63 bits have no place in the database.
+# The database cannot store a path that is not Unicode or an integer of more than 63 bits.
 _FAILURES = (sqlite3.Error, OSError, UnicodeEncodeError, OverflowError)
 
 
 @dataclass(frozen=True)
 class FileStamp:
-    """What changes when a file is written to."""
+    """Size, modification time and inode of a file; a write changes at least one of them."""
 
     bytes: int
     changed_ns: int
@@ -26,20 +29,20 @@ class FileStamp:
 
 
 def file_stamp(path: Path) -> FileStamp:
-    """How a file was last touched.
+    """Return the current stamp of a file.
 
     Raises:
-        OSError: it is not there.
+        OSError: the file does not exist.
     """
     stat = path.stat()
     return FileStamp(stat.st_size, stat.st_mtime_ns, stat.st_ino)
 
 
 def sha256(path: Path) -> str:
-    """SHA-256 of a file, as hexadecimal digits.
+    """Return the SHA-256 of a file as hexadecimal digits.
 
     Raises:
-        OSError: it cannot be read.
+        OSError: the file cannot be read.
     """
     digest = hashlib.sha256()
     with path.open("rb") as file:
@@ -49,30 +52,29 @@ def sha256(path: Path) -> str:
 
 
 class HashCache:
-    """The hashes of files, remembered in a small database beside the data.
+    """Hashes of files in a small database.
 
-    It only saves time: where it cannot be opened or is lost, nothing is remembered and all is
-    hashed again.
+    The cache only saves time. If the database cannot be opened or is lost, files are hashed again.
 
     Args:
-        place: the database; made if missing.
+        path: the SQLite database; created if missing.
     """
 
-    def __init__(self, place: Path) -> None:
-        self._place = place
+    def __init__(self, path: Path) -> None:
+        self._path = path
         self._table: sqlite3.Connection | None = None
 
     def __enter__(self) -> "HashCache":
         try:
-            self._place.parent.mkdir(parents=True, exist_ok=True)
+            self._path.parent.mkdir(parents=True, exist_ok=True)
             self._table = self._open()
         except (OSError, sqlite3.OperationalError):
-            # Not to be had now: no folder for it, no right to it, or another process holds it.
+            # The folder or the permission is missing, or another process locks the database.
             pass
         except sqlite3.DatabaseError:
-            # Not a database, or one that a crash of the machine left damaged.
+            # Not a database, or damaged by a crash of the machine.
             with suppress(OSError, sqlite3.Error):
-                self._place.unlink()
+                self._path.unlink()
                 self._table = self._open()
         return self
 
@@ -87,8 +89,8 @@ class HashCache:
             self._table = None
 
     def _open(self) -> sqlite3.Connection:
-        table = sqlite3.connect(self._place, timeout=1.0)
-        # To wait for the disk at every row would take longer than most hashes.
+        table = sqlite3.connect(self._path, timeout=1.0)
+        # Waiting for the disk at every row would take longer than most hashes.
         table.execute("PRAGMA synchronous = OFF")
         table.execute(
             "CREATE TABLE IF NOT EXISTS hash "
@@ -97,7 +99,7 @@ class HashCache:
         return table
 
     def known(self, paths: Iterable[Path]) -> dict[Path, str]:
-        """The hashes of those files that were not touched since they were hashed."""
+        """Return the hashes of the files that did not change since they were hashed."""
         found: dict[Path, str] = {}
         if self._table is None:
             return found
@@ -112,7 +114,7 @@ class HashCache:
         return found
 
     def remember(self, path: Path, stamp: FileStamp, digest: str) -> None:
-        """Keep the hash of a file that was last touched like this before it was hashed."""
+        """Store the hash of a file whose stamp was taken before it was hashed."""
         if self._table is None or time.time() - stamp.changed_ns / 1e9 < CLOCK_SECONDS:
             return
         with suppress(*_FAILURES), self._table:
@@ -120,3 +122,30 @@ class HashCache:
                 "INSERT OR REPLACE INTO hash VALUES (?, ?, ?, ?, ?)",
                 (str(path.absolute()), stamp.bytes, stamp.changed_ns, stamp.inode, digest),
             )
+
+    def hash_files(
+        self, paths: Iterable[Path], workers: Workers
+    ) -> Iterator[tuple[Path, str | LeftOutForNow]]:
+        """Yield each file with its hash, or with the reason why it cannot be read."""
+        paths = list(paths)
+        known = self.known(paths)
+        yield from known.items()
+        new = (path for path in paths if path not in known)
+        for path, found in map_unordered(stamp_and_hash, new, workers):
+            if isinstance(found, tuple):
+                self.remember(path, *found)
+                yield path, found[1]
+            else:
+                yield path, LeftOutForNow(str(found))
+
+
+def stamp_and_hash(path: Path) -> tuple[FileStamp, str]:
+    """Return the stamp of a file and then its hash.
+
+    Raises:
+        LeftOutForNow: the file cannot be read.
+    """
+    try:
+        return file_stamp(path), sha256(path)
+    except OSError as error:
+        raise LeftOutForNow(f"not readable ({error.strerror})") from None

@@ -1,4 +1,4 @@
-"""The same work on many videos, several at a time: on this machine, or on a Dask cluster."""
+"""Apply a function to many items in parallel: on this machine, or on a Dask cluster."""
 
 import logging
 import multiprocessing
@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import (
     FIRST_COMPLETED,
+    CancelledError,
     Executor,
     Future,
     ProcessPoolExecutor,
@@ -28,52 +29,77 @@ logger = logging.getLogger(__name__)
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
-# Enough that no worker waits for the next item, few enough that a long list is not held at once.
+# Enough that no worker waits for its next item, few enough that a long list is not held in memory.
 QUEUED_PER_WORKER = 2
 
-# How long a scheduler may take to answer, and workers to be counted anew.
+# Timeout of the scheduler's answer, and the interval between two counts of the workers.
 ANSWER_SECONDS = 30.0
 COUNT_SECONDS = 5.0
 
 
 @dataclass(frozen=True)
 class Workers:
-    """Who does the work."""
+    """Number and place of the workers."""
 
     count: int
-    """At a time, on this machine."""
+    """Number of workers on this machine."""
     scheduler: str | None = None
-    """Address of a Dask scheduler, whose workers do it instead."""
-    most: int | None = None
-    """At a time, wherever they are."""
+    """Address of a Dask scheduler, whose workers are used instead of this machine."""
+    limit: int | None = None
+    """Maximum number of items that are processed at the same time, on all machines together."""
+
+
+@dataclass(frozen=True)
+class _Pool:
+    """An executor, and what differs between this machine and a cluster."""
+
+    submit: Callable[[Any], "Future[Any]"]
+    result: Callable[["Future[Any]"], Any]
+    capacity: Callable[[], int]
+    """Number of items that may be queued or running."""
 
 
 def map_unordered(
     work: Callable[[Item], Result], items: Iterable[Item], workers: Workers, processes: bool = False
 ) -> Iterator[tuple[Item, Result | LeftOut]]:
-    """Do `work` on every item; yield each with what came of it, as they get done.
+    """Apply `work` to every item; yield each item with its result in the order of completion.
 
     Args:
-        work: a `LeftOut` that it raises is its result, any other exception ends everything. On a
-            cluster it and the items are sent by pickle; doing an item twice must do no harm.
-        items: what is worked on.
-        workers: who works.
-        processes: whether those of this machine are processes (for work in Python) or threads
-            (for work that waits for a network, a disk or another program).
+        work: a function. A `LeftOut` that it raises is returned as its result; any other exception
+            ends the iteration. On a cluster the function and the items are sent as pickles, and
+            an item may be processed twice.
+        items: arguments of `work`.
+        workers: number and place of the workers.
+        processes: True runs `work` in processes (for CPU work in Python), False in threads (for
+            work that waits for a network, a disk or another program). A cluster ignores it.
 
     Raises:
         UserError: the scheduler cannot be reached.
     """
+    remaining = iter(items)
+    first = list(islice(remaining, 1))
+    if not first:
+        # No pool is started and no cluster connected for nothing.
+        return
+    remaining = chain(first, remaining)
+    running: dict[Future[Any], Item] = {}
+    with _open_pool(work, workers, processes) as pool:
+        while True:
+            for item in islice(remaining, max(0, pool.capacity() - len(running))):
+                running[pool.submit(item)] = item
+            if not running:
+                return
+            for future in wait(running, return_when=FIRST_COMPLETED).done:
+                yield running.pop(future), pool.result(future)
+
+
+@contextmanager
+def _open_pool(work: Callable[[Any], Any], workers: Workers, processes: bool) -> Iterator[_Pool]:
     if workers.scheduler is not None:
-        yield from _each_on_cluster(work, items, workers.scheduler, workers.most)
-    else:
-        count = min(workers.count, workers.most or workers.count)
-        yield from _each_here(work, items, count, processes)
-
-
-def _each_here(
-    work: Callable[[Item], Result], items: Iterable[Item], count: int, processes: bool
-) -> Iterator[tuple[Item, Result | LeftOut]]:
+        with _cluster_pool(work, workers.scheduler, workers.limit) as pool:
+            yield pool
+        return
+    count = min(workers.count, workers.limit or workers.count)
     executor: Executor
     if processes:
         # A forked process would inherit locks that threads of this one may hold.
@@ -81,67 +107,45 @@ def _each_here(
         executor = ProcessPoolExecutor(count, mp_context=context)
     else:
         executor = ThreadPoolExecutor(count)
-    running: dict[Future[Result], Item] = {}
     try:
-        for item in items:
-            running[executor.submit(work, item)] = item
-            if len(running) >= QUEUED_PER_WORKER * count:
-                yield from _done(running)
-        while running:
-            yield from _done(running)
+        yield _Pool(
+            lambda item: executor.submit(work, item),
+            _local_result,
+            lambda: QUEUED_PER_WORKER * count,
+        )
     finally:
         executor.shutdown(wait=True, cancel_futures=True)
 
 
-def _done(running: dict[Future[Result], Item]) -> Iterator[tuple[Item, Result | LeftOut]]:
-    for future in wait(running, return_when=FIRST_COMPLETED).done:
-        item = running.pop(future)
-        try:
-            result: Result | LeftOut = future.result()
-        except LeftOut as reason:
-            result = reason
-        yield item, result
+def _local_result(future: "Future[Any]") -> Any:
+    try:
+        return future.result()
+    except LeftOut as reason:
+        return reason
 
 
-def _each_on_cluster(
-    work: Callable[[Item], Result], items: Iterable[Item], scheduler: str, most: int | None
-) -> Iterator[tuple[Item, Result | LeftOut]]:
-    remaining = iter(items)
-    first = list(islice(remaining, 1))
-    if not first:
-        return
-    remaining = chain(first, remaining)
+@contextmanager
+def _cluster_pool(work: Callable[[Any], Any], scheduler: str, limit: int | None) -> Iterator[_Pool]:
     # Takes half a second to import, which work on one machine need not pay.
     import cloudpickle
-    import distributed
 
     with _client(scheduler) as client:
-        queue, attempt = _Queue(client, most), _attempt()
-        running: dict[Any, Item] = {}
-        done = distributed.as_completed(loop=client.loop)
+        executor, attempt = client.get_executor(pure=False), _attempt()
         try:
-            while True:
-                while len(running) < queue.length():
-                    try:
-                        item = next(remaining)
-                    except StopIteration:
-                        break
-                    future = client.submit(attempt, cloudpickle.dumps((work, item)), pure=False)
-                    running[future] = item
-                    done.add(future)
-                if not running:
-                    return
-                future = next(done)
-                yield running.pop(future), _result(future, scheduler)
+            yield _Pool(
+                lambda item: executor.submit(attempt, cloudpickle.dumps((work, item))),
+                lambda future: _cluster_result(future, scheduler),
+                _ClusterCapacity(client, limit),
+            )
         finally:
-            client.cancel(list(running))
+            executor.shutdown(wait=False)
 
 
 def _attempt() -> Callable[[bytes], bytes]:
-    """The task: does pickled work on a pickled item, and returns the pickled result.
+    """Return the task: it applies pickled work to a pickled item and returns the pickled result.
 
-    Only workers unpickle it, so a scheduler need not have this repository; and a function that is
-    made here travels whole, so that the workers, too, can read it before they have it.
+    Only workers unpickle it, so that a scheduler does not need this repository. A function defined
+    here is pickled by value, so that workers can read it before they can import this package.
     """
 
     def attempt(task: bytes) -> bytes:
@@ -160,49 +164,49 @@ def _attempt() -> Callable[[bytes], bytes]:
     return attempt
 
 
-def _result(future: Any, scheduler: str) -> Any:
+def _cluster_result(future: "Future[bytes]", scheduler: str) -> Any:
     import distributed
 
     try:
         result = pickle.loads(future.result())  # noqa: S301
     except distributed.KilledWorker as error:
         died = error.allowed_failures + 1
-        return LeftOutForNow(f"{died} workers of the cluster died with it")
-    except (distributed.CancelledError, OSError):
+        return LeftOutForNow(f"{died} workers of the cluster died while processing it")
+    except (CancelledError, distributed.CancelledError, OSError):
         raise UserError(
-            f"cluster.scheduler: {scheduler} went away; what is done stays, "
-            "run again when it is back"
+            f"cluster.scheduler: connection to {scheduler} lost; finished files are kept, "
+            "run again when the scheduler is back"
         ) from None
     if isinstance(result, UserError):
         raise result
     return result
 
 
-class _Queue:
-    """How many items are handed out at a time, as workers come and go."""
+class _ClusterCapacity:
+    """Number of items that are submitted at a time, as workers come and go."""
 
-    def __init__(self, client: Any, most: int | None) -> None:
+    def __init__(self, client: Any, limit: int | None) -> None:
         self._client = client
-        self._most = most
-        self._length = 0
+        self._limit = limit
+        self._capacity = 0
         self._counted = -COUNT_SECONDS
-        self._told = False
+        self._logged = False
 
-    def length(self) -> int:
-        """As many as all workers can use, and as are allowed."""
+    def __call__(self) -> int:
+        """Return as many as all workers can use and the limit allows."""
         if time.monotonic() - self._counted >= COUNT_SECONDS:
             threads = sum(self._client.nthreads().values())
-            if not threads and not self._told:
+            if not threads and not self._logged:
                 logger.info("the cluster has no workers yet; waiting for them")
-                self._told = True
+                self._logged = True
             self._counted = time.monotonic()
-            self._length = max(1, QUEUED_PER_WORKER * threads)
-        return min(self._length, self._most or self._length)
+            self._capacity = max(1, QUEUED_PER_WORKER * threads)
+        return min(self._capacity, self._limit or self._capacity)
 
 
 @contextmanager
 def _client(scheduler: str) -> Iterator[Any]:
-    """A client of a scheduler whose workers, now and later, find this repository."""
+    """Connect to a scheduler, and let its workers, now and later, find this repository."""
     import distributed
 
     try:
@@ -215,16 +219,16 @@ def _client(scheduler: str) -> Iterator[Any]:
             "start it with `dask scheduler`, or set null to work on this machine"
         ) from None
     with client:
-        client.register_plugin(_at_home(Path.cwd(), Path(__file__).parents[2]))
+        client.register_plugin(_worker_environment(Path.cwd(), Path(__file__).parents[2]))
         yield client
 
 
-def _at_home(folder: Path, code: Path) -> Any:
-    """A plugin that makes a worker work in this folder, with this code."""
+def _worker_environment(folder: Path, code: Path) -> Any:
+    """Return a plugin that sets a worker's working folder and makes this code importable there."""
     import distributed
 
-    # A class of a function travels whole; one of a module would have to be importable there.
-    class AtHome(distributed.WorkerPlugin):
+    # A class defined in a function is pickled by value; a worker cannot import this module yet.
+    class WorkerEnvironment(distributed.WorkerPlugin):
         name = f"sound-of-pixels {folder}"
 
         def setup(self, worker: Any) -> None:
@@ -232,4 +236,4 @@ def _at_home(folder: Path, code: Path) -> Any:
             if str(code) not in sys.path:
                 sys.path.insert(0, str(code))
 
-    return AtHome()
+    return WorkerEnvironment()

@@ -1,69 +1,20 @@
-import csv
 import json
-import os
-import signal
-import subprocess
-import sys
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
-import numpy as np
 import pytest
 
 from sop.download import published_lists
-from sop.download.download import download as download_to
-from sop.download.sources import Places
 from sop.extract.extraction import extract
-from sop.params import Params, validate
+from sop.params import Params
 from sop.runtime.errors import UserError
 from sop.runtime.parallel import Workers
+from tests.support.downloads import changed, download, local, rows, times, tree
 from tests.support.server import Server, serving, status
 
 ROOT = Path(__file__).parents[2]
 TINY = {"solos": 1, "duets": 1, "seconds": 2.0, "width": 64, "height": 48, "frame_rate": 12}
 CLIPS = ROOT.parent / "shared" / "music-clips"
-
-
-def changed(params: Params, **dataset: Any) -> Params:
-    """Parameters of another source; a section given is merged into the one there."""
-    values = params.model_dump()
-    values["index"]["min_seconds"] = 1.0
-    for name, value in dataset.items():
-        if isinstance(value, dict):
-            values["dataset"][name].update(value)
-        else:
-            values["dataset"][name] = value
-    return validate(values, "test")
-
-
-def local(params: Params, folder: Path) -> Params:
-    return changed(params, source="local", local={"folder": str(folder)})
-
-
-def download(params: Params, folder: Path) -> dict[str, Any]:
-    """The stage's work, with what it keeps for itself beside the folder."""
-    root = folder.parent
-    places = Places(root / "lists", root / "unfinished", root / "hashes.sqlite")
-    return download_to(params, folder, places)
-
-
-def tree(folder: Path) -> dict[str, bytes]:
-    return {
-        str(path.relative_to(folder)): path.read_bytes()
-        for path in folder.rglob("*")
-        if path.is_file()
-    }
-
-
-def times(folder: Path) -> dict[str, int]:
-    return {str(p.relative_to(folder)): p.stat().st_mtime_ns for p in folder.glob("*/*")}
-
-
-def rows(folder: Path) -> list[dict[str, str]]:
-    with (folder / "manifest.csv").open(newline="", encoding="utf-8") as file:
-        return list(csv.DictReader(file))
 
 
 @pytest.fixture
@@ -185,7 +136,9 @@ def test_nothing_usable_ends_in_one_line(params: Params, tmp_path: Path) -> None
         download(local(params, tmp_path / "nowhere"), tmp_path / "videos")
     (tmp_path / "own").mkdir()
     (tmp_path / "own/a.mp4").write_bytes(b"x")
-    with pytest.raises(UserError, match=r"0 of 1 videos are there; .*a\.mp4, for one: not a video"):
+    with pytest.raises(
+        UserError, match=r"0 of 1 videos downloaded; for example .*a\.mp4: not a video"
+    ):
         download(local(params, tmp_path / "own"), tmp_path / "videos")
 
 
@@ -288,7 +241,8 @@ def test_what_failed_for_now_is_asked_for_again(
     summary = download(params, tmp_path / "videos")
     assert summary["category"]["flute"] == {"done": 1, "unavailable": 0, "failed": 1}
     assert summary["failed"]["count"] == summary["unavailable"]["count"] == 1
-    assert "1 of 4 videos failed for now; `dvc repro --force download`" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "1 of 4 videos failed temporarily; `dvc repro --force download`" in said
     server.answers.clear()
     server.asked.clear()
     assert download(params, tmp_path / "videos")["videos"] == 3
@@ -332,7 +286,7 @@ def test_too_little_of_a_list_fails_and_loses_nothing(
     params, _ = music
     strict = changed(params, fetch={"min_success_fraction": 0.9})
     with pytest.raises(
-        UserError, match=r"3 of 4 videos are there.*min_success_fraction asks for 90%"
+        UserError, match=r"3 of 4 videos downloaded.*min_success_fraction requires 90%"
     ):
         download(strict, tmp_path / "videos")
     before = times(tmp_path / "videos")
@@ -357,10 +311,10 @@ def test_a_lost_network_fails_in_one_line_and_loses_nothing(
             "parallel_downloads": 1,
         },
     )
-    with pytest.raises(UserError, match=r"no network: .*; 0 of 4 are there and stay"):
+    with pytest.raises(UserError, match=r"no network: .*; 0 of 4 are downloaded and kept"):
         download(lost, tmp_path / "videos")
     assert times(tmp_path / "videos") == before
-    with pytest.raises(UserError, match="no list could be fetched"):
+    with pytest.raises(UserError, match="the list could not be fetched"):
         (tmp_path / "lists" / published_lists.MUSIC_SOLOS).unlink()
         download(
             changed(params, lists={"published": "http://127.0.0.1:9/{file}"}), tmp_path / "videos"
@@ -391,35 +345,3 @@ def test_real_clips_are_all_accounted_for(params: Params, tmp_path: Path) -> Non
     made = {f"{place.parent.name}/{place.stem}" for place in folders[1].glob("*/*.wav")}
     assert made | extracted["left_out"]["reasons"].keys() == clips
     assert extracted["left_out"]["count"] <= 1
-
-
-DOWNLOAD = """
-import sys
-from pathlib import Path
-from sop.download.download import download as download_to
-from sop.params import load_params
-if __name__ == "__main__":
-    download(load_params(Path(sys.argv[1])), Path(sys.argv[2]))
-"""
-
-
-def test_killed_at_any_moment_the_next_run_ends_the_same(params: Params, tmp_path: Path) -> None:
-    params = changed(params, synthetic=TINY | {"seconds": 3.0})
-    file, script, videos = (tmp_path / name for name in ("params.yaml", "run.py", "videos"))
-    file.write_text(params.model_dump_json())
-    script.write_text(DOWNLOAD)
-    rng = np.random.default_rng(1)
-    for _ in range(4):
-        process = subprocess.Popen(
-            [sys.executable, str(script), str(file), str(videos)],
-            cwd=ROOT,
-            env=os.environ | {"PYTHONPATH": str(ROOT)},
-            start_new_session=True,
-            stdout=subprocess.DEVNULL,
-        )
-        time.sleep(rng.uniform(0.5, 3.0))
-        os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
-    download(params, videos)
-    download(params, tmp_path / "again")
-    assert tree(videos) == tree(tmp_path / "again")

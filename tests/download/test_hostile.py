@@ -20,7 +20,7 @@ from sop.extract.extraction import extract
 from sop.media.ffmpeg import binary
 from sop.params import ExtractParams, Params
 from sop.runtime.parallel import Workers
-from tests.download.test_download import download, local, rows
+from tests.support.downloads import download, local, rows
 from tests.support.server import Server, serving
 
 pytestmark = pytest.mark.slow

@@ -1,41 +1,43 @@
 """Download and extract, killed again and again at random moments."""
 
-import os
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
+from sop.extract.extraction import extract
 from sop.params import Params, validate
+from sop.runtime.parallel import Workers
+from tests.support.downloads import changed, download, tree
+from tests.support.kills import run_killed
 from tests.support.server import serving
+from tests.support.stress import repeats
 
-ROOT = Path(__file__).parents[2]
-KILLS = 200
-LONGEST_SECONDS = 1.2
+pytestmark = pytest.mark.slow
 
-# Forks, so that no run needs seconds to import what it uses and kills meet the work itself.
+KILLS = repeats(16, 200)
+RENDER_KILLS = repeats(2, 20)
+MAX_SECONDS = 1.2
+
 RUNS = """
-import json, os, random, signal, sys, time
+import json
 from pathlib import Path
 
 from sop.download.download import download
 from sop.extract.extraction import extract
 from sop.runtime.parallel import Workers
-from sop.download.sources import Places
+from sop.download.sources import CachePaths
 from sop.params import validate
 
 values, root = json.loads(Path(sys.argv[1]).read_text()), Path(sys.argv[2])
 kills, longest = int(sys.argv[3]), float(sys.argv[4])
 videos, audio, frames = (root / name for name in ("videos", "audio", "frames"))
 hashes = root / "hashes.sqlite"
-rng = random.Random(0)
 
 
 def run(values):
     params = validate(values, "test")
-    download(params, videos, Places(root / "lists", root / "unfinished", hashes))
+    download(params, videos, CachePaths(root / "lists", root / "partial", hashes))
     extract(params.extract, videos, audio, frames, Workers(2), hashes)
 
 
@@ -52,57 +54,40 @@ def disturb(pattern):
 
 
 def fetched():
-    return sum(path.stat().st_size for path in (root / "unfinished").rglob("*") if path.is_file())
+    try:
+        return sum(p.stat().st_size for p in (root / "partial").rglob("*") if p.is_file())
+    except FileNotFoundError:
+        return 0
 
 
-def wait_for_a_partial_file(child, before):
-    '''However slow the machine is, some kills meet a fetch at work.'''
-    until = time.monotonic() + 60
-    while time.monotonic() < until and os.waitid(os.P_PID, child, ENDED) is None:
-        try:
-            if fetched() > before:
-                break
-        except FileNotFoundError:
-            pass
-        time.sleep(0.01)
-
-
-ENDED = os.WEXITED | os.WNOHANG | os.WNOWAIT
 completed = 0
 for number in range(kills):
     is_fetch = number % 8 == 0
-    other = disturb("videos/*/*.mp4" if is_fetch else "[!u]*/*/*")
+    other = disturb("videos/*/*.mp4" if is_fetch else "[!p]*/*/*")
     before = fetched()
-    child = os.fork()
-    if child == 0:
-        os.setsid()
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
-        run(other)
-        os._exit(0)
-    time.sleep(rng.uniform(0.0, longest))
-    if is_fetch:
-        wait_for_a_partial_file(child, before)
-    try:
-        os.killpg(child, signal.SIGKILL)
-    except ProcessLookupError:
-        pass
-    completed += os.waitpid(child, 0)[1] == 0
-print("completed", completed)
+    wait = (lambda: fetched() > before) if is_fetch else None
+    completed += kill_after(lambda: run(other), longest, wait)
+print(completed)
 run(values)
 """
 
+RENDER_RUNS = """
+from pathlib import Path
 
-def tree(root: Path) -> dict[str, bytes]:
-    return {
-        f"{name}/{path.relative_to(root / name)}": path.read_bytes()
-        for name in ("videos", "audio", "frames", "unfinished")
-        for path in (root / name).rglob("*")
-        if path.is_file()
-    }
+from sop.download.download import download
+from sop.download.sources import CachePaths
+from sop.params import load_params
+
+if __name__ == "__main__":
+    params, root = load_params(Path(sys.argv[1])), Path(sys.argv[2])
+    caches = CachePaths(root / "lists", root / "partial", root / "hashes.sqlite")
+    partials = lambda: list((root / "videos").glob("*/.part-*"))
+    for _ in range(int(sys.argv[3])):
+        kill_after(lambda: download(params, root / "videos", caches), 0.3, partials)
+"""
 
 
-@pytest.mark.slow
-def test_killed_two_hundred_times_the_tree_is_that_of_an_undisturbed_run(
+def test_killed_runs_end_with_the_same_files(
     tmp_path: Path, params: Params, make_video: Callable
 ) -> None:
     site = tmp_path / "site"
@@ -116,28 +101,35 @@ def test_killed_two_hundred_times_the_tree_is_that_of_an_undisturbed_run(
     values["dataset"]["source"] = "list"
     values["dataset"]["lists"]["own"] = str(list_file)
     values["dataset"]["fetch"] |= {"backoff_seconds": 0.0, "min_success_fraction": 0.0}
+    killed, undisturbed = tmp_path / "killed", tmp_path / "undisturbed"
     with serving(site) as server:
-        # So that kills find half of a file.
+        # So that kills meet partial downloads.
         server.seconds_per_block = 0.02
         values["dataset"]["fetch"]["video_url"] = f"{server.root}/{{id}}.mp4"
-        place = tmp_path / "params.json"
-        place.write_text(validate(values, "test").model_dump_json())
-
-        def run(root: Path, kills: int) -> int:
-            done = subprocess.run(
-                [sys.executable, "-c", RUNS, place, root, str(kills), str(LONGEST_SECONDS)],
-                env=os.environ | {"PYTHONPATH": str(ROOT)},
-                stdout=subprocess.PIPE,
-                text=True,
-                check=True,
-                timeout=900,
-            )
-            return int(done.stdout.partition("completed ")[2].partition("\n")[0])
-
-        completed = run(tmp_path / "killed", KILLS)
-        run(tmp_path / "undisturbed", 0)
+        listed = validate(values, "test")
+        file = tmp_path / "params.json"
+        file.write_text(listed.model_dump_json())
+        completed = int(run_killed(RUNS, file, killed, KILLS, MAX_SECONDS).splitlines()[0])
+        server.seconds_per_block = 0.0
+        download(listed, undisturbed / "videos")
+        folders = [undisturbed / name for name in ("videos", "audio", "frames")]
+        extract(listed.extract, *folders, Workers(2), undisturbed / "hashes.sqlite")
         resumed = [wanted for _, wanted in server.asked if wanted]
-    assert tree(tmp_path / "killed") == tree(tmp_path / "undisturbed")
-    assert len(tree(tmp_path / "undisturbed")) == 3 * 6 + 3
+    for root in (killed, undisturbed):
+        (root / "hashes.sqlite").unlink()
+    assert tree(killed) == tree(undisturbed)
+    assert len(tree(undisturbed)) == 3 * 6 + 3
     assert completed < KILLS / 2, "too few kills met a run at work"
     assert resumed, "no partial file was resumed"
+
+
+def test_killed_rendering_ends_with_the_same_files(params: Params, tmp_path: Path) -> None:
+    tiny = {"solos": 1, "duets": 0, "seconds": 2.0, "width": 64, "height": 48, "frame_rate": 12}
+    params = changed(params, synthetic=tiny)
+    file, killed, undisturbed = (tmp_path / name for name in ("params.yaml", "killed", "again"))
+    file.write_text(params.model_dump_json())
+    run_killed(RENDER_RUNS, file, killed, RENDER_KILLS)
+    assert list((killed / "videos").glob("*/.part-*")), "no kill met a file half-written"
+    download(params, killed / "videos")
+    download(params, undisturbed / "videos")
+    assert tree(killed / "videos") == tree(undisturbed / "videos")

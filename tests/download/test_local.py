@@ -13,7 +13,7 @@ from sop.runtime.errors import LeftOut, UserError
 
 
 def reasons(folder: Path) -> dict[str, str]:
-    return {refused.path.name: refused.reason for refused in find_videos(folder)[1]}
+    return {Path(refused.shown_as).name: refused.reason for refused in find_videos(folder)[1]}
 
 
 def pictures_hash(video: Path) -> bytes:
@@ -46,7 +46,7 @@ def test_two_files_of_one_name(tmp_path: Path) -> None:
     touch(tmp_path / "flute" / "one.mp4")
     videos, _ = find_videos(tmp_path)
     assert [video.path.name for video in videos] == ["one.avi"]
-    assert reasons(tmp_path) == {"one.mp4": "one.avi has that name already; rename one of them"}
+    assert reasons(tmp_path) == {"one.mp4": "one.avi has the same name; rename one of them"}
 
 
 def test_links(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ import pytest
 
 from sop.dataset.instruments import instruments_of
 from sop.download.own_list import read_own_list
-from sop.download.published_lists import YOUTUBE_ID, Entry
+from sop.download.published_lists import YOUTUBE_ID, ListedVideo
 from sop.runtime.errors import UserError
 
 VIDEO_URL = "https://www.youtube.com/watch?v={id}"
@@ -53,9 +53,9 @@ def complaint(path: Path) -> str:
 def test_a_list_by_id(write: Write) -> None:
     path = write(f"category,id\nflute,{A}\ntuba,{B}\nflute,{B}\n")
     assert read_own_list(path, VIDEO_URL) == [
-        Entry("flute", A, youtube(A)),
-        Entry("tuba", B, youtube(B)),
-        Entry("flute", B, youtube(B)),
+        ListedVideo("flute", A, youtube(A)),
+        ListedVideo("tuba", B, youtube(B)),
+        ListedVideo("flute", B, youtube(B)),
     ]
     (entry, *_) = read_own_list(path, "http://127.0.0.1:8000/{id}.mp4")
     assert entry.url == f"http://127.0.0.1:8000/{A}.mp4"
@@ -66,7 +66,7 @@ def test_the_columns_stand_in_any_order(write: Write, columns: str) -> None:
     values = {"category": "flute", "id": "my_own-1", "url": PAGE}
     row = ",".join(values[name] for name in columns.split(","))
     assert read_own_list(write(f"{columns}\n{row}\n"), VIDEO_URL) == [
-        Entry("flute", "my_own-1", PAGE)
+        ListedVideo("flute", "my_own-1", PAGE)
     ]
 
 
@@ -90,7 +90,7 @@ def test_the_columns_stand_in_any_order(write: Write, columns: str) -> None:
     ],
 )
 def test_a_list_may_be_written_like_this(write: Write, text: str) -> None:
-    assert read_own_list(write(text), VIDEO_URL) == [Entry("flute", A, youtube(A))]
+    assert read_own_list(write(text), VIDEO_URL) == [ListedVideo("flute", A, youtube(A))]
 
 
 def test_json_says_the_same_as_csv(write: Write) -> None:
@@ -115,9 +115,9 @@ def test_json_of_the_published_form(write: Write) -> None:
     videos = {"flute violin": [A, B], "tuba": [A, A]}
     path = write({"version": 1, "videos": videos}, "list.json")
     assert read_own_list(path, VIDEO_URL) == [
-        Entry("flute_violin", A, youtube(A)),
-        Entry("flute_violin", B, youtube(B)),
-        Entry("tuba", A, youtube(A)),
+        ListedVideo("flute_violin", A, youtube(A)),
+        ListedVideo("flute_violin", B, youtube(B)),
+        ListedVideo("tuba", A, youtube(A)),
     ]
 
 
@@ -142,7 +142,7 @@ def test_a_part_of_a_video(
     write: Write, begin: str, end: str, clip: tuple[float, float] | None, name: str
 ) -> None:
     path = write(f"category,id,begin,end\nflute,{A},{begin},{end}\n")
-    assert read_own_list(path, VIDEO_URL) == [Entry("flute", name, youtube(A), clip)]
+    assert read_own_list(path, VIDEO_URL) == [ListedVideo("flute", name, youtube(A), clip)]
 
 
 def test_parts_of_one_video_are_told_apart(write: Write) -> None:
@@ -173,7 +173,7 @@ def test_parts_of_one_video_are_told_apart(write: Write) -> None:
 def test_an_address_at_youtube_is_named_by_its_id(write: Write, url: str, id_: str) -> None:
     url = url.format(id_)
     assert read_own_list(write(f"category,url\nflute,{url}\n"), VIDEO_URL) == [
-        Entry("flute", id_, url)
+        ListedVideo("flute", id_, url)
     ]
 
 
@@ -221,7 +221,7 @@ def test_the_name_of_an_address_stays_as_it_is(write: Write) -> None:
 @pytest.mark.parametrize("id_", ["a", "_a", "7", A, B, "x" * 100, "fl-ute_2"])
 def test_an_id_beside_an_address_is_the_name(write: Write, id_: str) -> None:
     path = write(f"category,id,url\nflute,{id_},{PAGE}\n")
-    assert read_own_list(path, VIDEO_URL) == [Entry("flute", id_, PAGE)]
+    assert read_own_list(path, VIDEO_URL) == [ListedVideo("flute", id_, PAGE)]
 
 
 def test_what_is_listed_twice_is_kept_once(write: Write) -> None:
@@ -249,7 +249,7 @@ def test_two_videos_of_one_name_are_refused(
     write: Write, first: str, second: str, name: str
 ) -> None:
     message = complaint(write(f"category,id,url,begin,end\n{first}\ntuba,{A}\n\n{second}\n"))
-    assert message.startswith(f", line 5: two videos would be {name}, this and that of line 2;")
+    assert message.startswith(f", line 5: {name} is another video in line 2;")
 
 
 BAD_NAMES = [
@@ -278,7 +278,7 @@ def test_categories_that_could_leave_the_folder_are_refused(
 
 @pytest.mark.parametrize("form", ["csv", "json"])
 @pytest.mark.parametrize("id_", [*BAD_NAMES, "-"], ids=ascii)
-@pytest.mark.parametrize("url", ["", PAGE], ids=["alone", "beside a url"])
+@pytest.mark.parametrize("url", ["", PAGE], ids=["alone", "with a url"])
 def test_ids_that_could_leave_the_folder_are_refused(
     write: Write, id_: str, url: str, form: str
 ) -> None:
@@ -288,7 +288,7 @@ def test_ids_that_could_leave_the_folder_are_refused(
     else:
         message = complaint(write([{"url": url, "category": "flute", "id": id_}], "list.json"))
         assert re.match(r", video 1: id '.*is not allowed", message)
-    assert ("beside a url" if url else "without a url") in message
+    assert ("with a url" if url else "without a url") in message
     assert len(message) < 250
 
 
@@ -342,7 +342,7 @@ def test_half_of_a_character_is_refused(write: Write) -> None:
 def test_times_that_are_no_part_of_a_video_are_refused(write: Write, begin: str, end: str) -> None:
     message = complaint(write(f"category,id,begin,end\nflute,{A},{begin},{end}\n"))
     assert message.startswith(f", line 2: begin '{begin}' and end '{end}' are not allowed")
-    assert message.endswith("they are seconds, the end after the begin")
+    assert message.endswith("both are seconds, and the end is after the begin")
 
 
 @pytest.mark.parametrize(
@@ -359,7 +359,7 @@ def test_times_of_json_that_are_no_part_of_a_video_are_refused(
 ) -> None:
     rows = [{"category": "flute", "id": A, "begin": begin, "end": end}]
     message = complaint(write(rows, "list.json"))
-    assert re.match(r", video 1: begin .* and end .* are not allowed; they are seconds", message)
+    assert re.match(r", video 1: begin .* and end .* are not allowed; both are seconds", message)
     assert len(message) < 300
 
 
@@ -368,7 +368,7 @@ def test_times_of_json_that_are_no_part_of_a_video_are_refused(
 def test_a_value_that_is_no_text_is_refused(write: Write, key: str, value: Any) -> None:
     rows = [{"category": "flute", "id": A, "url": PAGE} | {key: value}]
     message = complaint(write(rows, "list.json"))
-    assert message == f", video 1: {key} {value!r} is not allowed; it should be a text"
+    assert message == f", video 1: {key} {value!r} is not allowed; it must be a string"
 
 
 def test_null_is_no_value(write: Write) -> None:
@@ -389,9 +389,9 @@ def test_null_is_no_value(write: Write) -> None:
 )
 def test_a_csv_without_its_header_is_refused(write: Write, header: str) -> None:
     message = complaint(write(f"{header}\nflute,{A}\n"))
-    assert message.startswith(", line 1: is '")
+    assert message.startswith(", line 1: header '")
     assert message.endswith(
-        "should name the columns: category,id or category,url, and begin,end if wanted"
+        "is invalid; columns are category,id or category,url, and optionally begin,end"
     )
     assert len(message) < 250
 
@@ -399,8 +399,8 @@ def test_a_csv_without_its_header_is_refused(write: Write, header: str) -> None:
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        (f"category,id\nflute,{A},http://host/\n", ", line 2: has more values than there are"),
-        (f"category,id\nflute,{A},\n", ", line 2: has more values than there are columns"),
+        (f"category,id\nflute,{A},http://host/\n", ", line 2: more values than"),
+        (f"category,id\nflute,{A},\n", ", line 2: more values than columns"),
         (f'category,id\nflute,{A}\nflute,"{A}\n', ", line 3: not CSV ("),
         (f'category,id\n\n\nflute,"{A}"x\n', ", line 4: not CSV ("),
         ('"category,id\nflute\n', ", line 2: not CSV ("),
@@ -426,18 +426,18 @@ def test_what_is_wrong_with_a_csv_is_said_with_its_line(write: Write, text: str,
         ('{"a":' * 100_000, ": not JSON (maximum recursion"),
         ("9" * 5000, ": "),
         (f"category,id\nflute,{A}\n", ": not JSON ("),
-        (3, ": should be a list of objects with category and id or url, or {"),
-        (None, ": should be a list"),
-        ("null", ": should be a list"),
-        ('"videos"', ": should be a list"),
-        ([[]], ": should be a list"),
-        ([{"category": "flute", "id": A}, "x"], ": should be a list"),
-        ({}, ": should be a list"),
-        ({"flute": [A]}, ": should be a list"),
-        ({"videos": [A]}, ": should be a list"),
-        ({"videos": {"flute": 3}}, ": should be a list"),
-        ({"videos": {"flute": None}}, ": should be a list"),
-        ({"videos": None}, ": should be a list"),
+        (3, ": expected a list of objects with category and id or url, or {"),
+        (None, ": expected a list"),
+        ("null", ": expected a list"),
+        ('"videos"', ": expected a list"),
+        ([[]], ": expected a list"),
+        ([{"category": "flute", "id": A}, "x"], ": expected a list"),
+        ({}, ": expected a list"),
+        ({"flute": [A]}, ": expected a list"),
+        ({"videos": [A]}, ": expected a list"),
+        ({"videos": {"flute": 3}}, ": expected a list"),
+        ({"videos": {"flute": None}}, ": expected a list"),
+        ({"videos": None}, ": expected a list"),
         ({"videos": {"flute": A}}, ", video 1: id '8' is not allowed"),
         ({"videos": {"flute": [A, None]}}, ", video 2: id '' is not allowed"),
         ({"videos": {"flute": [A, [A]]}}, ", video 2: id ['8DHG_hVSw1o'] is not allowed"),
@@ -469,7 +469,7 @@ def test_a_file_that_is_no_text_says_so(write: Write, name: str, tmp_path: Path)
 
 def test_a_missing_list_says_what_it_should_be(tmp_path: Path) -> None:
     path = tmp_path / "list.csv"
-    with pytest.raises(UserError, match=r"dataset\.lists\.own: .*list\.csv not found; write it"):
+    with pytest.raises(UserError, match=r"dataset\.lists\.own: .*list\.csv not found; create it"):
         read_own_list(path, VIDEO_URL)
     with pytest.raises(UserError, match="not readable"):
         read_own_list(tmp_path / "li\0st.csv", VIDEO_URL)
@@ -515,7 +515,7 @@ def test_any_list_is_read_or_refused_in_one_line(write: Write, ending: str, tmp_
     assert 100 < read < 1900
 
 
-def check_is_safe(entry: Entry, folder: Path) -> None:
+def check_is_safe(entry: ListedVideo, folder: Path) -> None:
     place = folder / entry.category / f"{entry.id}.mp4"
     assert place.resolve() == place
     assert place.parent.parent == folder

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from sop.dataset.instruments import instruments_of
+from sop.dataset.instruments import MUSIC21_INSTRUMENTS, MUSIC_INSTRUMENTS, instruments_of
 from sop.download import published_lists
-from sop.download.published_lists import Entry, chosen, parse_list, read_lists
+from sop.download.published_lists import ListedVideo, parse_list, read_lists, select_videos
 from sop.runtime.errors import UserError
 
 PUBLISHED = Path(__file__).parents[3] / "shared" / "music-lists"
@@ -46,10 +46,10 @@ def test_the_published_lists() -> None:
     }
     solos, duets, more = (entries[name] for name in published_lists.SHA256)
     assert (len(solos), len(duets), len(more)) == (536, 149, 1164)
-    assert tuple(sorted({e.category for e in solos})) == published_lists.MUSIC_INSTRUMENTS
-    assert tuple(sorted({e.category for e in more})) == published_lists.MUSIC21_INSTRUMENTS
+    assert tuple(sorted({e.category for e in solos})) == MUSIC_INSTRUMENTS
+    assert tuple(sorted({e.category for e in more})) == MUSIC21_INSTRUMENTS
     assert Counter(e.category for e in duets)["acoustic_guitar_violin"] == 43
-    assert Entry("flute_violin", "8DHG_hVSw1o") in duets
+    assert ListedVideo("flute_violin", "8DHG_hVSw1o") in duets
     assert all(len(instruments_of(e.category, ())) == 2 for e in duets)
     assert all(instruments_of(e.category, ()) == (e.category,) for e in (*solos, *more))
     for name, digest in published_lists.SHA256.items():
@@ -86,7 +86,7 @@ def test_the_instruments_of_every_published_category() -> None:
             words = tuple(category.split(" "))
             folder = "_".join(words)
             assert folder in {e.category for e in parse_list(text, name)}
-            assert set(words) <= set(published_lists.MUSIC21_INSTRUMENTS)
+            assert set(words) <= set(MUSIC21_INSTRUMENTS)
             assert instruments_of(folder, ()) == words
 
 
@@ -140,7 +140,9 @@ def test_a_list_that_cannot_be_had(
     url: str, tmp_path: Path, served: tuple[Path, str, list[str]]
 ) -> None:
     url = url.format(served[1].removesuffix("/{file}"))
-    with pytest.raises(UserError, match=r"no list could be fetched.*dataset\.lists\.published"):
+    with pytest.raises(
+        UserError, match=r"the list could not be fetched.*dataset\.lists\.published"
+    ):
         read_lists([published_lists.MUSIC_SOLOS], url, tmp_path, 5.0)
 
 
@@ -171,8 +173,8 @@ def test_what_is_no_list_is_refused(text: bytes) -> None:
 def test_ids_may_begin_with_a_dash() -> None:
     text = b'{"videos": {"trumpet tuba": ["--IXKwloYLE", "-_-TDDxoaAc"]}}'
     assert parse_list(text, "x") == [
-        Entry("trumpet_tuba", "--IXKwloYLE"),
-        Entry("trumpet_tuba", "-_-TDDxoaAc"),
+        ListedVideo("trumpet_tuba", "--IXKwloYLE"),
+        ListedVideo("trumpet_tuba", "-_-TDDxoaAc"),
     ]
 
 
@@ -198,8 +200,10 @@ def test_instruments_of(
 
 
 LISTED = [
-    *(Entry("flute", 11 * "a"), Entry("tuba", 11 * "b"), Entry("flute", 11 * "c")),
-    *(Entry("flute_tuba", 11 * "d"), Entry("flute", 11 * "e"), Entry("tuba", 11 * "f")),
+    ListedVideo(category, 11 * letter)
+    for category, letter in zip(
+        ("flute", "tuba", "flute", "flute_tuba", "flute", "tuba"), "abcdef", strict=True
+    )
 ]
 
 
@@ -219,7 +223,7 @@ LISTED = [
 def test_of_some_categories_the_first_so_many_are_chosen(
     categories: list[str], max_per_category: int | None, ids: str
 ) -> None:
-    kept = chosen(LISTED, categories, max_per_category)
+    kept = select_videos(LISTED, categories, max_per_category)
     assert "".join(entry.id[0] for entry in kept) == ids
     assert set(kept) <= set(LISTED)
 
@@ -227,7 +231,7 @@ def test_of_some_categories_the_first_so_many_are_chosen(
 @pytest.mark.parametrize("category", ["violin", "flute tuba", "Flute", ""])
 def test_a_category_that_is_not_listed_is_refused(category: str) -> None:
     with pytest.raises(UserError) as caught:
-        chosen(LISTED, ["flute", category], None)
+        select_videos(LISTED, ["flute", category], None)
     assert str(caught.value) == (
         f"dataset.lists.categories: {category!r} is not in the list, which has "
         "flute, tuba, flute_tuba"
@@ -238,8 +242,8 @@ def test_a_category_that_is_not_listed_is_refused(category: str) -> None:
 def test_a_little_of_a_published_list_is_chosen() -> None:
     names = [published_lists.MUSIC_SOLOS, published_lists.MUSIC_DUETS]
     entries = read_lists(names, "http://127.0.0.1:9/{file}", PUBLISHED, 5.0)
-    kept = chosen(entries, ["flute_violin", "cello"], 2)
+    kept = select_videos(entries, ["flute_violin", "cello"], 2)
     assert [entry.category for entry in kept] == ["cello", "cello", "flute_violin", "flute_violin"]
     # The same ones every time, and more of them are those and more.
-    assert chosen(entries, ["flute_violin", "cello"], 3)[:2] == kept[:2]
-    assert len(chosen(entries, [], 2)) == 2 * (11 + 9)
+    assert select_videos(entries, ["flute_violin", "cello"], 3)[:2] == kept[:2]
+    assert len(select_videos(entries, [], 2)) == 2 * (11 + 9)

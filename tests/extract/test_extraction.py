@@ -1,9 +1,5 @@
 import json
 import os
-import signal
-import subprocess
-import sys
-import time
 import wave
 import zipfile
 from collections.abc import Callable
@@ -15,13 +11,11 @@ import pytest
 
 from sop.dataset.clips import read_audio, read_frames
 from sop.extract.extraction import extract, extract_video
-from sop.params import ExtractParams
 from sop.runtime.errors import LeftOut, UserError
 from sop.runtime.parallel import Workers
+from tests.support.extraction import PARAMS, Folders, from_nothing
 
 ROOT = Path(__file__).parents[2]
-LIMITS = {"timeout_seconds": 60.0, "memory_limit_mib": 512}
-PARAMS = ExtractParams(frame_rate=8.0, frame_height=48, jpeg_quality=5, sample_rate=11025, **LIMITS)
 ODD_NAMES = (
     "two words",
     'quote\'s "both"',
@@ -36,34 +30,6 @@ ODD_NAMES = (
 )
 
 
-class Folders:
-    """Videos, and what is made of them."""
-
-    def __init__(self, root: Path) -> None:
-        self.videos, self.audio, self.frames = root / "videos", root / "audio", root / "frames"
-        self.hashes = root / "hashes.sqlite"
-        self.videos.mkdir(parents=True)
-
-    def extract(self, **changes: Any) -> dict[str, Any]:
-        params = PARAMS.model_copy(update=changes)
-        return extract(params, self.videos, self.audio, self.frames, Workers(2), self.hashes)
-
-    def tree(self) -> dict[str, bytes]:
-        return {
-            f"{folder.name}/{path.relative_to(folder)}": path.read_bytes()
-            for folder in (self.audio, self.frames)
-            for path in folder.rglob("*")
-            if path.is_file()
-        }
-
-    def times(self) -> dict[str, int]:
-        return {
-            str(path.relative_to(folder.parent)): path.stat().st_mtime_ns
-            for folder in (self.audio, self.frames)
-            for path in folder.glob("*/*")
-        }
-
-
 @pytest.fixture
 def folders(tmp_path: Path, make_video: Callable) -> Folders:
     """Two videos in two categories."""
@@ -71,15 +37,6 @@ def folders(tmp_path: Path, make_video: Callable) -> Folders:
     make_video(folders.videos / "flute" / "a.mp4")
     make_video(folders.videos / "cello_flute" / "b.mp4", "-vf", "hflip", "-c:a", "copy")
     return folders
-
-
-def from_nothing(folders: Folders, root: Path, **changes: Any) -> dict[str, bytes]:
-    """The tree of the same videos extracted into empty folders."""
-    fresh = Folders(root)
-    fresh.videos.rmdir()
-    fresh.videos.symlink_to(folders.videos)
-    fresh.extract(**changes)
-    return fresh.tree()
 
 
 def changed(before: dict[str, int], after: dict[str, int]) -> set[str]:
@@ -266,11 +223,13 @@ def test_a_video_that_becomes_unusable_loses_its_files(
 
 def test_nothing_usable_ends_in_one_line(tmp_path: Path) -> None:
     folders = Folders(tmp_path)
-    with pytest.raises(UserError, match=f"{folders.videos}: holds no videos"):
+    with pytest.raises(UserError, match=f"{folders.videos}: contains no videos"):
         folders.extract()
     (folders.videos / "flute").mkdir()
     (folders.videos / "flute/a.mp4").write_bytes(b"x")
-    with pytest.raises(UserError, match="none of 1 videos is usable, flute/a for one: not a video"):
+    with pytest.raises(
+        UserError, match="none of 1 videos is usable, for example flute/a: not a video"
+    ):
         folders.extract()
 
 
@@ -283,42 +242,6 @@ def test_a_failure_replaces_nothing(tmp_path: Path, make_video: Callable) -> Non
     with pytest.raises(LeftOut):
         extract_video(cut, audio, frames, PARAMS)
     assert (audio.read_bytes(), frames.read_bytes()) == before
-
-
-EXTRACT = """
-import sys
-from pathlib import Path
-from sop.extract.extraction import extract
-from sop.runtime.parallel import Workers
-from sop.params import ExtractParams
-root = Path(sys.argv[1])
-params = ExtractParams(frame_rate=float(sys.argv[2]), frame_height=48, jpeg_quality=5,
-                       sample_rate=11025, timeout_seconds=60.0, memory_limit_mib=512)
-places = [root / name for name in ("videos", "audio", "frames")]
-extract(params, *places, Workers(2), root / "hashes.sqlite")
-"""
-
-
-def test_killed_at_any_moment_the_next_run_ends_the_same(
-    folders: Folders, tmp_path: Path, make_video: Callable
-) -> None:
-    for number in range(6):
-        make_video(folders.videos / "tuba" / f"{number}.mp4")
-    rng = np.random.default_rng(0)
-    for turn in range(6):
-        # Going back and forth between two rates, so that files of both lie about.
-        rate = (8.0, 4.0)[turn % 2]
-        process = subprocess.Popen(
-            [sys.executable, "-c", EXTRACT, str(folders.videos.parent), str(rate)],
-            cwd=ROOT,
-            start_new_session=True,
-            stdout=subprocess.DEVNULL,
-        )
-        time.sleep(rng.uniform(0.3, 1.5))
-        os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
-    folders.extract()
-    assert folders.tree() == from_nothing(folders, tmp_path / "again")
 
 
 def test_the_manifest_says_what_files_were_made_from(folders: Folders) -> None:

@@ -11,7 +11,7 @@ import psutil
 import pytest
 
 from sop.media import ffmpeg
-from tests.extract.test_extraction import Folders, from_nothing
+from tests.support.extraction import Folders, from_nothing
 
 LIMITS = {"timeout_seconds": 2.0, "memory_limit_mib": 512}
 GOOD = ("flute/a", "tuba/b", "tuba/c")

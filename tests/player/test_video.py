@@ -23,7 +23,7 @@ from sop.player.video import (
     write_video,
 )
 from sop.runtime.errors import LeftOut, LeftOutForNow, UserError
-from tests.media.test_sync import FORMS, LATE, check_in_step, edges, onsets_of, render
+from tests.support.flashes import FORMS, LATE, check_in_step, edges, onsets_of, render
 from tests.support.videos import run_ffmpeg
 
 LIMITS = Limits(60.0)

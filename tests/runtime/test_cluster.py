@@ -16,12 +16,12 @@ import cloudpickle
 import pytest
 
 from sop.download.download import download
-from sop.download.sources import Places
+from sop.download.sources import CachePaths
 from sop.extract.extraction import extract
 from sop.params import Params, validate
 from sop.runtime.errors import LeftOut, LeftOutForNow, UserError
 from sop.runtime.parallel import Workers, map_unordered
-from tests.extract.test_extraction import PARAMS, Folders
+from tests.support.extraction import PARAMS, Folders
 from tests.support.server import serving
 
 VIDEOS = 12
@@ -127,7 +127,7 @@ def test_a_worker_with_another_ffmpeg_stops_the_run(
     other.write_text("#!/bin/sh\necho ffmpeg version 0.1 of another machine\n")
     other.chmod(0o755)
     cluster.start("worker", cluster.address, "--nthreads=1", path=str(other.parent))
-    with pytest.raises(UserError, match=r"ffmpeg on .*: is another version .*=0\.1, there .*"):
+    with pytest.raises(UserError, match=r"ffmpeg on .*: the version differs .*=0\.1, there .*"):
         run(folders, Workers(1, cluster.address))
     assert folders.tree().keys() == {"audio/manifest.json", "frames/manifest.json"}
 
@@ -163,10 +163,10 @@ def test_what_goes_wrong_on_a_worker_counts_as_it_would_here(cluster: Cluster) -
 def test_an_item_that_kills_its_workers_costs_itself_only(cluster: Cluster) -> None:
     for _ in range(6):
         cluster.worker()
-    workers = Workers(1, cluster.address, most=1)
+    workers = Workers(1, cluster.address, limit=1)
     done = dict(map_unordered(misfortune, ["deadly", "fine"], workers))
     assert isinstance(done["deadly"], LeftOutForNow)
-    assert "4 workers of the cluster died with it" in str(done["deadly"])
+    assert "4 workers of the cluster died while processing it" in str(done["deadly"])
     assert done["fine"] == "FINE"
 
 
@@ -185,7 +185,7 @@ def test_a_scheduler_that_goes_away_is_one_line(
     work = map_unordered(time.sleep, [0.2] * 100, Workers(1, cluster.address))
     next(work)
     cluster.kill(cluster.scheduler)
-    with pytest.raises(UserError, match="went away; what is done stays"):
+    with pytest.raises(UserError, match=r"connection to .* lost; finished files are kept"):
         list(work)
 
 
@@ -211,7 +211,7 @@ def test_videos_are_fetched_by_workers_into_relative_folders(
         values["dataset"]["lists"]["own"] = "list.csv"
         values["dataset"]["fetch"]["video_url"] = f"{server.root}/{{id}}.mp4"
         values["cluster"]["scheduler"] = cluster.address
-        places = Places(Path("lists"), Path("unfinished"), Path("hashes.sqlite"))
+        places = CachePaths(Path("lists"), Path("partial"), Path("hashes.sqlite"))
         summary = download(validate(values, "test"), Path("videos"), places)
     assert summary["category"] == {"a": {"done": 4, "unavailable": 1, "failed": 0}}
     assert len(list(Path("videos").glob("a/*.mp4"))) == 4

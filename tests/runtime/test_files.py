@@ -13,7 +13,7 @@ from sop.runtime.files import (
     SAVE_INTERVAL_SECONDS,
     SAVE_SHARE,
     PeriodicSaver,
-    remove_empty_folders,
+    remove_others,
     remove_partials,
     replacing,
     write_json,
@@ -234,10 +234,12 @@ def test_a_save_that_fails_is_tried_again(clock: Clock) -> None:
     assert len(clock.saved) == 2
 
 
-def test_folders_are_removed_when_nothing_is_left_in_them(tmp_path: Path) -> None:
+def test_other_files_and_empty_folders_are_removed(tmp_path: Path) -> None:
     (tmp_path / "a" / "b" / "c").mkdir(parents=True)
     (tmp_path / "d" / "e").mkdir(parents=True)
     write_text(tmp_path / "d" / "file", "")
-    remove_empty_folders(tmp_path)
+    write_text(tmp_path / "a" / "b" / "other", "")
+    (tmp_path / "link").symlink_to(tmp_path / "d")
+    remove_others(tmp_path, {tmp_path / "d" / "file"})
     assert names(tmp_path) == ["d", "d/file"]
-    remove_empty_folders(tmp_path / "d" / "file")
+    remove_others(tmp_path / "d" / "file", set())

@@ -1,16 +1,14 @@
-"""Which videos there are, and how one of them becomes a file with its truth beside it."""
+"""Plan the rendered videos, and render one of them together with its ground truth."""
 
-import subprocess
 import tempfile
-import wave
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
 
 import ffmpeg
 import numpy as np
+import soundfile
 from numpy.typing import NDArray
 
 from sop.dataset.seeding import generator
@@ -19,48 +17,12 @@ from sop.download.synthetic.scene import Scene
 from sop.download.synthetic.sound import stems
 from sop.download.synthetic.timbre import INSTRUMENTS
 from sop.download.synthetic.truth import Truth, write_truth
-from sop.media.ffmpeg import binary
+from sop.media.ffmpeg import FfmpegRun, Limits, error_message, file_url, run_to_end
+from sop.params import SyntheticParams
 from sop.runtime.files import replacing
 
 _QUALITY = 20
 _AUDIO_RATE = "128k"
-_REASON_CHARACTERS = 2000
-
-
-class VideoParams(Protocol):
-    """The part of `dataset.synthetic` in params.yaml that one video depends on."""
-
-    @property
-    def seconds(self) -> float:
-        """Length of a video."""
-
-    @property
-    def width(self) -> int:
-        """Pixels, even."""
-
-    @property
-    def height(self) -> int:
-        """Pixels, even."""
-
-    @property
-    def frame_rate(self) -> int:
-        """Frames per second."""
-
-    @property
-    def sample_rate(self) -> int:
-        """Hz."""
-
-
-class PlanParams(Protocol):
-    """The part of `dataset.synthetic` in params.yaml that the list of videos depends on."""
-
-    @property
-    def solos(self) -> int:
-        """Videos of each instrument alone."""
-
-    @property
-    def duets(self) -> int:
-        """Videos of two instruments."""
 
 
 @dataclass(frozen=True)
@@ -68,18 +30,20 @@ class PlannedVideo:
     """A video to render."""
 
     category: str
-    """Its folder: the instruments, alphabetical, joined by underscores."""
+    """Folder: the instruments in alphabetical order, joined by underscores."""
     name: str
+    """Name of the file without its suffix."""
     instruments: tuple[str, ...]
+    """Instruments in alphabetical order."""
     index: int
-    """Which one of its category, from 0."""
+    """Number within the category, from 0."""
 
 
-def plan(params: PlanParams, seed: int) -> list[PlannedVideo]:
-    """List the videos: the solos, one of each instrument after the other, then the duets.
+def plan(params: SyntheticParams, seed: int) -> list[PlannedVideo]:
+    """List the videos: first the solos, in rounds of one per instrument, then the duets.
 
-    Asking for more adds to either list and leaves what was there as it was. Of every five duets,
-    each instrument plays in one.
+    A larger number of solos or duets adds videos and changes none. Each instrument plays in one of
+    every five duets.
     """
     solos = [
         _planned((instrument,), index)
@@ -98,13 +62,14 @@ def plan(params: PlanParams, seed: int) -> list[PlannedVideo]:
     return solos + duets
 
 
-def render(video: PlannedVideo, params: VideoParams, seed: int, folder: Path) -> None:
+def render(video: PlannedVideo, params: SyntheticParams, seed: int, folder: Path) -> None:
     """Write `<folder>/<category>/<name>.mp4` (H.264 and AAC) and `<name>.truth.npz` beside it.
 
-    Both depend on the seed, the video's name and `params` alone, down to the byte.
+    The bytes of both depend only on the seed, the video's name and `params`.
 
     Raises:
-        RuntimeError: ffmpeg failed; the message ends in its last words.
+        RuntimeError: ffmpeg failed; the message contains its error.
+        LeftOutForNow: ffmpeg exceeded a limit, or crashed.
     """
     melodies = [
         melody(instrument, params.seconds, generator(seed, "melody", video.name, instrument))
@@ -129,9 +94,9 @@ def render(video: PlannedVideo, params: VideoParams, seed: int, folder: Path) ->
     stem = folder / video.category / video.name
     path = stem.with_name(f"{video.name}.mp4")
     with replacing(path) as partial:
-        complaint = _encode(partial, scene.frames(), played.sum(axis=0).astype(np.int16), params)
-        if complaint is not None:
-            raise RuntimeError(f"{path}: ffmpeg failed: {complaint[-_REASON_CHARACTERS:]}")
+        run = _encode(partial, scene.frames(), played.sum(axis=0).astype(np.int16), params)
+        if run.code:
+            raise RuntimeError(f"{path}: ffmpeg failed: {error_message(run)}")
     onsets = sorted(
         (note.onset_seconds, index) for index, notes in enumerate(melodies) for note in notes
     )
@@ -157,17 +122,13 @@ def _planned(instruments: tuple[str, ...], index: int) -> PlannedVideo:
 
 
 def _encode(
-    path: Path, frames: Iterable[bytes], sound: NDArray[np.int16], params: VideoParams
-) -> str | None:
-    """Encode RGB frames and mono sound, the same input to the same bytes.
-
-    Returns:
-        What ffmpeg said when it failed, else None.
-    """
+    path: Path, frames: Iterable[bytes], sound: NDArray[np.int16], params: SyntheticParams
+) -> FfmpegRun:
+    """Encode RGB frames and mono sound; the same input gives the same bytes."""
     with tempfile.TemporaryDirectory() as folder:
         wav = Path(folder) / "sound.wav"
-        _write_wav(wav, sound, params.sample_rate)
-        picture = ffmpeg.input(
+        soundfile.write(wav, sound, params.sample_rate, subtype="PCM_16")
+        pictures = ffmpeg.input(
             "pipe:",
             format="rawvideo",
             pix_fmt="rgb24",
@@ -175,9 +136,9 @@ def _encode(
             framerate=params.frame_rate,
         )
         output = ffmpeg.output(
-            picture,
+            pictures,
             ffmpeg.input(str(wav)),
-            str(path),
+            file_url(path),
             vcodec="libx264",
             preset="veryfast",
             crf=_QUALITY,
@@ -190,37 +151,4 @@ def _encode(
             map_metadata=-1,
             **{"flags:v": "+bitexact", "flags:a": "+bitexact"},
         )
-        command = output.global_args("-nostdin", "-loglevel", "error").overwrite_output()
-        # A file takes any number of complaints; a pipe that nobody reads would stop ffmpeg.
-        with (Path(folder) / "stderr").open("w+b") as complaints:
-            process = subprocess.Popen(
-                command.compile(cmd=binary()), stdin=subprocess.PIPE, stderr=complaints
-            )
-            _feed(process, frames)
-            if process.wait() == 0:
-                return None
-            complaints.seek(0)
-            return complaints.read().decode(errors="replace").strip()
-
-
-def _feed(process: "subprocess.Popen[bytes]", frames: Iterable[bytes]) -> None:
-    """Write the frames to the process; when it ends early, its exit status tells why."""
-    assert process.stdin is not None
-    try:
-        with process.stdin as pipe:
-            for frame in frames:
-                pipe.write(frame)
-    except BrokenPipeError:
-        pass
-    except BaseException:
-        process.kill()
-        process.wait()
-        raise
-
-
-def _write_wav(path: Path, sound: NDArray[np.int16], sample_rate: int) -> None:
-    with wave.open(str(path), "wb") as file:
-        file.setnchannels(1)
-        file.setsampwidth(2)
-        file.setframerate(sample_rate)
-        file.writeframes(sound.astype("<i2").tobytes())
+        return run_to_end(output, Limits(), frames)

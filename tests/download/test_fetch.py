@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
-from sop.download.fetching import fetch
-from sop.download.published_lists import Entry
-from sop.download.youtube import FOR_GOOD, PASSES, unknown_options
+from sop.download.fetch import fetch
+from sop.download.published_lists import ListedVideo
+from sop.download.ytdlp_process import PERMANENT, TEMPORARY, unknown_options
 from sop.params import FetchParams, Params
 from sop.runtime.errors import LeftOut, LeftOutForNow, NoNetwork
 from tests.support.server import (
@@ -39,11 +39,13 @@ class Site:
     def __init__(self, server: Server, params: FetchParams, root: Path) -> None:
         self.server = server
         self.params = params.model_copy(update={"video_url": f"{server.root}/{{id}}.mp4", **QUICK})
-        self.videos, self.unfinished = root / "videos", root / "unfinished"
+        self.videos, self.partial = root / "videos", root / "partial"
 
-    def fetch(self, name: str = ID, entry: Entry | None = None, **changes: Any) -> Any:
+    def fetch(self, name: str = ID, entry: ListedVideo | None = None, **changes: Any) -> Any:
         params = self.params.model_copy(update=changes)
-        return fetch(entry or Entry("flute", name), params, self.videos, self.unfinished)
+        video = entry or ListedVideo("flute", name)
+        path = self.videos / video.category / f"{video.id}.mp4"
+        return fetch(video, path, params, self.partial)
 
     def answer(self, answer: Answer, name: str = ID) -> None:
         self.server.answers[f"{name}.mp4"] = answer
@@ -76,7 +78,7 @@ def test_a_video_is_fetched_byte_for_byte(name: str, site: Site, make_video: Cal
     found = site.fetch(name)
     assert site.files(site.videos) == [f"flute/{name}.mp4"]
     assert (site.videos / f"flute/{name}.mp4").read_bytes() == video.read_bytes()
-    assert site.files(site.unfinished) == []
+    assert site.files(site.partial) == []
     assert found.seconds == pytest.approx(2.5, abs=0.1)
     assert found.format == "h264 96x72, aac 22050 Hz mono"
 
@@ -106,7 +108,7 @@ def test_a_bad_answer_is_left_out_for_good_or_for_now(
     assert type(caught.value) is kind
     assert "\n" not in str(caught.value)
     assert len(str(caught.value)) <= 200
-    assert site.files(site.videos) == site.files(site.unfinished) == []
+    assert site.files(site.videos) == site.files(site.partial) == []
 
 
 def test_a_server_that_asks_to_wait_is_given_the_time(site: Site) -> None:
@@ -146,7 +148,7 @@ def test_a_truncated_body_is_never_taken_for_a_whole_one(site: Site) -> None:
     site.answer(truncated(video_of(site), 0.6, announced=False))
     with pytest.raises(LeftOutForNow, match="cut off"):
         site.fetch()
-    assert site.files(site.videos) == site.files(site.unfinished) == []
+    assert site.files(site.videos) == site.files(site.partial) == []
 
 
 def test_a_partial_file_is_resumed(site: Site) -> None:
@@ -154,7 +156,7 @@ def test_a_partial_file_is_resumed(site: Site) -> None:
     site.answer(truncated(video_of(site), 0.6))
     with pytest.raises(LeftOutForNow):
         site.fetch(retries=0)
-    assert len(site.files(site.unfinished)) == 1
+    assert len(site.files(site.partial)) == 1
     site.answer(file_of(video_of(site)))
     site.server.asked.clear()
     site.fetch()
@@ -199,7 +201,7 @@ def test_a_proxy_is_used(site: Site) -> None:
 
 def test_a_clip_begins_and_ends_where_asked(site: Site, clock_video: Callable) -> None:
     clock_video(video_of(site), "25", 8.0)
-    found = site.fetch(entry=Entry("flute", ID, clip=(3.0, 5.5)))
+    found = site.fetch(entry=ListedVideo("flute", ID, clip=(3.0, 5.5)))
     assert found.seconds == pytest.approx(2.5, abs=0.1)
     found = site.fetch(clip_seconds=[1.0, 2.0])
     assert found.seconds == pytest.approx(1.0, abs=0.1)
@@ -212,7 +214,7 @@ def test_a_part_from_a_server_that_knows_no_parts_is_left_out_with_advice(site: 
     size = int.from_bytes(whole[index : index + 4], "big")
     moved = whole[:index] + whole[index + size :] + whole[index : index + size]
     site.answer(lambda handler: handler.body(moved))
-    with pytest.raises(LeftOutForNow, match="its server may know whole files only"):
+    with pytest.raises(LeftOutForNow, match="the server may support whole files only"):
         site.fetch(clip_seconds=[0.5, 1.5], retries=0)
 
 
@@ -290,8 +292,8 @@ def test_an_old_video_stays_when_the_new_one_cannot_be_had(site: Site) -> None:
     ],
 )
 def test_what_youtube_says_of_a_video_that_is_gone(said: str) -> None:
-    assert FOR_GOOD.search(said)
-    assert not PASSES.search(said)
+    assert PERMANENT.search(said)
+    assert not TEMPORARY.search(said)
 
 
 @pytest.mark.parametrize(
@@ -309,4 +311,4 @@ def test_what_youtube_says_of_a_video_that_is_gone(said: str) -> None:
     ],
 )
 def test_what_youtube_says_when_another_time_may_do(said: str) -> None:
-    assert PASSES.search(said) or not FOR_GOOD.search(said)
+    assert TEMPORARY.search(said) or not PERMANENT.search(said)

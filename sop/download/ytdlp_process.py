@@ -1,7 +1,7 @@
-"""One video fetched by yt-dlp, as a program of its own: it may hang or crash, and can be stopped.
+"""Program that fetches one video with yt-dlp, in a process that may crash and can be killed.
 
-It reads a `Request` as JSON from its standard input, which then stays open: when it closes, whoever
-asked is gone, and so is this. It answers with an `Answer` as JSON on its standard output.
+It reads a `FetchRequest` as JSON from standard input and writes a `FetchResult` as JSON to standard
+output. Standard input stays open; when it is closed, the parent has ended and so does this process.
 """
 
 import io
@@ -31,10 +31,10 @@ from yt_dlp.utils import (
 )
 
 REASON_CHARACTERS = 160
-MOST_BACK_OFF_SECONDS = 300.0
+MAX_BACKOFF_SECONDS = 300.0
 
-# What YouTube says of a video that no later run will get. Anything else may pass.
-FOR_GOOD = re.compile(
+# YouTube's messages about videos that are permanently unavailable. Other errors are temporary.
+PERMANENT = re.compile(
     r"^Video unavailable$"
     r"|video (?:is no longer available|is(?:n.t| not) available$|is private|has been removed|"
     r"does(?:n.t| not) exist)"
@@ -48,17 +48,17 @@ FOR_GOOD = re.compile(
     r"|members.only|Join this channel|requires payment|DRM protected|copyright claim",
     re.IGNORECASE,
 )
-# These sound like it, and pass.
-PASSES = re.compile(r"try again|not a bot|rate.limit|captcha", re.IGNORECASE)
+# Temporary errors whose messages resemble those above.
+TEMPORARY = re.compile(r"try again|not a bot|rate.limit|captcha", re.IGNORECASE)
 
-# No server answered, whatever it would have said.
+# No server answered.
 NOT_REACHED = re.compile(
     r"establish a new connection|resolve|name or service|getaddrinfo|refused|unreachable|"
     r"no route to host|connect timeout|ConnectTimeout|unable to connect to proxy",
     re.IGNORECASE,
 )
 
-# The options that decide where files go and what is printed are not the user's.
+# Options that users may not set: they decide where files are written and what is printed.
 OWN_OPTIONS = frozenset(
     {
         *("outtmpl", "outtmpl_na_placeholder", "paths", "format", "merge_output_format", "nopart"),
@@ -73,14 +73,14 @@ OWN_OPTIONS = frozenset(
 
 
 @dataclass(frozen=True)
-class Request:
-    """What to fetch, and how."""
+class FetchRequest:
+    """Video to fetch, and the options of yt-dlp."""
 
     url: str
     stem: str
-    """Path of the file without its ending; what is half-done lies there too."""
+    """Path of the file without its suffix; partial files are written beside it."""
     format: str
-    """yt-dlp's selector."""
+    """Format selector of yt-dlp."""
     clip: tuple[float, float] | None
     stall_timeout_seconds: float
     retries: int
@@ -92,52 +92,52 @@ class Request:
 
 
 @dataclass(frozen=True)
-class Answer:
-    """What came of it: a file, or a failure and its reason."""
+class FetchResult:
+    """Result of a request: a file, or a failure and its reason."""
 
     file: str = ""
     failure: str = ""
-    """`for good`, `for now` or `no network`."""
+    """`permanent`, `temporary` or `no network`."""
     reason: str = ""
 
 
 def unknown_options(options: dict[str, Any]) -> list[str]:
-    """Those of a user's options that yt-dlp does not describe, or that are set here."""
+    """Return those of a user's options that yt-dlp does not document or that users may not set."""
     described = re.findall(r"^ {4}(\w+):", f"{yt_dlp.YoutubeDL.__doc__}", re.MULTILINE)
     described += re.findall(r"^ {4}(\w+):", f"{FileDownloader.__doc__}", re.MULTILINE)
     return sorted(set(options) - (set(described) - OWN_OPTIONS))
 
 
-def fetch(request: Request) -> Answer:
-    """Fetch a video; after a failure that may pass, again, as often as is asked for."""
-    waits = [_back_off(request, turn) for turn in range(request.retries)]
+def fetch(request: FetchRequest) -> FetchResult:
+    """Fetch a video; retry after temporary failures as often as requested."""
+    waits = [_backoff(request, turn) for turn in range(request.retries)]
     while True:
         try:
-            return Answer(file=_fetch(request))
+            return FetchResult(file=_fetch(request))
         except YoutubeDLError as error:
             cause = _cause(error)
-            answer = Answer("", _kind(error, cause), _reason(error))
-        if answer.failure == "no network":
-            # One hiccup is worth a second look; a lost network is not worth many.
+            result = FetchResult("", _kind(error, cause), _reason(error))
+        if result.failure == "no network":
+            # Retry once only: the network is probably down.
             waits = waits[:1]
-        if answer.failure == "for good" or not waits:
-            return answer
-        time.sleep(max(waits.pop(0), _asked_to_wait(cause)))
+        if result.failure == "permanent" or not waits:
+            return result
+        time.sleep(max(waits.pop(0), _requested_delay(cause)))
 
 
-def _fetch(request: Request) -> str:
+def _fetch(request: FetchRequest) -> str:
     options: dict[str, Any] = {
         **request.options,
-        # Another format's half of a file must not be continued with this one's.
+        # The format is part of the name: a partial file of another format must not be continued.
         "outtmpl": {"default": f"{request.stem.replace('%', '%%')}.%(format_id)s.%(ext)s"},
         "format": request.format,
         "merge_output_format": "mp4",
         "socket_timeout": request.stall_timeout_seconds,
-        # Retries are made around all of this: with fresh addresses, and from where it ended.
+        # `fetch` retries instead, with new addresses of the media, and continues partial files.
         "retries": 0,
         "extractor_retries": 0,
         "fragment_retries": request.retries,
-        "retry_sleep_functions": {"fragment": partial(_back_off, request)},
+        "retry_sleep_functions": {"fragment": partial(_backoff, request)},
         "skip_unavailable_fragments": False,
         "match_filter": _refuse_lists,
         "noplaylist": True,
@@ -153,13 +153,13 @@ def _fetch(request: Request) -> str:
     if request.rate_limit is not None:
         options["ratelimit"] = request.rate_limit
     if request.cookies is not None:
-        # As text: yt-dlp would write the user's file anew, several of them at a time.
+        # As text: several processes of yt-dlp would overwrite the user's file.
         options["cookiefile"] = io.StringIO(Path(request.cookies).read_text(encoding="utf-8"))
     if request.proxy is not None:
         options["proxy"] = request.proxy
     if request.clip is not None:
         options["download_ranges"] = download_range_func(None, [request.clip])
-        # Else it would begin at the key frame before, seconds too early.
+        # Otherwise it would begin at the previous key frame, up to seconds early.
         options["force_keyframes_at_cuts"] = True
     with yt_dlp.YoutubeDL(options) as downloader:
         info = downloader.extract_info(request.url)
@@ -170,10 +170,10 @@ def _fetch(request: Request) -> str:
 
 
 class _Silent:
-    """A logger for yt-dlp: what matters of its messages comes as an exception too."""
+    """Logger that discards messages; yt-dlp raises errors as exceptions too."""
 
     def debug(self, message: str) -> None:
-        """Ignore."""
+        """Discard the message."""
 
     info = warning = error = debug
 
@@ -183,33 +183,31 @@ def _refuse_lists(info: dict[str, Any], *, incomplete: bool = False) -> str | No
 
 
 def _deno() -> dict[str, str]:
-    """The JavaScript runtime that came with the requirements, on PATH or not."""
+    """Return the JavaScript runtime that is installed with the requirements, on PATH or not."""
     place = Path(sysconfig.get_path("scripts")) / "deno"
     return {"path": str(place)} if place.exists() else {}
 
 
-def _back_off(request: Request, n: int) -> float:
-    """Seconds before the n-th retry, from 0."""
-    return min(MOST_BACK_OFF_SECONDS, request.backoff_seconds * 2.0**n)
+def _backoff(request: FetchRequest, n: int) -> float:
+    """Return the delay before retry n, from 0, in seconds."""
+    return min(MAX_BACKOFF_SECONDS, request.backoff_seconds * 2.0**n)
 
 
-def _asked_to_wait(cause: BaseException) -> float:
-    """Seconds that a server asks to wait, in either form of Retry-After."""
+def _requested_delay(cause: BaseException) -> float:
+    """Return the delay that a server requests by Retry-After, in seconds or as a date."""
     if not isinstance(cause, HTTPError):
         return 0.0
-    asked = cause.response.headers.get("Retry-After") or ""
+    value = cause.response.headers.get("Retry-After") or ""
     try:
-        return float(asked) if asked.strip().isdigit() else _until(asked)
+        if value.strip().isdigit():
+            return float(value)
+        return max(0.0, parsedate_to_datetime(value).timestamp() - time.time())
     except (TypeError, ValueError):
         return 0.0
 
 
-def _until(date: str) -> float:
-    return max(0.0, parsedate_to_datetime(date).timestamp() - time.time())
-
-
 def _cause(error: BaseException) -> BaseException:
-    """What lies at the bottom of yt-dlp's exceptions, which hold one another in several ways."""
+    """Return the innermost cause; yt-dlp nests exceptions in several ways."""
     while True:
         info = getattr(error, "exc_info", None) or (None, None)
         inner = getattr(error, "cause", None) or info[1]
@@ -220,35 +218,35 @@ def _cause(error: BaseException) -> BaseException:
 
 
 def _kind(error: YoutubeDLError, cause: BaseException) -> str:
-    """How a failure counts, see `Answer.failure`."""
-    asked_for_page = "unable to download video" not in str(error)
+    """Classify a failure, see `FetchResult.failure`."""
+    is_page = "unable to download video" not in str(error)
     if isinstance(cause, HTTPError):
-        # The address of a file behind a page lasts for hours only; that of the page is the video's.
-        lasts = cause.status in (401, 403, 404, 410, 451) and asked_for_page
-        return "for good" if lasts and not cause.redirect_loop else "for now"
+        # Addresses of media expire after hours; the address of the page does not.
+        is_permanent = cause.status in (401, 403, 404, 410, 451) and is_page
+        return "permanent" if is_permanent and not cause.redirect_loop else "temporary"
     if isinstance(cause, IncompleteRead | ContentTooShortError):
-        return "for now"
+        return "temporary"
     if isinstance(cause, TransportError | TimeoutError | ConnectionError):
-        return "no network" if NOT_REACHED.search(str(error)) else "for now"
+        return "no network" if NOT_REACHED.search(str(error)) else "temporary"
     if isinstance(cause, GeoRestrictedError | UnsupportedError):
-        return "for good"
-    said = _reason(error)
-    return "for good" if FOR_GOOD.search(said) and not PASSES.search(said) else "for now"
+        return "permanent"
+    text = _reason(error)
+    return "permanent" if PERMANENT.search(text) and not TEMPORARY.search(text) else "temporary"
 
 
 def _reason(error: BaseException) -> str:
-    """The first sentences of yt-dlp's complaint, without its marks and advice."""
+    """Return the first sentences of yt-dlp's message, without its prefix and advice."""
     message = " ".join(str(error).split()).removeprefix("ERROR: ")
-    # Whoever reads it knows the site and the id.
+    # The reader sees the site and the id already.
     message = re.sub(r"^\[[^\]]+\] (?:[^:]{1,100}: (?=[A-Z]))?", "", message)
     message = re.split(r" \(caused by |; please report|\. Use --|\. Visit |\. See ", message)[0]
     if message.startswith("ffmpeg exited"):
-        message = f"no part of it can be fetched, its server may know whole files only ({message})"
-    return message.rstrip(".")[:REASON_CHARACTERS] or "yt-dlp gives no reason"
+        message = f"fetching a part failed, the server may support whole files only ({message})"
+    return message.rstrip(".")[:REASON_CHARACTERS] or "yt-dlp gave no reason"
 
 
 def _end_with_parent() -> None:
-    """Wait until whoever asked is gone, and go too, with all that was started here."""
+    """Wait until the parent has ended, then kill all children and end."""
     sys.stdin.read()
     for child in psutil.Process().children(recursive=True):
         child.kill()
@@ -256,17 +254,17 @@ def _end_with_parent() -> None:
 
 
 def main() -> None:
-    """Answer one request."""
+    """Process one request."""
     values = json.loads(sys.stdin.readline())
     threading.Thread(target=_end_with_parent, daemon=True).start()
-    # Whatever else prints must not be taken for the answer.
-    answer_to = os.fdopen(os.dup(1), "w", encoding="utf-8")
+    # Other output must not be mixed with the result.
+    result_to = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)
     clip = values.pop("clip")
-    answer = fetch(Request(**values, clip=None if clip is None else (clip[0], clip[1])))
-    json.dump(asdict(answer), answer_to)
-    answer_to.close()
-    # The thread above still reads; nothing is left that would have to be closed.
+    result = fetch(FetchRequest(**values, clip=None if clip is None else (clip[0], clip[1])))
+    json.dump(asdict(result), result_to)
+    result_to.close()
+    # Do not wait for the thread, which still reads standard input.
     sys.stdout.flush()
     os._exit(0)
 

@@ -1,0 +1,179 @@
+"""Fetch one listed video with yt-dlp in a process of its own, and check that it is complete."""
+
+import hashlib
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterable
+from pathlib import Path
+from typing import IO, Any
+
+from sop.download.container import to_mp4
+from sop.download.published_lists import ListedVideo
+from sop.media.decoding import CutOff, Probe, probe
+from sop.media.ffmpeg import Limits, binary
+from sop.params import FetchParams
+from sop.runtime.errors import LeftOut, LeftOutForNow, NoNetwork
+from sop.runtime.files import replacing
+from sop.runtime.processes import kill_tree, time_limit
+
+CODE = Path(__file__).parents[2]
+REASON_CHARACTERS = 160
+
+# Exceptions for the failures that `sop.download.ytdlp_process` reports.
+FAILURES = {"permanent": LeftOut, "temporary": LeftOutForNow, "no network": NoNetwork}
+
+
+def video_address(video: ListedVideo, params: FetchParams) -> str:
+    """Return the URL of a video."""
+    return video.url or params.video_url.replace("{id}", video.id)
+
+
+def clip_of(video: ListedVideo, params: FetchParams) -> tuple[float, float] | None:
+    """Return begin and end, in seconds, of the part to fetch; None for the whole video."""
+    if video.clip is not None or params.clip_seconds is None:
+        return video.clip
+    begin, end = params.clip_seconds
+    return begin, end
+
+
+def format_selector(params: FetchParams) -> str:
+    """Return yt-dlp's format selector: the best of at most the given height, MP4 preferred."""
+    low = f"[height<=?{params.height}]"
+    return params.format or "/".join(
+        (f"bv*{low}[ext=mp4]+ba[ext=m4a]", f"b{low}[ext=mp4]", f"bv*{low}+ba", f"b{low}")
+    )
+
+
+def fetch(video: ListedVideo, path: Path, params: FetchParams, partial: Path) -> Probe:
+    """Fetch a video and write it to `path`.
+
+    Args:
+        video: the video to fetch.
+        path: the MP4 to write.
+        params: `dataset.fetch` of params.yaml.
+        partial: folder of partially downloaded videos, which a later run continues.
+
+    Raises:
+        LeftOut: the video is permanently unavailable or unusable.
+        LeftOutForNow: it could not be fetched this time.
+    """
+    own = partial / partial_name(video, params)
+    own.mkdir(parents=True, exist_ok=True)
+    # The remote file may have changed since an earlier run: then the fetch is repeated from zero.
+    attempts = 1 + any(own.iterdir())
+    try:
+        while True:
+            attempts -= 1
+            file = _fetch(video, params, own)
+            try:
+                return _check_and_place(file, path, Limits(params.timeout_seconds))
+            except LeftOut:
+                shutil.rmtree(own)
+                own.mkdir()
+                if not attempts:
+                    raise
+    finally:
+        error = sys.exc_info()[1]
+        if not isinstance(error, LeftOutForNow | KeyboardInterrupt) or not any(own.iterdir()):
+            shutil.rmtree(own)
+
+
+def partial_name(video: ListedVideo, params: FetchParams) -> str:
+    """Return the name of the folder of a partial download; it depends on what is requested."""
+    request = f"{video_address(video, params)} {format_selector(params)} {clip_of(video, params)}"
+    return f"{video.category}.{video.id}.{hashlib.sha256(request.encode()).hexdigest()[:8]}"
+
+
+def remove_stale_partials(partial: Path, keep: Iterable[str]) -> None:
+    """Remove partial downloads that are no longer requested; `keep` has the names of the others."""
+    kept = set(keep)
+    if partial.is_dir():
+        for own in partial.iterdir():
+            if own.name not in kept:
+                shutil.rmtree(own)
+        if not any(partial.iterdir()):
+            partial.rmdir()
+
+
+def _fetch(video: ListedVideo, params: FetchParams, own: Path) -> Path:
+    """Let yt-dlp fetch a video into a folder of its own, within the time limit."""
+    request = {
+        "url": video_address(video, params),
+        "stem": str(own.absolute() / "video"),
+        "format": format_selector(params),
+        "clip": clip_of(video, params),
+        "stall_timeout_seconds": params.stall_timeout_seconds,
+        "retries": params.retries,
+        "backoff_seconds": params.backoff_seconds,
+        "rate_limit": params.rate_limit,
+        "cookies": params.cookies,
+        "proxy": params.proxy,
+        "options": params.yt_dlp,
+    }
+    with tempfile.TemporaryFile() as log, tempfile.TemporaryDirectory() as tools:
+        # To fetch a part of a video, yt-dlp looks for ffmpeg only on PATH.
+        (Path(tools) / "ffmpeg").symlink_to(binary())
+        answer = _ask(request, params.timeout_seconds, Path(tools), log)
+        if answer is None:
+            log.seek(0)
+            last = log.read().decode("utf-8", errors="replace").strip().rpartition("\n")[2]
+            raise LeftOutForNow(f"yt-dlp crashed ({last[:REASON_CHARACTERS]})")
+    if answer["failure"]:
+        raise FAILURES[answer["failure"]](answer["reason"])
+    file = Path(answer["file"])
+    if not file.is_file():
+        raise LeftOutForNow("yt-dlp ended without a file")
+    return file
+
+
+def _ask(request: dict[str, Any], timeout_seconds: float, tools: Path, log: IO[bytes]) -> Any:
+    """Return the answer of `sop.download.ytdlp_process`, or None if it crashed."""
+    path = os.pathsep.join((str(tools), os.environ.get("PATH", os.defpath)))
+    with (
+        subprocess.Popen(
+            [sys.executable, "-m", "sop.download.ytdlp_process"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=log,
+            env=os.environ | {"PYTHONPATH": str(CODE), "PATH": path},
+        ) as process,
+        time_limit(process, timeout_seconds) as expired,
+    ):
+        assert process.stdin is not None and process.stdout is not None
+        try:
+            process.stdin.write(json.dumps(request).encode() + b"\n")
+            process.stdin.flush()
+            text = process.stdout.read()
+        except BrokenPipeError:
+            text = b""
+        except BaseException:
+            kill_tree(process)
+            raise
+    if expired.is_set():
+        raise LeftOutForNow(f"took longer than {timeout_seconds:g} s and was stopped")
+    return json.loads(text) if text else None
+
+
+def _check_and_place(file: Path, path: Path, limits: Limits) -> Probe:
+    """Write a complete video to `path`; a truncated one is left out for now."""
+    try:
+        with replacing(path) as partial:
+            to_mp4(file, partial, limits)
+            # Without a Content-Length, a truncated answer looks like a whole one.
+            return probe(partial, limits)
+    except CutOff as reason:
+        raise LeftOutForNow(str(reason)) from None
+    except LeftOut as reason:
+        # A truncated MP4 lacks its index if that is at the end.
+        if "moov atom not found" in str(reason) and _has_mp4_signature(file):
+            raise LeftOutForNow(f"cut off ({reason})") from None
+        raise
+
+
+def _has_mp4_signature(file: Path) -> bool:
+    with file.open("rb") as beginning:
+        return beginning.read(8)[4:] == b"ftyp"
