@@ -23,8 +23,9 @@ from benchmarks.step import BATCHES, clips, published_params, wait
 from sop.model.pixelplayer import build
 from sop.params import Params
 from sop.runtime.device import keep_freed_memory
-from sop.train.distributed import Team, joined
-from sop.train.trainer import gradients, make_optimizer
+from sop.train.distributed import ProcessGroup, process_group
+from sop.train.gradients import compute_gradients
+from sop.train.optimizer import make_optimizer
 
 ROUNDS = 3
 STEPS = {"cpu": 2, "cuda": 20}
@@ -59,9 +60,9 @@ def main() -> None:
     batch = options.batch or BATCHES[device]
     if options.one:
         torch.set_num_threads(options.one)
-        with joined(device) as team:
-            speed = measure(published_params(PRECISION[device], batch), team, STEPS[device])
-            if team.leads:
+        with process_group(device) as group:
+            speed = measure(published_params(PRECISION[device], batch), group, STEPS[device])
+            if group.is_main:
                 print(json.dumps(speed))
         return
     speeds: dict[Crew, list[float]] = {crew: [] for crew in crews(device, batch)}
@@ -92,30 +93,31 @@ def in_processes(crew: Crew, device: str, batch: int) -> float:
     return float(json.loads(done.stdout.splitlines()[-1]))
 
 
-def measure(params: Params, team: Team, steps: int) -> float:
+def measure(params: Params, group: ProcessGroup, steps: int) -> float:
     """Mixtures per second of all processes, on random clips, loading not counted."""
     keep_freed_memory()
     player = build(params.model, params.spectrogram, params.seed).train()
-    player.to(team.device).to(memory_format=torch.channels_last)
+    player.to(group.device).to(memory_format=torch.channels_last)
     optimizer = make_optimizer(player, params.train)
-    model: nn.Module = DistributedDataParallel(player) if team.size > 1 else player
+    model: nn.Module = DistributedDataParallel(player) if group.world_size > 1 else player
     batch = params.train.batch_size
-    share = params.train.model_copy(update={"batch_size": batch // team.size})
-    mine = clips(params.model_copy(update={"train": share}), team.rank, team.device)
+    share = params.train.model_copy(update={"batch_size": batch // group.world_size})
+    mine = clips(params.model_copy(update={"train": share}), group.rank, group.device)
 
     def step() -> None:
-        gradients(model, optimizer, mine, params, team)
+        optimizer.zero_grad(set_to_none=True)
+        compute_gradients(model, mine, params, group.device)
         optimizer.step()
 
     for _ in range(2):
         step()
-    wait(team.device)
-    team.wait()
+    wait(group.device)
+    group.barrier()
     began = time.perf_counter()
     for _ in range(steps):
         step()
-    wait(team.device)
-    team.wait()
+    wait(group.device)
+    group.barrier()
     return steps * batch / (time.perf_counter() - began)
 
 

@@ -30,8 +30,8 @@ from sop.model.spectrogram import stft, warp_rows
 from sop.params import Params, load_params
 from sop.presets import apply_preset
 from sop.runtime.device import keep_freed_memory
-from sop.train.distributed import Team
-from sop.train.trainer import gradients, make_optimizer
+from sop.train.gradients import compute_gradients
+from sop.train.optimizer import make_optimizer
 
 ROUNDS = 3
 THREADS = 2
@@ -232,10 +232,9 @@ def our_step(player: PixelPlayer, params: Params) -> Step:
     optimizer = make_optimizer(player, params.train)
 
     def of(batch: Batch) -> Callable[[], Tensor]:
-        alone = Team(0, 1, batch.audio.device)
-
         def step() -> Tensor:
-            loss = gradients(player, optimizer, batch, params, alone)
+            optimizer.zero_grad(set_to_none=True)
+            loss = compute_gradients(player, batch, params, batch.audio.device)
             optimizer.step()
             return loss
 

@@ -1,34 +1,27 @@
-"""Stage `train`: learn to separate mixtures of the training videos."""
+"""Stage `train`: train the model on mixtures of the training videos."""
 
-from contextlib import nullcontext
 from pathlib import Path
 
 from sop.dataset.index import TRAIN, VALIDATION, read_index
 from sop.params import load_params
 from sop.runtime.stage import run_stage
-from sop.train.distributed import is_launched, joined, launch, processes_wanted
-from sop.train.monitor import opened
-from sop.train.trainer import train
+from sop.train.distributed import is_launched, launch, process_count, process_group
+from sop.train.trainer import RunFolders, train
 
 
 def main() -> int:
     params = load_params()
-    processes = processes_wanted(params.train.devices, params.device)
+    processes = process_count(params.train.devices, params.device)
     if processes > 1 and not is_launched():
         return launch("stages.train", processes)
     index = Path("data/index")
-    with (
-        joined(params.device) as team,
-        opened("metrics/train") if team.leads else nullcontext() as live,
-    ):
+    with process_group(params.device) as group:
         train(
             params,
             training=read_index(index / TRAIN),
             validation=read_index(index / VALIDATION),
-            models=Path("data/model"),
-            unfinished=Path("data/training"),
-            team=team,
-            live=live,
+            folders=RunFolders(Path("data/model"), Path("data/training"), Path("metrics/train")),
+            group=group,
         )
     return 0
 

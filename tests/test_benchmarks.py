@@ -12,7 +12,7 @@ from benchmarks.machine import setting
 from benchmarks.scaling import Crew
 from benchmarks.step import FASTEST, KINDS, PUBLISHED, Measured
 from sop.params import Params
-from sop.train.distributed import Team
+from sop.train.distributed import ProcessGroup
 from tests.support.experiment import with_values
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -137,4 +137,4 @@ def test_efficiency_is_per_core_or_gpu(capsys: pytest.CaptureFixture[str]) -> No
 
 
 def test_speed_of_one_process_counts_the_whole_batch(params: Params) -> None:
-    assert scaling.measure(params, Team(0, 1, CPU), 1) > 0
+    assert scaling.measure(params, ProcessGroup(0, 1, CPU), 1) > 0

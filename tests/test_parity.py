@@ -16,7 +16,7 @@ from sop.model.spectrogram import separate, stft, unwarp_rows, warp_rows
 from sop.model.synthesizer import Synthesizer
 from sop.params import Params
 from sop.presets import apply_preset
-from sop.train.trainer import make_optimizer
+from sop.train.optimizer import make_optimizer
 from tests.support.experiment import Reference
 
 ROUNDING = 1e-4

@@ -1,4 +1,4 @@
-"""Where tensors are computed."""
+"""Devices, threads and memory of computations."""
 
 import ctypes
 import sys
@@ -10,48 +10,38 @@ import torch
 
 from sop.runtime.errors import UserError
 
-# Of <malloc.h>.
+# Constants of <malloc.h>.
 M_TRIM_THRESHOLD = -1
 M_MMAP_MAX = -4
 
 
 def choose_device(name: str) -> torch.device:
-    """The device of params.yaml: `auto` is CUDA where there is one, else the CPU.
+    """Return the device for `device` of params.yaml; `auto` is CUDA if available, else the CPU.
 
     Raises:
-        UserError: a CUDA device is asked for that this machine does not have.
+        UserError: this machine does not have that CUDA device.
     """
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     device = torch.device(name)
-    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+    count = torch.cuda.device_count()
+    if device.type == "cuda" and (device.index or 0) >= count:
         raise UserError(
-            f"device: {name!r} is not on this machine, which has {torch.cuda.device_count()} CUDA "
-            "devices; set auto or cpu"
+            f"device: {name!r} does not exist on this machine, which has {count} CUDA "
+            f"device{'s' * (count != 1)}; set auto or cpu"
         )
     return device
 
 
-def is_bfloat16_fast(device: torch.device) -> bool:
-    """Whether convolutions in bfloat16 are faster than in float32, in both passes of training.
-
-    On a CPU they are where it multiplies matrices of it (AMX). Where it has instructions for no
-    more than dot products (AVX512-BF16), a step was measured to be slower, see benchmarks/.
-    """
-    if device.type == "cuda":
-        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
-    return bool(cpu_capabilities().get("amx_bf16"))
-
-
 def cpu_capabilities() -> Mapping[str, Any]:
-    """What the CPU is and can do, by PyTorch's names; empty where PyTorch is too old to tell."""
-    tell = getattr(torch.cpu, "get_capabilities", None)
-    return tell() if tell is not None else {}
+    """Return name and instruction sets of the CPU; empty if PyTorch is too old to report them."""
+    get_capabilities = getattr(torch.cpu, "get_capabilities", None)
+    return get_capabilities() if get_capabilities is not None else {}
 
 
 @contextmanager
 def one_thread() -> Iterator[None]:
-    """Compute on one core: small arrays wait longer for a second, busy one than they take here."""
+    """Compute on one core: for small arrays, waiting for a busy second core takes longer."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
@@ -61,10 +51,10 @@ def one_thread() -> Iterator[None]:
 
 
 def keep_freed_memory() -> None:
-    """Let the C library keep the memory of freed tensors for the next ones (glibc; else nothing).
+    """Let glibc reuse the memory of freed tensors; without effect for other C libraries.
 
-    By default glibc maps each large tensor anew and gives it back when it is freed, so that every
-    training step on a CPU faults its memory in again: a fifth of its time, see benchmarks/.
+    By default, glibc returns the memory of each large tensor to the system. Mapping it again takes
+    a fifth of the time of a training step on a CPU, see benchmarks/.
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
     if mallopt is not None:

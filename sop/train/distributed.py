@@ -1,4 +1,4 @@
-"""Several processes that train one model together, each on its share of every batch."""
+"""Processes that train one model together, each on its share of every batch."""
 
 import os
 import subprocess
@@ -14,46 +14,46 @@ from torch import Tensor
 
 from sop.runtime.device import choose_device
 
-# An evaluation, which only the first process does, may take a while.
+# Other ranks wait while rank 0 validates, which may take long.
 TIMEOUT = timedelta(hours=2)
 
 
 @dataclass(frozen=True)
-class Team:
-    """The processes that train together, as one of them sees it."""
+class ProcessGroup:
+    """The ranks that train together, as seen by one of them."""
 
     rank: int
-    size: int
+    world_size: int
     device: torch.device
 
     @property
-    def leads(self) -> bool:
-        """Whether this process reports, evaluates and writes."""
+    def is_main(self) -> bool:
+        """True for the rank that logs, validates and writes files."""
         return self.rank == 0
 
     def mean(self, value: Tensor) -> Tensor:
-        """The mean of a value over all processes."""
-        if self.size > 1:
+        """Return the mean of a value over all ranks."""
+        if self.world_size > 1:
             torch.distributed.all_reduce(value)
-            value /= self.size
+            value /= self.world_size
         return value
 
-    def agree(self, wish: bool) -> bool:
-        """Whether any process wishes it, which all then know."""
-        if self.size == 1:
-            return wish
-        wishes = torch.tensor(float(wish), device=self.device)
-        torch.distributed.all_reduce(wishes)
-        return bool(wishes.item() > 0)
+    def any_rank(self, value: bool) -> bool:
+        """Return True on all ranks if the value is true on any rank."""
+        if self.world_size == 1:
+            return value
+        total = torch.tensor(float(value), device=self.device)
+        torch.distributed.all_reduce(total)
+        return bool(total.item() > 0)
 
-    def wait(self) -> None:
-        """Wait until all are here."""
-        if self.size > 1:
+    def barrier(self) -> None:
+        """Wait until all ranks have reached this point."""
+        if self.world_size > 1:
             torch.distributed.barrier()
 
 
-def processes_wanted(devices: int | str, device: str) -> int:
-    """How many processes `train.devices` means on this machine."""
+def process_count(devices: int | str, device: str) -> int:
+    """Return the number of processes that `train.devices` requests on this machine."""
     if devices != "auto":
         return int(devices)
     on_gpus = device == "auto" and torch.cuda.is_available()
@@ -61,37 +61,36 @@ def processes_wanted(devices: int | str, device: str) -> int:
 
 
 def is_launched() -> bool:
-    """Whether torchrun started this process."""
+    """Return True if torchrun started this process."""
     return "LOCAL_RANK" in os.environ and "WORLD_SIZE" in os.environ
 
 
 def launch(module: str, processes: int) -> int:
-    """Run a module in so many processes of this machine; the first exit status that is not 0."""
+    """Run a module in several processes on this machine with torchrun; return the exit status."""
     torchrun = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
     return subprocess.run([sys.executable, *torchrun, "-m", module]).returncode
 
 
 @contextmanager
-def joined(device: str) -> Iterator[Team]:
-    """The team of this process: alone, unless torchrun started it.
+def process_group(device: str) -> Iterator[ProcessGroup]:
+    """Join the process group that torchrun started, or form a group of this process alone.
 
     Args:
-        device: `device` of params.yaml; in a team `auto` and `cuda` are a GPU for each process.
+        device: `device` of params.yaml; under torchrun, `auto` and `cuda` are one GPU per rank.
 
     Raises:
-        UserError: the device is not there.
+        UserError: the device does not exist.
     """
     if not is_launched():
-        yield Team(0, 1, choose_device(device))
+        yield ProcessGroup(0, 1, choose_device(device))
         return
-    local = int(os.environ["LOCAL_RANK"])
     chosen = choose_device(device)
     if chosen.type == "cuda":
-        chosen = choose_device(f"cuda:{local}")
+        chosen = choose_device(f"cuda:{os.environ['LOCAL_RANK']}")
         torch.cuda.set_device(chosen)
     backend = "nccl" if chosen.type == "cuda" else "gloo"
     torch.distributed.init_process_group(backend, timeout=TIMEOUT)
     try:
-        yield Team(torch.distributed.get_rank(), torch.distributed.get_world_size(), chosen)
+        yield ProcessGroup(torch.distributed.get_rank(), torch.distributed.get_world_size(), chosen)
     finally:
         torch.distributed.destroy_process_group()

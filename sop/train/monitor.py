@@ -1,8 +1,8 @@
-"""Watching a training run: losses, measures, and where the time goes."""
+"""Monitoring of a training run: losses, validation measures, and throughput."""
 
 import math
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import torch
@@ -14,99 +14,98 @@ from sop.dataset.mixtures import Batch
 from sop.runtime.errors import UserError
 
 
-def opened(folder: str) -> Live:
-    """DVCLive, writing into a folder whose earlier results it removes.
+def open_live(folder: str) -> Live:
+    """Open DVCLive for a folder, and remove earlier results in it.
 
     Raises:
-        UserError: git, which it looks at, has no commit or cannot be read.
+        UserError: the git repository has no commit or cannot be read.
     """
     try:
         return Live(folder, save_dvc_exp=False, dvcyaml=None)
     except SCMError as error:
         raise UserError(
-            f"git: {error}; DVCLive wants a commit to start from: `git add --all`, then "
-            "`git commit`"
+            f"git: {error}; DVCLive requires a commit: run `git add --all`, then `git commit`"
         ) from None
 
 
-class History:
-    """Loss and learning rate of each step, measures of each evaluation, also of before a stop.
+class MetricLog:
+    """Loss and learning rate of each step, and measures of each validation.
 
-    Losses stay on their device until they are looked at, so that no step waits for it.
+    Losses stay on their device until `flush`, so that no step waits for the device.
 
     Args:
-        live: is told all of it; None in processes that do not lead.
+        live: receives all values; None on ranks other than the main one.
     """
 
     def __init__(self, live: Live | None) -> None:
         self._live = live
         self._entries: list[tuple[int, str, float]] = []
         self._pending: list[tuple[int, Tensor, float]] = []
-        self.last = math.nan
-        """The loss that was looked at last."""
+        self.last_loss = math.nan
+        """Loss of the last step before the last `flush`."""
 
-    def add(self, step: int, loss: Tensor, rate: float) -> None:
-        """Keep the loss of a step, and the sound net's learning rate in it."""
-        self._pending.append((step, loss, rate))
+    def add_step(self, step: int, loss: Tensor, learning_rate: float) -> None:
+        """Add the loss of a step and the learning rate of the sound net."""
+        self._pending.append((step, loss, learning_rate))
 
     def flush(self) -> list[tuple[int, float]]:
-        """Log the losses that came since the last time; returns them with their steps."""
+        """Log the steps since the last flush, and return each with its loss."""
         if not self._pending:
             return []
-        values = torch.stack([loss for _, loss, _ in self._pending]).tolist()
+        losses = torch.stack([loss for _, loss, _ in self._pending]).tolist()
         flushed = []
-        for (step, _, rate), value in zip(self._pending, values, strict=True):
-            self._log(step, "train/loss", value)
-            self._log(step, "train/learning_rate", rate)
-            flushed.append((step, value))
-            self.last = value
+        for (step, _, learning_rate), loss in zip(self._pending, losses, strict=True):
+            self._log(step, "train/loss", loss)
+            self._log(step, "train/learning_rate", learning_rate)
+            flushed.append((step, loss))
+            self.last_loss = loss
         self._pending.clear()
         return flushed
 
-    def measured(self, step: int, results: dict[str, float]) -> None:
-        """Log an evaluation."""
+    def add_validation(self, step: int, results: dict[str, float]) -> None:
+        """Log the measures of a validation."""
         for name, value in results.items():
             self._log(step, f"validation/{name}", value)
         if self._live is not None:
             self._live.make_summary()
 
-    def content(self) -> list[tuple[int, str, float]]:
-        """What was logged so far: step, name, value."""
-        return list(self._entries)
-
-    def restore(self, entries: Iterable[Sequence[Any]]) -> None:
-        """Log again what had been logged before a stop."""
-        for step, name, value in entries:
-            self._log(step, name, value)
-
-    def end(self, unreadable: int) -> None:
-        """Log what is known at the end: how many clips could not be read."""
+    def add_left_out(self, count: int) -> None:
+        """Log the number of clips that could not be read, at the end of the run."""
         if self._live is not None:
-            self._live.summary["train"]["left_out"] = unreadable
+            self._live.summary["train"]["left_out"] = count
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return all logged values, for the resume checkpoint."""
+        return {"entries": list(self._entries)}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Log the values of an interrupted run again."""
+        for step, name, value in state["entries"]:
+            self._log(step, name, value)
 
     def _log(self, step: int, name: str, value: float) -> None:
         self._entries.append((step, name, value))
-        # What is not finite ends the run, and is no JSON.
+        # JSON has no values that are not finite; such a loss ends the run.
         if self._live is not None and math.isfinite(value):
             self._live.step = step - 1
             self._live.log_metric(name, value)
 
 
-class Clock:
-    """Measures the speed of a run, and the share of its time that it waits for data.
+class Throughput:
+    """Measures the speed of a run, and the fraction of its time spent waiting for data.
 
     Args:
-        batch_size: mixtures of a step.
+        batch_size: number of mixtures in a step.
     """
 
     def __init__(self, batch_size: int) -> None:
         self._batch_size = batch_size
-        self._began = self._saved = time.monotonic()
+        self._began = time.monotonic()
         self._waited = 0.0
         self._steps = 0
 
-    def waiting(self, batches: Iterable[Batch]) -> Iterator[Batch]:
-        """The batches; the time until each comes counts as waiting."""
+    def watch(self, batches: Iterable[Batch]) -> Iterator[Batch]:
+        """Yield the batches; the time until each of them arrives counts as waiting."""
         remaining = iter(batches)
         while True:
             asked = time.monotonic()
@@ -117,28 +116,40 @@ class Clock:
             if self._steps:
                 self._waited += time.monotonic() - asked
             else:
-                # The first comes when the readers have started, which says nothing of their speed.
+                # The first batch includes the start of the workers, which is not their speed.
                 self._began = time.monotonic()
             self._steps += 1
             yield batch
 
     @property
-    def waiting_share(self) -> float:
-        """Of the time since the first batch."""
+    def waiting_fraction(self) -> float:
+        """Fraction of the time since the first batch that was spent waiting for data."""
         return self._waited / max(time.monotonic() - self._began, 1e-9)
 
     @property
     def speed(self) -> float:
-        """Mixtures per second."""
+        """Number of mixtures per second."""
         return self._steps * self._batch_size / max(time.monotonic() - self._began, 1e-9)
 
     def seconds_left(self, steps: int) -> float:
-        """How long so many steps will take."""
+        """Return the estimated time for a number of further steps."""
         return steps * self._batch_size / max(self.speed, 1e-9)
 
-    def is_time_to_save(self, every_seconds: float) -> bool:
-        """Whether so many seconds have passed since this was last true."""
-        due = time.monotonic() - self._saved >= every_seconds
-        if due:
-            self._saved = time.monotonic()
-        return due
+
+class Interval:
+    """A repeating timer, such as for checkpoints.
+
+    Args:
+        seconds: length of the interval.
+    """
+
+    def __init__(self, seconds: float) -> None:
+        self._seconds = seconds
+        self._last = time.monotonic()
+
+    def is_over(self) -> bool:
+        """Return True, and start again, if the interval has passed since the last start."""
+        over = time.monotonic() - self._last >= self._seconds
+        if over:
+            self._last = time.monotonic()
+        return over

@@ -1,4 +1,4 @@
-"""Going on with a training run that was stopped: what is kept of it, and whether it may."""
+"""The resume checkpoint: state of an interrupted training run, and what it must match."""
 
 import hashlib
 import json
@@ -17,91 +17,92 @@ from sop.runtime.errors import UserError
 
 logger = logging.getLogger(__name__)
 
-# The script whose code decides the result of a training run.
+# The script whose imports are the code of a training run.
 TRAINER = Path("sop/train/trainer.py")
 
-# Changing these changes nothing of what is learned.
+# Parameters of `train` that do not change the trained model.
 WITHOUT_INFLUENCE = {"checkpoint_seconds", "log_every", "devices"}
 
 
-def identity(
+def run_identity(
     params: Params, training: Sequence[Video], validation: Sequence[Video]
 ) -> dict[str, str]:
-    """All that a run follows from, by name: two runs alike in it are the same run.
+    """Return everything that determines the result of a run, by name.
+
+    A checkpoint may be resumed only by a run of the same identity.
 
     Args:
         params: all parameters.
-        training: videos to learn from.
-        validation: videos to measure on.
+        training: training videos.
+        validation: validation videos.
     """
-    sections = params.model_dump(
-        include={"seed", "extract", "mixture", "spectrogram", "model", "train"}
-    )
-    extract = sections.pop("extract")
-    train = {k: v for k, v in sections.pop("train").items() if k not in WITHOUT_INFLUENCE}
+    sections = params.model_dump(include={"seed", "mixture", "spectrogram"})
     parts = {
-        "extract": {name: extract[name] for name in ("frame_rate", "sample_rate")},
-        **{f"train.{name}": value for name, value in train.items()},
-        **{f"model.{name}": value for name, value in sections.pop("model").items()},
         **sections,
+        "extract": params.extract.model_dump(include={"frame_rate", "sample_rate"}),
     }
+    for name, value in params.model.model_dump().items():
+        parts[f"model.{name}"] = value
+    for name, value in params.train.model_dump(exclude=WITHOUT_INFLUENCE).items():
+        parts[f"train.{name}"] = value
     return {
         **{name: json.dumps(value, sort_keys=True) for name, value in parts.items()},
-        "data": _hash(_data(training, validation)),
+        "data": _data_hash(training, validation),
         "code": code_hash(TRAINER),
         "PyTorch": str(torch.__version__),
     }
 
 
-class Unfinished:
-    """A training run that has begun and not ended, as one file.
+class ResumeCheckpoint:
+    """The file from which an interrupted run is resumed.
 
     Args:
         path: the file.
-        run: identity of the run that may go on from it.
+        identity: identity of the current run; see `run_identity`.
     """
 
-    def __init__(self, path: Path, run: dict[str, str]) -> None:
+    def __init__(self, path: Path, identity: dict[str, str]) -> None:
         self.path = path
-        self.run = run
+        self.identity = identity
 
     def load(self) -> dict[str, Any] | None:
-        """What `save` was given; None where there is nothing to go on from, and then says why."""
+        """Return the saved state; None, with a log message, if there is none for this run."""
         if not self.path.is_file():
             return None
         try:
             content = load_checkpoint(self.path)
-            earlier, state = content["run"], content["state"]
-            differs = sorted(
-                name
-                for name in earlier.keys() | self.run.keys()
-                if earlier.get(name) != self.run.get(name)
-            )
+            earlier, state = content["identity"], content["state"]
+            changes = [
+                _change(name, earlier, self.identity)
+                for name in sorted(earlier.keys() | self.identity.keys())
+                if earlier.get(name) != self.identity.get(name)
+            ]
         except (UserError, KeyError, AttributeError) as error:
-            logger.info(f"train: {self.path} is not readable ({error}); starting anew")
+            logger.info(f"train: {self.path} is not readable ({error}); starting from step 0")
             return None
-        if differs:
-            changes = "; ".join(_change(name, earlier, self.run) for name in differs)
+        if changes:
             logger.info(
-                f"train: a run was stopped at step {state.get('step')} and is not continued, "
-                f"it was another: {changes}; starting anew"
+                f"train: the run that was interrupted at step {state.get('step')} cannot be "
+                f"resumed because of changes: {'; '.join(changes)}; starting from step 0"
             )
             return None
         return dict(state)
 
     def save(self, state: dict[str, Any]) -> bool:
-        """Keep a state; whether that worked. Where not, the one before is still there."""
+        """Save a state; return False, and keep the previous file, if that fails."""
         try:
-            save_checkpoint(self.path, {"run": self.run, "state": state})
+            save_checkpoint(self.path, {"identity": self.identity, "state": state})
         except (OSError, RuntimeError) as error:
-            # Torch's writer reports a full disk as a RuntimeError of its own.
+            # PyTorch reports a full disk as a RuntimeError.
             reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-            logger.info(f"train: {self.path} cannot be written ({reason}); the one before stays")
+            logger.info(
+                f"train: {self.path} cannot be written ({reason}); keeping the previous checkpoint"
+            )
             return False
         return True
 
     def remove(self) -> None:
-        """Forget the run: it has ended."""
+        """Delete the file, at the end of the run."""
         self.path.unlink(missing_ok=True)
 
 
@@ -111,8 +112,8 @@ def _change(name: str, earlier: dict[str, str], now: dict[str, str]) -> str:
     return f"{name} {earlier.get(name, 'unset')} -> {now.get(name, 'unset')}"
 
 
-def _data(training: Sequence[Video], validation: Sequence[Video]) -> list[str]:
-    """What tells data apart without reading them all: lists, sizes, and extraction's manifests."""
+def _data_hash(training: Sequence[Video], validation: Sequence[Video]) -> str:
+    """Hash lists, file sizes and extraction manifests instead of reading all data."""
     videos = [*training, *validation]
     lines = [f"{len(training)} {len(validation)}"]
     lines += [
@@ -123,8 +124,5 @@ def _data(training: Sequence[Video], validation: Sequence[Video]) -> list[str]:
     ]
     folders = sorted({path.parents[1] for video in videos for path in (video.audio, video.frames)})
     manifests = [folder / "manifest.json" for folder in folders]
-    return lines + [path.read_text(encoding="utf-8") for path in manifests if path.is_file()]
-
-
-def _hash(lines: list[str]) -> str:
+    lines += [path.read_text(encoding="utf-8") for path in manifests if path.is_file()]
     return hashlib.sha256("\n".join(lines).encode()).hexdigest()

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from sop.runtime.device import choose_device, is_bfloat16_fast
+from sop.runtime.device import choose_device
 from sop.runtime.errors import UserError
 
 
@@ -29,26 +29,3 @@ def test_machine_with_cuda_takes_it_unless_told_otherwise(cuda_devices: int) -> 
     assert choose_device("cuda:1") == torch.device("cuda", 1)
     with pytest.raises(UserError, match=r"'cuda:2' .* 2 CUDA devices"):
         choose_device("cuda:2")
-
-
-@pytest.mark.parametrize(
-    ("capabilities", "is_fast"),
-    [
-        ({"avx2": True, "amx_bf16": False}, False),
-        ({"avx512_bf16": True, "amx_bf16": False}, False),
-        ({"avx512_bf16": True, "amx_bf16": True}, True),
-        ({"neon": True}, False),
-    ],
-)
-def test_bfloat16_is_for_cpus_that_multiply_matrices_of_it(
-    capabilities: dict[str, bool], is_fast: bool, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: capabilities, raising=False)
-    assert is_bfloat16_fast(torch.device("cpu")) is is_fast
-
-
-def test_bfloat16_is_not_for_a_cpu_of_which_pytorch_tells_nothing(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.delattr(torch.cpu, "get_capabilities", raising=False)
-    assert not is_bfloat16_fast(torch.device("cpu"))

@@ -10,13 +10,13 @@ from dvclive.live import Live
 from sop.dataset.mixtures import Batch
 from sop.runtime.errors import UserError
 from sop.train import monitor
-from sop.train.monitor import Clock, History, opened
+from sop.train.monitor import Interval, MetricLog, Throughput, open_live
 
 BATCH = Batch(torch.zeros(1), torch.zeros(1), ())
 
 
 class Time:
-    """A clock that stands still unless it is told to go on."""
+    """A clock that tests set."""
 
     def __init__(self) -> None:
         self.now = 0.0
@@ -32,52 +32,52 @@ def time(monkeypatch: pytest.MonkeyPatch) -> Time:
     return time
 
 
-def test_clock_tells_speed_waiting_and_time_left_without_the_start(time: Time) -> None:
+def test_throughput_excludes_the_start(time: Time) -> None:
     def batches() -> object:
         time.now += 60
         for _ in range(5):
             yield BATCH
             time.now += 1
 
-    clock = Clock(batch_size=8)
-    for _ in clock.waiting(batches()):
+    throughput = Throughput(batch_size=8)
+    for _ in throughput.watch(batches()):
         time.now += 3
-    # Five steps of 3 s, four of them waited for by 1 s, and one more look at the end.
-    assert clock.waiting_share == pytest.approx(4 / 20)
-    assert clock.speed == pytest.approx(5 * 8 / 20)
-    assert clock.seconds_left(10) == pytest.approx(40)
+    # Five steps of 3 s, and five waits of 1 s, the last of them for the end.
+    assert throughput.waiting_fraction == pytest.approx(4 / 20)
+    assert throughput.speed == pytest.approx(5 * 8 / 20)
+    assert throughput.seconds_left(10) == pytest.approx(40)
 
 
-def test_it_is_time_to_save_every_so_many_seconds(time: Time) -> None:
-    clock = Clock(batch_size=1)
+def test_interval(time: Time) -> None:
+    interval = Interval(10)
     found = []
     for _ in range(6):
         time.now += 4
-        found.append(clock.is_time_to_save(10))
+        found.append(interval.is_over())
     assert found == [False, False, True, False, False, True]
-    assert clock.is_time_to_save(0)
+    assert Interval(0).is_over()
 
 
-def test_history_is_logged_when_looked_at_and_again_after_a_stop(tmp_path: Path) -> None:
+def test_metrics_are_logged_again_after_an_interruption(tmp_path: Path) -> None:
     tables = []
-    entries = None
+    state = None
     for run in ("whole", "continued"):
         with Live(str(tmp_path / run), save_dvc_exp=False, dvcyaml=None) as live:
-            history = History(live)
+            log = MetricLog(live)
             first = 1
-            if entries is not None:
-                history.restore(entries)
+            if state is not None:
+                log.load_state_dict(state)
                 first = 3
             for step in range(first, 5):
-                history.add(step, torch.tensor(1.0 / step), 0.1 * step)
+                log.add_step(step, torch.tensor(1.0 / step), 0.1 * step)
                 if step == 2:
-                    assert history.flush() == [(1, 1.0), (2, 0.5)]
-                    assert history.flush() == []
-                    history.measured(2, {"sdr": 3.0})
-                    entries = history.content()
-            history.flush()
-            assert history.last == 0.25
-            history.end(unreadable=7)
+                    assert log.flush() == [(1, 1.0), (2, 0.5)]
+                    assert log.flush() == []
+                    log.add_validation(2, {"sdr": 3.0})
+                    state = log.state_dict()
+            log.flush()
+            assert log.last_loss == 0.25
+            log.add_left_out(7)
         plots = tmp_path / run / "plots" / "metrics"
         tables.append({path.name: path.read_text() for path in plots.rglob("*.tsv")})
         assert json.loads((tmp_path / run / "metrics.json").read_text())["train"]["left_out"] == 7
@@ -93,7 +93,7 @@ def test_history_is_logged_when_looked_at_and_again_after_a_stop(tmp_path: Path)
 
 
 @pytest.mark.parametrize("has_git", [True, False])
-def test_results_are_written_where_there_is_no_commit_to_compare_with_or_it_is_said(
+def test_results_without_git_or_without_a_commit(
     has_git: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -101,23 +101,21 @@ def test_results_are_written_where_there_is_no_commit_to_compare_with_or_it_is_s
     if has_git:
         subprocess.run(["git", "init", "--quiet"], check=True)
         with pytest.raises(UserError, match=r"^git: Empty git repo; .*`git commit`$"):
-            opened("metrics")
+            open_live("metrics")
         return
-    with opened("metrics") as live:
-        History(live).measured(1, {"sdr": 2.0})
+    with open_live("metrics") as live:
+        MetricLog(live).add_validation(1, {"sdr": 2.0})
     assert json.loads(Path("metrics/metrics.json").read_text())["validation"]["sdr"] == 2
 
 
-def test_history_of_a_process_that_does_not_lead_and_of_a_loss_that_is_not_finite(
-    tmp_path: Path,
-) -> None:
-    history = History(None)
-    history.add(1, torch.tensor(math.nan), 0.1)
-    assert math.isnan(history.flush()[0][1])
-    history.measured(1, {"sdr": 1.0})
-    history.end(0)
+def test_metrics_of_other_ranks_and_of_losses_that_are_not_finite(tmp_path: Path) -> None:
+    log = MetricLog(None)
+    log.add_step(1, torch.tensor(math.nan), 0.1)
+    assert math.isnan(log.flush()[0][1])
+    log.add_validation(1, {"sdr": 1.0})
+    log.add_left_out(0)
     with Live(str(tmp_path), save_dvc_exp=False, dvcyaml=None) as live:
-        history = History(live)
-        history.add(1, torch.tensor(math.inf), 0.1)
-        history.flush()
+        log = MetricLog(live)
+        log.add_step(1, torch.tensor(math.inf), 0.1)
+        log.flush()
     assert not list(tmp_path.rglob("loss.tsv"))
