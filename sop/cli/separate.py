@@ -114,13 +114,13 @@ def run(options: argparse.Namespace) -> int:
 
     from sop.inference.separator import Separator
     from sop.runtime.device import keep_freed_memory
-    from sop.separate.separation import Request, write_separation
+    from sop.separate.separation import SeparationOptions, write_separation
 
     keep_freed_memory()
     # ffmpeg runs at the same time, and threads that wait for each other on a busy core are slow.
     torch.set_num_threads(max(1, torch.get_num_threads() - 1))
     separator = Separator.load(options.checkpoint, options.device)
-    request = Request(
+    separation_options = SeparationOptions(
         regions=options.regions,
         places=options.at,
         gains=None if options.gain is None else dict(options.gain),
@@ -130,7 +130,7 @@ def run(options: argparse.Namespace) -> int:
         page_seconds=options.page_seconds if options.page else None,
         denoise=filter_setting(options),
     )
-    written = write_separation(options.video, options.out, separator, request)
+    written = write_separation(options.video, options.out, separator, separation_options)
     regions = written.description["regions"]
     if not regions:
         print("No region makes sound; rest.wav has the whole sound.")

@@ -1,1 +1,1 @@
-"""The pixel player: a page on which any pixel of a clip can be heard."""
+"""The pixel player: a page that plays the sound of any pixel of a clip."""

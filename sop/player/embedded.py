@@ -1,4 +1,4 @@
-"""What pages carry inside them, such that nothing in it can get out: digests, JSON."""
+"""Content embedded in HTML pages: JSON and digests for the content security policy."""
 
 import base64
 import hashlib
@@ -8,12 +8,12 @@ from typing import Any
 
 
 def digest(text: str) -> str:
-    """Of a script or style element, as a content security policy names it."""
+    """Return the digest of a script or style element, as a content security policy contains it."""
     return "sha256-" + base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
 
 
 def script_json(values: Mapping[str, Any]) -> str:
-    """JSON that a script element may hold: nothing in it can end the element."""
+    """Return JSON that is safe inside a script element: nothing in it can end the element."""
     text = json.dumps(values, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
     for character in "<>&\u2028\u2029":
         text = text.replace(character, f"\\u{ord(character):04x}")

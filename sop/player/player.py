@@ -1,8 +1,8 @@
-"""The pixel player: a page on which every pixel of a video can be heard, without a server.
+"""The pixel player: a page that plays the sound of any pixel of a clip, without a server.
 
-Shapes: W windows, h x w cells of the picture, C channels, R rows of a mask, F x M frequency bins x
-spectrogram frames, L samples. `page/` holds the page's template, style and script; the
-script repeats `sop.inference.embedding` on the numbers that are written here.
+Shapes: W windows, h x w cells of the picture, C channels, R mask rows, F x M frequency bins x
+spectrogram frames, L samples. `page/` contains the template, style and script of the page; the
+script computes what `sop.inference.embedding` does from the numbers that are written here.
 """
 
 import base64
@@ -35,57 +35,60 @@ _FULL_SCALE = 32767
 
 @dataclass(frozen=True)
 class PlayerRegion:
-    """A part of the picture with a sound of its own."""
+    """A region of the picture with its own sound."""
 
     name: str
-    """Shown as text, whatever characters it holds."""
+    """Name of the region, any text."""
     cells: NDArray[np.bool_]
-    """Which cells belong to it, (h, w)."""
+    """True for the cells of the region, (h, w)."""
     features: NDArray[np.float32]
-    """As those of a place in `Embedding.masks`, (W, C)."""
+    """Visual features in each window, as for `Embedding.masks`, (W, C)."""
     colour: str
-    """`#rrggbb`, such as `sop.player.overlay.hex_colour` gives."""
+    """Colour as `#rrggbb`, for example from `sop.player.colours.hex_colour`."""
     download: str | None
-    """File name of its WAV beside the page; None: the page offers what it computed."""
+    """Name of a WAV in the page's folder; None to offer the sound that the page computes."""
 
 
 @dataclass(frozen=True)
 class PlayerClip:
-    """A stretch of a video and what the page needs to take its sound apart."""
+    """A stretch of a video with the data from which the page separates its sound."""
 
     title: str
-    """Shown as text, whatever characters it holds."""
+    """Title of the page, any text."""
     embedding: Embedding
-    """Of just this stretch."""
+    """Embedding of exactly this stretch."""
     regions: tuple[PlayerRegion, ...]
+    """Regions that the page lists, in this order."""
     heat: NDArray[np.float32]
-    """Energy that each cell lets through in each window, >= 0, (W, h, w)."""
+    """Energy of the sound under the mask of each cell in each window, >= 0, (W, h, w)."""
     colours: NDArray[np.uint8]
-    """A colour for the sound of each cell: alike colours sound alike, (h, w, 3)."""
+    """Colour of the sound of each cell, (h, w, 3); similar sounds have similar colours."""
     downloads: Sequence[tuple[str, str]] = ()
-    """Further files beside the page: file name and label of each."""
+    """Further files in the page's folder to offer: name and label of each."""
 
 
 def write_player(folder: Path, clip: PlayerClip, video: Path) -> Path:
-    """Write a page that plays a clip and lets any pixel of it be heard.
+    """Write a page that plays a clip and the sound of any of its pixels.
 
     Args:
-        folder: gets `index.html` and the video; other files in it stay.
-        clip: what is shown.
-        video: H.264/AAC in MP4, or WebM, of the same stretch; it is copied.
+        folder: folder for `index.html` and the video; other files in it stay.
+        clip: content of the page.
+        video: the same stretch as MP4 with H.264 and AAC, or as WebM; it is copied.
 
     Returns:
-        The page: a file that a browser opens without a server or a network.
+        Path of the page, which a browser opens without a server or a network.
 
     Raises:
-        UserError: the video is not there, or of a format that browsers do not play.
-        ValueError: arrays do not fit each other, hold numbers that are not finite, or a name of
-            a file or colour is none.
+        UserError: the video is missing, or browsers do not play its format.
+        ValueError: shapes do not match, numbers are not finite, or a file name or colour is
+            invalid.
     """
     _check(clip)
     ending = video.suffix.lower()
     if ending not in VIDEO_FORMATS:
-        raise UserError(f"{video}: browsers play {' and '.join(VIDEO_FORMATS)} files; convert it")
+        raise UserError(
+            f"{video}: browsers play only {' and '.join(VIDEO_FORMATS)} files; convert it"
+        )
     if not video.is_file():
         raise UserError(f"{video}: no such file")
     copy = folder / f"video{ending}"
@@ -100,13 +103,13 @@ def write_player(folder: Path, clip: PlayerClip, video: Path) -> Path:
 def quantise(
     components: NDArray[np.float32],
 ) -> tuple[NDArray[np.uint8], NDArray[np.float32], NDArray[np.float32]]:
-    """Round each channel to 256 levels between its least and its greatest value.
+    """Quantise each channel to 256 levels between its minimum and maximum.
 
     Args:
         components: (C, R, M).
 
     Returns:
-        Levels, (C, R, M), with step and offset of each channel, (C,): a value is
+        Levels, (C, R, M), and step and offset of each channel, (C,); a value is
         `level * step + offset`.
     """
     flat = components.reshape(len(components), -1).astype(np.float64)
@@ -149,18 +152,18 @@ def _check(clip: PlayerClip) -> None:
     arrays = [array for array, _ in expected.values()]
     for array in (*arrays, embedding.audio, embedding.cells, np.asarray(embedding.bias)):
         if not np.isfinite(array).all():
-            raise ValueError("the clip holds numbers that are not finite")
+            raise ValueError("the clip contains numbers that are not finite")
     files = [region.download for region in clip.regions] + [file for file, _ in clip.downloads]
     for file in files:
         if file is not None and (not file.strip(".") or re.search(r"[/\\\x00-\x1f]", file)):
-            raise ValueError(f"{file!r} is not the name of a file beside the page")
+            raise ValueError(f"{file!r} is not the name of a file in the page's folder")
 
 
 def _page(clip: PlayerClip, video: str) -> str:
     style = _template("style.css")
     script = "\n".join(_template(name) for name in _SCRIPTS)
     described, data = _contents(clip)
-    # Nothing but this script, this style and this folder's video; no connection to anywhere.
+    # Allow only this script, this style and the video in this folder, and no connections.
     policy = (
         "default-src 'none'; "
         f"script-src '{digest(script)}'; style-src '{digest(style)}'; "
@@ -182,10 +185,10 @@ def _template(name: str) -> str:
 
 
 def _contents(clip: PlayerClip) -> tuple[dict[str, Any], str]:
-    """What the script reads: a description, and all arrays deflated, as base64."""
+    """Return the input of the script: a description, and all arrays deflated, as base64."""
     embedding = clip.embedding
     levels, steps, offsets = quantise(embedding.components)
-    # Frame by frame, each as its difference from the one before, which deflates better.
+    # Differences between consecutive frames compress better.
     by_frame = np.ascontiguousarray(levels.transpose(0, 2, 1))
     differences = np.diff(by_frame, axis=1, prepend=np.zeros_like(by_frame[:, :1]))
     peak = float(np.abs(embedding.audio).max())
@@ -198,14 +201,14 @@ def _contents(clip: PlayerClip) -> tuple[dict[str, Any], str]:
     floats = {
         "steps": steps,
         "offsets": offsets,
-        # Weighed here, so that the page need not know activation and scale.
+        # Weighted here, so that the page does not need the activation and the scale.
         "cells": embedding.weights(embedding.cells),
         "crossfade": embedding.crossfade,
         "features": np.array([embedding.weights(region.features) for region in clip.regions]),
         "positions": positions,
         "heat": clip.heat,
     }
-    # Four-byte numbers first, then two, then one, so that each array begins where it may.
+    # Ordered by item size, so that each array is aligned.
     arrays: dict[str, NDArray[Any]] = {
         **{name: array.astype("<f4") for name, array in floats.items()},
         "samples": samples,

@@ -31,9 +31,9 @@ from sop.model.spectrogram import (
     stft,
 )
 from sop.params import ExtractParams, Params
-from sop.player.overlay import hex_colour
+from sop.player.clip import limits_of, write_clip, write_side_by_side
+from sop.player.colours import hex_colour
 from sop.player.player import PlayerClip, PlayerRegion, write_player
-from sop.player.video import limits_of, write_beside, write_clip
 from sop.report.page import MixtureFiles, SourceFiles
 from sop.runtime.errors import LeftOut
 from sop.runtime.files import replacing
@@ -245,7 +245,7 @@ def _write_player(
     sound = writer.path("player/mixture.wav")
     write_sound(sound, mixture, params.extract.sample_rate)
     seconds = len(mixture) / params.extract.sample_rate
-    write_beside(clips, sound, PLAYER_PIXELS, together, limits_of(seconds))
+    write_side_by_side(clips, sound, PLAYER_PIXELS, together, limits_of(seconds))
     sound.unlink()
     return write_player(together.parent, clip, together)
 

@@ -16,7 +16,7 @@ from sop.inference.embedding import Embedding, normalize_masks
 from sop.media.ffmpeg import binary
 from sop.model.pixelplayer import build, normalize_frames
 from sop.params import Params
-from sop.player.overlay import hex_colour
+from sop.player.colours import hex_colour
 from sop.player.player import PlayerClip, PlayerRegion, quantise, write_player
 from sop.runtime.errors import UserError
 from tests.support.pages import (
@@ -39,33 +39,83 @@ PAGE_BYTES = 3e6
 Open = Callable[..., Any]
 
 
+@pytest.fixture(scope="module")
+def context(browser: Any) -> Any:
+    return browser.new_context(viewport={"width": 1200, "height": 900})
+
+
+def open_in(context: Any, folder: Path, clip: PlayerClip, video: Path) -> Any:
+    """Write the page of a clip and open it; it records messages and requests."""
+    written = write_player(folder, clip, video)
+    page = context.new_page()
+    page.mistakes, page.requested = [], []
+    page.on("console", lambda message: page.mistakes.append(message.text))
+    page.on("pageerror", lambda error: page.mistakes.append(str(error)))
+    page.on("request", lambda request: page.requested.append(request))
+    page.goto(written.as_uri())
+    page.evaluate("player.ready")
+    page.folder = written.parent
+    return page
+
+
+def check(page: Any) -> None:
+    """Check that the page had no error and requested nothing outside its folder."""
+    assert page.mistakes == []
+    inside = (page.folder.as_uri() + "/", "blob:", "data:")
+    sent = [request.url for request in page.requested if request.failure != "csp"]
+    assert [url for url in sent if not url.startswith(inside)] == []
+
+
 @pytest.fixture
-def open_page(browser: Any, tmp_path: Path, video: Path) -> Any:
-    """Write a clip's page and open it from its file; nothing may go wrong or leave the folder."""
+def open_page(context: Any, browser: Any, tmp_path: Path, video: Path) -> Any:
+    """Open the page of a clip, which is checked at the end of the test."""
     pages = []
 
     def opened(clip: PlayerClip, of: Path = video, **options: Any) -> Any:
-        written = write_player(tmp_path / "page", clip, of)
-        page = browser.new_context(
-            **{"viewport": {"width": 1200, "height": 900}} | options
-        ).new_page()
-        page.mistakes, page.requested = [], []
-        page.on("console", lambda said: page.mistakes.append(said.text))
-        page.on("pageerror", lambda error: page.mistakes.append(str(error)))
-        page.on("request", lambda request: page.requested.append(request))
-        page.goto(written.as_uri())
-        page.evaluate("player.ready")
-        page.folder = written.parent
+        page = open_in(
+            browser.new_context(**options) if options else context, tmp_path / "page", clip, of
+        )
         pages.append(page)
         return page
 
     yield opened
     for page in pages:
-        assert page.mistakes == []
-        inside = (page.folder.as_uri() + "/", "blob:", "data:")
-        sent = [request.url for request in page.requested if request.failure != "csp"]
-        assert [url for url in sent if not url.startswith(inside)] == []
-        page.context.close()
+        check(page)
+        page.close()
+
+
+@pytest.fixture(scope="module")
+def shared_page(context: Any, tmp_path_factory: pytest.TempPathFactory, video: Path) -> Any:
+    page = open_in(context, tmp_path_factory.mktemp("shared"), tones(), video)
+    yield page
+    page.close()
+
+
+@pytest.fixture
+def tones_page(shared_page: Any) -> Any:
+    """The page of `tones`, with all controls in their initial state."""
+    shared_page.evaluate(
+        """() => {
+          for (const [id, checked] of [["loop", true], ["outlines", true]]) {
+            const control = document.getElementById(id);
+            if (control.checked !== checked) control.click();
+          }
+          document.querySelector("input[name=overlay][value=heat]").click();
+          if (document.getElementById("silence").ariaPressed === "true") {
+            document.getElementById("silence").click();
+          }
+          for (const k of [0, 1, 2]) {
+            player.setGain(k, 1);
+            player.setMuted(k, false);
+            player.setSolo(k, false);
+          }
+          player.pause();
+          document.querySelector("video").currentTime = 0;
+          document.activeElement.blur();
+        }"""
+    )
+    yield shared_page
+    check(shared_page)
 
 
 def click(page: Any, x: float, y: float) -> None:
@@ -89,7 +139,7 @@ def samples(page: Any, expression: str) -> np.ndarray:
 
 
 def wait_for_level(page: Any, level: float) -> None:
-    """Wait until what is played is as loud as it should be, to 5 %."""
+    """Wait until the output has a level, to 5 %."""
     tolerance = 0.05 * level + 2e-3
     levels = []
     until = time.monotonic() + 20
@@ -98,11 +148,11 @@ def wait_for_level(page: Any, level: float) -> None:
         if abs(levels[-1] - level) < tolerance:
             return
         page.wait_for_timeout(30)
-    raise AssertionError(f"expected {level:.4f}, heard {np.round(levels, 4)}")
+    raise AssertionError(f"expected {level:.4f}, got {np.round(levels, 4)}")
 
 
 def wait_until(page: Any, condition: str) -> None:
-    # As a function: the page forbids the evaluation of text.
+    # As a function: the content security policy forbids evaluating text.
     page.wait_for_function(f"() => {condition}", timeout=20000)
 
 
@@ -127,7 +177,7 @@ def region_sounds(clip: PlayerClip) -> np.ndarray:
 def duet(
     tmp_path_factory: pytest.TempPathFactory, default_params: Params
 ) -> tuple[PlayerClip, Path]:
-    """Six rendered seconds of two instruments, heard and seen by networks of the default sizes."""
+    """Six rendered seconds of two instruments, embedded by networks of the default sizes."""
     folder = tmp_path_factory.mktemp("duet")
     settings = default_params.dataset.synthetic.model_copy(
         update={"solos": 0, "duets": 1, "seconds": 6.0}
@@ -153,7 +203,7 @@ def duet(
         padded = torch.nn.functional.pad(magnitude, (0, -count % 32), value=1e-10)
         components = player.sound_features(padded)[0, :, :, :count].numpy()
         cells = player.pixel_features(normalize_frames(torch.from_numpy(frames))[None])[0]
-    # Networks that have learned nothing say everything softly: made as loud as trained ones.
+    # Outputs of untrained networks are small; scale them to those of trained networks.
     components = 2 * standard(components, (1, 2))
     cells = standard(cells.permute(0, 2, 3, 1).numpy(), (0, 1, 2))
     peaks = np.abs(np.linspace(0, 2, count) - np.arange(3)[:, None])
@@ -179,15 +229,25 @@ def duet(
     return clip_of(embedding, tuple(regions), "A duet"), file
 
 
+@pytest.fixture(scope="module")
+def duet_page(
+    context: Any, tmp_path_factory: pytest.TempPathFactory, duet: tuple[PlayerClip, Path]
+) -> Any:
+    page = open_in(context, tmp_path_factory.mktemp("duet-page"), *duet)
+    yield page
+    check(page)
+    page.close()
+
+
 def standard(values: np.ndarray, axes: tuple[int, ...]) -> np.ndarray:
     centred = values - values.mean(axis=axes, keepdims=True)
     return (centred / centred.std(axis=axes, keepdims=True)).astype(np.float32)
 
 
-# What is written
+# Files
 
 
-def test_levels_are_within_half_a_step_of_the_components() -> None:
+def test_quantise() -> None:
     components = np.random.default_rng(0).normal(size=(3, 20, 30)).astype(np.float32)
     components[2] = 7
     levels, steps, offsets = quantise(components)
@@ -197,9 +257,7 @@ def test_levels_are_within_half_a_step_of_the_components() -> None:
 
 
 @pytest.mark.parametrize(("channels", "hop"), [(16, 512), (32, 256)])
-def test_page_of_six_seconds_is_small_even_of_noise(
-    tmp_path: Path, video: Path, channels: int, hop: int
-) -> None:
+def test_size_of_a_page_of_noise(tmp_path: Path, video: Path, channels: int, hop: int) -> None:
     clip = noise(channels=channels, hop=hop, seconds=65535 / RATE, grid=(14, 14))
     shape = clip.embedding.components.shape
     components = np.random.default_rng(0).normal(size=shape).astype(np.float32)
@@ -207,25 +265,25 @@ def test_page_of_six_seconds_is_small_even_of_noise(
     assert write_player(tmp_path, clip, video).stat().st_size < PAGE_BYTES
 
 
-def test_page_needs_only_the_video_beside_it(tmp_path: Path, video: Path) -> None:
+def test_files(tmp_path: Path, video: Path) -> None:
     page = write_player(tmp_path / "new" / "folder", tones(), video)
     assert page == tmp_path / "new" / "folder" / "index.html"
     assert sorted(path.name for path in page.parent.iterdir()) == ["index.html", "video.mp4"]
     assert (page.parent / "video.mp4").read_bytes() == video.read_bytes()
 
 
-def test_same_clip_makes_the_same_page(tmp_path: Path, video: Path) -> None:
+def test_reproducible(tmp_path: Path, video: Path) -> None:
     first = write_player(tmp_path / "a", noise(), video).read_bytes()
     assert write_player(tmp_path / "b", noise(), video).read_bytes() == first
 
 
-def test_page_is_written_again_from_the_video_beside_it(tmp_path: Path, video: Path) -> None:
+def test_rewritten_page(tmp_path: Path, video: Path) -> None:
     write_player(tmp_path, tones(), video)
     write_player(tmp_path, noise(), tmp_path / "video.mp4")
     assert (tmp_path / "video.mp4").read_bytes() == video.read_bytes()
 
 
-def test_video_that_is_missing_or_no_browser_plays_is_the_users_to_mend(tmp_path: Path) -> None:
+def test_missing_or_unsupported_video(tmp_path: Path) -> None:
     (tmp_path / "a.avi").write_bytes(b"")
     for name, reason in (("none.mp4", "no such file"), ("a.avi", "convert it")):
         with pytest.raises(UserError, match=reason):
@@ -233,7 +291,7 @@ def test_video_that_is_missing_or_no_browser_plays_is_the_users_to_mend(tmp_path
     assert not (tmp_path / "page").exists()
 
 
-def test_clips_that_do_not_fit_together_are_refused(tmp_path: Path, video: Path) -> None:
+def test_invalid_clip(tmp_path: Path, video: Path) -> None:
     clip = tones()
     embedding, region = clip.embedding, clip.regions[0]
     broken = [
@@ -254,7 +312,7 @@ def test_clips_that_do_not_fit_together_are_refused(tmp_path: Path, video: Path)
             write_player(tmp_path / "page", wrong, video)
 
 
-# What is computed
+# Computation
 
 
 @pytest.mark.parametrize(
@@ -267,39 +325,37 @@ def test_clips_that_do_not_fit_together_are_refused(tmp_path: Path, video: Path)
         ("none", False, 510, 200),
     ],
 )
-def test_page_computes_what_python_does(
+def test_page_computes_the_same_as_python(
     open_page: Open, activation: Any, log_frequency: bool, frame: int, hop: int
 ) -> None:
-    clip = noise(activation, log_frequency, frame, hop)
+    clip = noise(activation, log_frequency, frame, hop, seconds=1.0)
     page = open_page(clip)
     expected = cell_sounds(clip.embedding)
     for row, column in ((0, 0), (2, 1), (1, 3)):
-        heard = samples(page, f"player.soundAt({(column + 0.5) / 4}, {(row + 0.5) / 3})")
-        np.testing.assert_allclose(heard, expected[row, column], atol=2e-4)
+        sound = samples(page, f"player.soundAt({(column + 0.5) / 4}, {(row + 0.5) / 3})")
+        np.testing.assert_allclose(sound, expected[row, column], atol=2e-4)
     for k, sound in enumerate(region_sounds(clip)):
         np.testing.assert_allclose(samples(page, f"player.regionSound({k})"), sound, atol=2e-4)
 
 
-def test_click_on_any_pixel_gives_its_sound(open_page: Open, duet: tuple[PlayerClip, Path]) -> None:
-    clip, file = duet
-    page = open_page(clip, file)
+def test_sound_of_clicked_pixels(duet_page: Any, duet: tuple[PlayerClip, Path]) -> None:
+    clip, page = duet[0], duet_page
     expected = cell_sounds(clip.embedding)
     height, width = expected.shape[:2]
     cells = [(0, 0), (height - 1, width - 1), (height // 2, width // 3), (1, width - 2)]
     for row, column in cells:
         click(page, (column + 0.7) / width, (row + 0.2) / height)
-        wait_until(page, f"player.heard().row === {row} && player.heard().column === {column}")
-        heard = samples(page, "player.heard().samples")
-        assert correlation(heard, expected[row, column]) >= 0.999
-    # Or else anything would do.
+        wait_until(
+            page, f"player.selected().row === {row} && player.selected().column === {column}"
+        )
+        sound = samples(page, "player.selected().samples")
+        assert correlation(sound, expected[row, column]) >= 0.999
+    # The sounds of different cells differ.
     assert correlation(expected[cells[0]], expected[cells[1]]) < 0.98
 
 
-def test_regions_and_the_rest_sum_to_the_mixture(
-    open_page: Open, duet: tuple[PlayerClip, Path]
-) -> None:
-    clip, file = duet
-    page = open_page(clip, file)
+def test_regions_and_rest_sum_to_the_mixture(duet_page: Any, duet: tuple[PlayerClip, Path]) -> None:
+    clip, page = duet[0], duet_page
     expected = region_sounds(clip)
     sounds = [samples(page, f"player.regionSound({k})") for k in range(len(expected))]
     for sound, wanted in zip(sounds, expected, strict=True):
@@ -309,53 +365,53 @@ def test_regions_and_the_rest_sum_to_the_mixture(
     np.testing.assert_allclose(sum(sounds), mixture[: len(sounds[0])], atol=1e-4)
 
 
-def test_click_sounds_soon(open_page: Open, duet: tuple[PlayerClip, Path]) -> None:
-    page = open_page(*duet)
+def test_latency_of_a_click(duet_page: Any) -> None:
+    page = duet_page
     took = page.evaluate(
         """async () => {
           const times = [];
           for (let column = 0; column < 8; column++) {
             const began = performance.now();
-            await player.hear(1, column);
+            await player.select(1, column);
             times.push(performance.now() - began);
           }
           return times;
         }"""
     )
-    # Milliseconds; the fastest, for other work may be going on beside this.
+    # Milliseconds; the minimum, because other processes may run at the same time.
     assert min(took) < 150
 
 
-# What is heard
+# Playback
 
 
-def test_clicked_pixel_is_heard_until_the_mixture_is_asked_for(open_page: Open) -> None:
-    page = open_page(tones())
+def test_clicked_pixel_is_played(tones_page: Any) -> None:
+    page = tones_page
     click(page, 0.1, 0.2)
     wait_for_level(page, LOW_LEVEL)
-    assert page.locator("#heard").inner_text() == "You hear row 1, column 1 of 2 \u00d7 4"
+    assert page.locator("#playing").inner_text() == "Place in row 1, column 1 of 2 \u00d7 4"
     click(page, 0.6, 0.9)
     wait_for_level(page, HIGH_LEVEL)
     click(page, 0.9, 0.2)
     wait_for_level(page, 0)
     page.get_by_role("button", name="Back to the mixture").click()
     wait_for_level(page, MIXTURE_LEVEL)
-    assert page.locator("#heard").inner_text() == "You hear the mixture"
+    assert page.locator("#playing").inner_text() == "Mixture"
 
 
-def test_mouse_that_is_held_down_sweeps_over_pixels(open_page: Open) -> None:
-    page = open_page(tones())
+def test_drag_over_pixels(tones_page: Any) -> None:
+    page = tones_page
     box = page.locator("#picture").bounding_box()
     page.mouse.move(box["x"] + 5, box["y"] + 5)
     page.mouse.down()
     page.mouse.move(box["x"] + 0.6 * box["width"], box["y"] + 5, steps=5)
     page.mouse.up()
-    wait_until(page, "player.heard().column === 2")
+    wait_until(page, "player.selected().column === 2")
     wait_for_level(page, HIGH_LEVEL)
 
 
-def test_volume_mute_and_solo_act_on_what_is_played(open_page: Open) -> None:
-    page = open_page(tones())
+def test_volume_mute_and_solo(tones_page: Any) -> None:
+    page = tones_page
     page.get_by_role("button", name="Play").click()
     wait_for_level(page, MIXTURE_LEVEL)
     page.get_by_role("button", name="Mute low").click()
@@ -374,17 +430,17 @@ def test_volume_mute_and_solo_act_on_what_is_played(open_page: Open) -> None:
     wait_for_level(page, 0)
 
 
-def test_knob_of_a_region_brings_the_regions_back(open_page: Open) -> None:
-    page = open_page(tones())
+def test_region_controls_select_the_mixture(tones_page: Any) -> None:
+    page = tones_page
     click(page, 0.1, 0.2)
     wait_for_level(page, LOW_LEVEL)
     page.get_by_role("button", name="Solo high").click()
     wait_for_level(page, HIGH_LEVEL)
-    assert page.locator("#heard").inner_text() == "You hear the regions as set below"
+    assert page.locator("#playing").inner_text() == "Remix of the regions"
 
 
-def test_sound_stays_with_the_picture(open_page: Open) -> None:
-    # The louder, the later: loudness tells where the sound is.
+def test_sound_is_synchronised(open_page: Open) -> None:
+    # Loudness grows with time and so tells the position of the sound.
     seconds = np.arange(int(RATE * SECONDS)) / RATE
     page = open_page(tones((0.1 + 0.2 * seconds) * np.sin(2 * np.pi * LOW * seconds)))
 
@@ -409,8 +465,8 @@ def test_sound_stays_with_the_picture(open_page: Open) -> None:
     wait_for_level(page, 0)
 
 
-def test_sound_goes_round_with_the_picture_or_ends_with_it(open_page: Open) -> None:
-    page = open_page(tones())
+def test_loop_and_end(tones_page: Any) -> None:
+    page = tones_page
     now = "document.querySelector('video').currentTime"
     page.evaluate(f"{now} = 2.5")
     page.get_by_role("button", name="Play").click()
@@ -423,11 +479,11 @@ def test_sound_goes_round_with_the_picture_or_ends_with_it(open_page: Open) -> N
     assert page.locator("#play").inner_text() == "Play"
 
 
-# What is shown
+# Display
 
 
-def test_page_asks_for_nothing_beyond_its_folder(open_page: Open) -> None:
-    page = open_page(tones())
+def test_no_request_outside_the_folder(tones_page: Any) -> None:
+    page = tones_page
     names = {request.url.rsplit("/", 1)[1] for request in page.requested}
     assert names == {"index.html", "video.mp4"}
     refused = page.evaluate(
@@ -453,14 +509,14 @@ def test_page_asks_for_nothing_beyond_its_folder(open_page: Open) -> None:
     page.mistakes.clear()
 
 
-def test_names_are_shown_as_text(open_page: Open) -> None:
+def test_names_are_text(open_page: Open) -> None:
     names = ("</script><script>window.hacked = 1</script>", "\"Ünï\" & 'côde' <b>\u2028日本 $title")
     title = "</title><img src=x onerror='window.hacked = 1'> & \"more\" </script>"
     downloads = [("a b&<c>#?.wav", '<i>"file"</i>')]
     page = open_page(replace(tones(names=names), title=title, downloads=downloads))
     assert page.title() == title.strip()
     assert page.locator("h1").text_content() == title
-    assert page.locator(".card .name").all_text_contents() == [*names, "Everything else"]
+    assert page.locator(".card .name").all_text_contents() == [*names, "Rest"]
     link = page.locator("#downloads a")
     assert link.text_content() == downloads[0][1]
     assert link.get_attribute("href") == "./a%20b%26%3Cc%3E%23%3F.wav"
@@ -468,8 +524,8 @@ def test_names_are_shown_as_text(open_page: Open) -> None:
     assert page.locator("#cards b, #cards script, h1 img").count() == 0
 
 
-def test_everything_can_be_done_by_keyboard(open_page: Open) -> None:
-    page = open_page(tones())
+def test_keyboard(tones_page: Any) -> None:
+    page = tones_page
     press = page.keyboard.press
     press("Space")
     wait_for_level(page, MIXTURE_LEVEL)
@@ -482,7 +538,7 @@ def test_everything_can_be_done_by_keyboard(open_page: Open) -> None:
     assert cursor["y"] == pytest.approx(picture["y"], abs=1)
     press("Enter")
     wait_for_level(page, LOW_LEVEL)
-    assert page.evaluate("[player.heard().row, player.heard().column]") == [0, 1]
+    assert page.evaluate("[player.selected().row, player.selected().column]") == [0, 1]
     press("Escape")
     wait_for_level(page, MIXTURE_LEVEL)
     press("2")
@@ -506,21 +562,20 @@ def test_everything_can_be_done_by_keyboard(open_page: Open) -> None:
     wait_until(page, "document.querySelector('video').paused")
 
 
-def test_every_control_has_a_name_and_can_be_focused(open_page: Open) -> None:
-    page = open_page(tones())
+def test_controls_have_names_and_focus(tones_page: Any) -> None:
+    page = tones_page
     for element in page.locator("button, input, a").all():
         assert element.evaluate(
             """e => (e.getAttribute("aria-label") ?? e.labels?.[0]?.textContent ?? e.textContent)
               .trim()"""
         )
-    for name in ("Mute low", "Solo everything else", "Save high as WAV"):
+    for name in ("Mute low", "Solo rest", "Save high as WAV"):
         button = page.get_by_role("button", name=name)
         button.focus()
         assert button.evaluate("e => e === document.activeElement")
 
 
-@pytest.mark.parametrize("scheme", ["light", "dark"])
-@pytest.mark.parametrize("width", [1200, 400])
+@pytest.mark.parametrize(("width", "scheme"), [(1200, "light"), (400, "dark")])
 def test_page_fits_its_window(open_page: Open, tmp_path: Path, width: int, scheme: str) -> None:
     clip = tones(names=("a" * 150, "b"))
     page = open_page(clip, viewport={"width": width, "height": 800}, color_scheme=scheme)
@@ -533,8 +588,8 @@ def test_page_fits_its_window(open_page: Open, tmp_path: Path, width: int, schem
     assert picture.stat().st_size > 10_000
 
 
-def test_heat_map_and_colours_lie_over_the_picture(open_page: Open) -> None:
-    page = open_page(tones())
+def test_overlays(tones_page: Any) -> None:
+    page = tones_page
     pixel = """([x, y]) => {
       const canvas = document.getElementById("overlay");
       const { data } = canvas.getContext("2d").getImageData(x, y, 1, 1);
@@ -546,34 +601,33 @@ def test_heat_map_and_colours_lie_over_the_picture(open_page: Open) -> None:
     page.get_by_label("Colours").check()
     left, right = page.evaluate(pixel, [0, 0]), page.evaluate(pixel, [3, 0])
     assert left[2] < 5 and right[2] > 250
-    # What the browser said of this test's own reading.
+    # Discard the browser's warnings about this test.
     page.mistakes.clear()
-    page.get_by_label("Nothing").check()
+    page.get_by_label("None").check()
     assert not page.locator("#overlay").is_visible()
     page.get_by_label("Outlines").uncheck()
     assert not page.locator("#marks").is_visible()
 
 
-def test_silent_clip_without_regions_says_so(open_page: Open, tmp_path: Path) -> None:
+def test_silent_clip(open_page: Open, tmp_path: Path) -> None:
     clip = replace(tones(np.zeros(int(RATE * SECONDS))), regions=())
     page = open_page(replace(clip, heat=np.zeros_like(clip.heat)))
-    assert page.locator("#note").inner_text() == "This clip is silent: there is nothing to hear."
-    assert page.locator(".card .name").all_text_contents() == ["All of the sound"]
+    assert page.locator("#note").inner_text() == "This clip is silent."
+    assert page.locator(".card .name").all_text_contents() == ["Whole sound"]
     click(page, 0.6, 0.6)
-    wait_until(page, "player.heard().row === 1")
+    wait_until(page, "player.selected().row === 1")
     wait_for_level(page, 0)
 
 
-def test_clip_without_regions_plays_as_a_whole(open_page: Open) -> None:
+def test_clip_without_regions(open_page: Open) -> None:
     page = open_page(replace(tones(), regions=()))
-    assert page.locator("#note").inner_text() == "No sounding region was found in this clip."
+    assert page.locator("#note").inner_text() == "No region with sound was found in this clip."
     page.get_by_role("button", name="Play").click()
     wait_for_level(page, MIXTURE_LEVEL)
 
 
-def test_sounds_are_saved_as_wav(open_page: Open, tmp_path: Path) -> None:
-    clip = tones()
-    page = open_page(clip)
+def test_sounds_are_saved_as_wav(tones_page: Any, tmp_path: Path) -> None:
+    clip, page = tones(), tones_page
     for name, expected in (
         ("Save the mixture", clip.embedding.audio),
         ("Save low as WAV", region_sounds(clip)[0]),
@@ -587,7 +641,7 @@ def test_sounds_are_saved_as_wav(open_page: Open, tmp_path: Path) -> None:
         np.testing.assert_allclose(audio, expected, atol=1e-4)
 
 
-def test_file_beside_the_page_is_offered_in_place_of_a_computed_one(open_page: Open) -> None:
+def test_download_link(open_page: Open) -> None:
     clip = tones()
     region = replace(clip.regions[0], download="low.wav")
     page = open_page(replace(clip, regions=(region, *clip.regions[1:])))
@@ -599,9 +653,7 @@ def test_file_beside_the_page_is_offered_in_place_of_a_computed_one(open_page: O
     assert page.url.endswith("index.html")
 
 
-def test_video_that_cannot_be_played_is_named_and_its_sounds_are_there(
-    open_page: Open, tmp_path: Path
-) -> None:
+def test_unplayable_video(open_page: Open, tmp_path: Path) -> None:
     broken = tmp_path / "broken.mp4"
     broken.write_bytes(b"no video")
     page = open_page(tones(), broken)
@@ -609,7 +661,7 @@ def test_video_that_cannot_be_played_is_named_and_its_sounds_are_there(
     assert len(samples(page, "player.soundAt(0, 0)")) == 512 * (int(RATE * SECONDS) // 512)
 
 
-def test_picture_of_webm_plays(open_page: Open, tmp_path: Path) -> None:
+def test_webm(open_page: Open, tmp_path: Path) -> None:
     webm = tmp_path / "video.webm"
     command = [binary(), "-v", "error", "-i", str(make_video(tmp_path / "a.mp4", 1.0)), "-an"]
     subprocess.run([*command, "-c:v", "libvpx", str(webm)], check=True)

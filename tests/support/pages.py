@@ -13,7 +13,7 @@ import pytest
 from sop.inference.embedding import Embedding
 from sop.media.ffmpeg import binary
 from sop.params import Activation, SpectrogramParams
-from sop.player.overlay import hex_colour
+from sop.player.colours import hex_colour
 from sop.player.player import PlayerClip, PlayerRegion
 
 RATE = 11025

@@ -1,11 +1,11 @@
-// What is drawn: heat and colours over the video, outlines of regions, waves and spectrograms.
+// Drawing: heat and colours over the video, outlines of regions, waveforms and spectrograms.
 
 const SVG = "http://www.w3.org/2000/svg";
 const SPECTRUM_ROWS = 96;
 const LOWEST_HZ = 60;
 const RANGE_DB = 60;
 
-// Steps of matplotlib's inferno, which stays in order for any colour vision and in grey.
+// Steps of matplotlib's inferno, which is ordered for any colour vision and in grey.
 const HEAT = [
   [0, 0, 4], [31, 12, 72], [85, 15, 109], [136, 34, 106], [186, 54, 85],
   [227, 89, 51], [249, 140, 10], [249, 201, 50], [252, 255, 164],
@@ -17,7 +17,7 @@ function heatColour(value) {
   return HEAT[lower].map((channel, i) => channel + (at - lower) * (HEAT[lower + 1][i] - channel));
 }
 
-// The energy of each cell at a spectrogram frame, 0 to 1 between the least and most of the clip.
+// Energy of each cell at a spectrogram frame, scaled to 0 to 1 over the whole clip.
 function heatAt(clip, frame) {
   const cells = clip.height * clip.width;
   const { least, span } = (clip.heatRange ??= range(clip.heat));
@@ -40,7 +40,7 @@ function range(values) {
   return { least, span: most - least };
 }
 
-// One canvas pixel for each cell; the browser stretches it over the video.
+// One canvas pixel for each cell; the browser scales it to the video.
 function drawHeat(canvas, clip, frame) {
   const heat = heatAt(clip, frame);
   paint(canvas, clip.width, clip.height, (cell) => [
@@ -70,7 +70,7 @@ function shape(name, attributes) {
   return element;
 }
 
-// The border of a set of cells as an SVG path, in cells.
+// The outline of a set of cells as an SVG path, in units of cells.
 function outline(cells, width) {
   const inside = new Set(cells);
   const has = (row, column) => column >= 0 && column < width && inside.has(row * width + column);
@@ -86,7 +86,7 @@ function outline(cells, width) {
   }).join("");
 }
 
-// Each line has a dark one beneath it, so that it is seen on any picture.
+// Each line has a dark line below it, so that it is visible on any picture.
 function drawOutlines(svg, clip) {
   svg.setAttribute("viewBox", `0 0 ${clip.width} ${clip.height}`);
   for (const region of clip.regions) {
@@ -97,8 +97,8 @@ function drawOutlines(svg, clip) {
   }
 }
 
-// What a spectrogram shows: SPECTRUM_ROWS log-spaced bands by frames, 0 to 255 over RANGE_DB below
-// the clip's loudest bin. mask: (M, F), or null for the mixture.
+// Levels of a spectrogram: SPECTRUM_ROWS log-spaced bands by frames, 0 to 255 over RANGE_DB below
+// the loudest bin of the clip. mask: (M, F), or null for the mixture.
 function spectrogramLevels(sound, mask) {
   const { frames, bins, sampleRate } = sound.clip;
   const { re, im } = sound.spectrum;
@@ -130,7 +130,7 @@ function bandEdges(bins, sampleRate) {
   });
 }
 
-// Ink on the page's own ground, dark or light: low frequencies below.
+// Text colour on the background of the page, low frequencies at the bottom.
 function drawSpectrogram(canvas, levels, frames, ink) {
   paint(canvas, frames, SPECTRUM_ROWS, (i) => {
     const row = SPECTRUM_ROWS - 1 - Math.floor(i / frames);
@@ -138,7 +138,7 @@ function drawSpectrogram(canvas, levels, frames, ink) {
   });
 }
 
-// peak: what fills the height.
+// peak: amplitude that fills the height.
 function drawWave(canvas, audio, peak, colour) {
   const columns = 600;
   const height = 80;

@@ -1,7 +1,7 @@
-// Fourier transforms of any length, in double precision.
+// Fourier transforms of any length in double precision.
 
-// The transform of length n as a function that replaces real and imaginary parts in place.
-// Swapped parts give the inverse, times n.
+// Return a function that transforms n real and imaginary parts in place. With the parts swapped it
+// computes n times the inverse.
 function fourier(n) {
   return (n & (n - 1)) === 0 ? radix2(n) : bluestein(n);
 }
@@ -50,7 +50,7 @@ function swap(values, places) {
   }
 }
 
-// Transforms of length 2, side by side.
+// Transforms of all pairs of neighbours.
 function pairs(values) {
   for (let i = 0; i + 1 < values.length; i += 2) {
     const value = values[i + 1];
@@ -59,8 +59,8 @@ function pairs(values) {
   }
 }
 
-// Bluestein's way: a transform of any length is a convolution with a chirp, and that is done by
-// transforms of a power of two. L. I. Bluestein, IEEE Trans. Audio Electroacoustics 18(4), 1970.
+// Bluestein's algorithm: a transform of any length as a convolution with a chirp, which is computed
+// with transforms of a power of two. L. I. Bluestein, IEEE Trans. Audio Electroacoustics 18(4), 1970.
 function bluestein(n) {
   const size = 2 ** Math.ceil(Math.log2(2 * n - 1));
   const transform = radix2(size);
@@ -69,7 +69,7 @@ function bluestein(n) {
   const chirpRe = new Float64Array(size);
   const chirpIm = new Float64Array(size);
   for (let k = 0; k < n; k++) {
-    // The angle repeats every 2n; a small number keeps its precision.
+    // The angle is periodic in 2n; a small argument keeps its precision.
     const angle = (Math.PI * ((k * k) % (2 * n))) / n;
     cosines[k] = Math.cos(angle);
     sines[k] = Math.sin(angle);

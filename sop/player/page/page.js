@@ -1,18 +1,18 @@
-// The page: what is shown, clicked and typed.
+// The page: display, mouse and keyboard.
 //
-// `window.player` is for tests and for the curious in the browser's console:
-//   await player.ready             everything is computed
-//   await player.soundAt(x, y)     samples of the cell at x, y, shares of the picture in [0, 1)
-//   player.regionSound(k)          samples of region k; k = number of regions: of the rest
-//   player.mixture()               samples of the whole
-//   player.sampleRate              Hz
-//   player.setGain(k, gain)        0 to 1
+// `window.player` is an interface for tests and for the browser's console:
+//   await player.ready               until all sounds are computed
+//   await player.soundAt(x, y)       samples of the cell at x, y, shares of the picture in [0, 1)
+//   player.regionSound(k)            samples of region k; k = number of regions for the rest
+//   player.mixture()                 samples of the mixture
+//   player.sampleRate                Hz
+//   player.setGain(k, gain)          gain from 0 to 1
 //   player.setMuted(k, muted), player.setSolo(k, solo)
-//   await player.hear(row, column) hear a cell; player.hearMixture() leaves it
+//   await player.select(row, column) select a cell to play; player.selectMixture() for the mixture
 //   player.play(), player.pause()
-//   player.level()                 root mean square of what was just played, 0 to 1
-//   player.drift()                 seconds that the sound is ahead of the video
-//   player.heard()                 {row, column, samples}; row and column are null for the mixture
+//   player.level()                   root mean square of the output, 0 to 1
+//   player.drift()                   seconds by which the sound is ahead of the video
+//   player.selected()                {row, column, samples}; row and column null for the mixture
 
 const find = (id) => document.getElementById(id);
 const video = document.querySelector("#picture video");
@@ -20,8 +20,8 @@ const picture = find("picture");
 const dark = matchMedia("(prefers-color-scheme: dark)");
 
 const LEGENDS = {
-  heat: "Bright: places to which the model gives much of the sound.",
-  colours: "Similar colours: places to which the model gives similar sounds.",
+  heat: "Bright: places to which the model assigns much of the sound.",
+  colours: "Similar colours: places to which the model assigns similar sounds.",
   none: "",
 };
 
@@ -31,9 +31,9 @@ let playback;
 let seconds;
 let cards = [];
 let now;
-let heard = null;
+let selected = null;
 let cursor = { row: 0, column: 0 };
-let asked = 0;
+let selections = 0;
 
 async function begin() {
   const metadata = videoMetadata();
@@ -44,7 +44,8 @@ async function begin() {
   cursor = { row: Math.floor(clip.height / 2), column: Math.floor(clip.width / 2) };
   picture.setAttribute(
     "aria-label",
-    `Picture, ${clip.height} rows of ${clip.width} places. Arrow keys move, Enter hears.`,
+    `Picture, ${clip.height} rows of ${clip.width} places. ` +
+      "Arrow keys move the cursor, Enter plays a place.",
   );
   now = plotOf(find("now"), () => "--ink");
   await makeCards();
@@ -52,16 +53,16 @@ async function begin() {
   makeLinks();
   drawOutlines(find("marks"), clip);
   numberRegions();
-  listen();
+  addListeners();
   showMixture();
   draw();
 }
 
-// The video's length in seconds, or undefined where the browser cannot play it.
+// The length of the video in seconds, or undefined if the browser cannot play it.
 function videoMetadata() {
   return new Promise((resolve) => {
     const failed = () => {
-      note("This browser cannot play the video beside this page.");
+      note("This browser cannot play the video of this page.");
       resolve();
     };
     if (video.error) failed();
@@ -78,28 +79,29 @@ function note(text) {
 }
 
 function describe() {
-  if (clip.peak === 0) note("This clip is silent: there is nothing to hear.");
-  else if (clip.regions.length === 0) note("No sounding region was found in this clip.");
+  if (clip.peak === 0) note("This clip is silent.");
+  else if (clip.regions.length === 0) note("No region with sound was found in this clip.");
   find("about").textContent =
-    `Sounds are computed in this page from ${clip.channels} component spectrograms of the ` +
-    `mixture and what the model sees in each of ${clip.height} \u00d7 ${clip.width} places. ` +
-    "The regions and the rest add up to the mixture; a single place is heard by itself. " +
-    `Spectrograms reach from ${LOWEST_HZ} Hz to ${(clip.sampleRate / 2000).toFixed(1)} kHz, ` +
-    `${RANGE_DB} dB deep. ` +
-    "After Zhao et al., The Sound of Pixels, ECCV 2018.";
+    `This page computes all sounds from ${clip.channels} component maps of the mixture and the ` +
+    `visual features of ${clip.height} \u00d7 ${clip.width} places. ` +
+    "The sounds of the regions and the rest sum to the mixture; the sounds of single places " +
+    "overlap. " +
+    `Spectrograms show ${LOWEST_HZ} Hz to ${(clip.sampleRate / 2000).toFixed(1)} kHz over a ` +
+    `range of ${RANGE_DB} dB. ` +
+    "Source: Zhao et al., The Sound of Pixels, ECCV 2018.";
 }
 
 // Cards
 
 async function makeCards() {
   const masks = await sound.regionMasks();
-  const rest = { name: clip.regions.length ? "Everything else" : "All of the sound", rest: true };
+  const rest = { name: clip.regions.length ? "Rest" : "Whole sound", rest: true };
   for (const [k, region] of [...clip.regions, rest].entries()) {
     const card = makeCard(k, region);
     card.samples = sound.sound(masks[k]);
     card.levels = spectrogramLevels(sound, masks[k]);
     cards.push(card);
-    await breathe();
+    await yieldToPage();
   }
   for (const card of cards) card.track.audio = card.samples;
   const last = cards.at(-1);
@@ -107,7 +109,7 @@ async function makeCards() {
   playback.setTracks(cards.map((card) => card.track));
 }
 
-// Samples after the last whole frame belong to the rest.
+// Samples after the last whole frame are added to the rest.
 function withEnd(samples, audio) {
   const whole = Float32Array.from(audio);
   whole.set(samples);
@@ -141,7 +143,7 @@ function makeCard(k, region) {
   return card;
 }
 
-// A link to the file beside the page, or a button that makes one.
+// A link to a file in the folder of the page, or a button that saves the computed sound.
 function saveControl(region, samples) {
   if (region.download) {
     const link = fileLink(region.download, "WAV");
@@ -160,7 +162,7 @@ function fileLink(file, label) {
   const link = document.createElement("a");
   link.href = `./${encodeURIComponent(file)}`;
   link.download = file;
-  // Browsers do not download from a folder: they show the file, which must not replace the page.
+  // Browsers open local files instead of downloading them; the file must not replace the page.
   link.target = "_blank";
   link.rel = "noopener";
   link.textContent = label;
@@ -205,7 +207,7 @@ function drawPlot({ wave, spectrum, samples, levels, colour }) {
   drawSpectrogram(spectrum, levels, clip.frames, channels(style.getPropertyValue("--ink").trim()));
 }
 
-// Black or white, whichever is read better on the colour.
+// Black or white, whichever has more contrast.
 function colourNumber(element, colour) {
   const [r, g, b] = channels(colour);
   element.style.background = colour;
@@ -245,21 +247,21 @@ function setSolo(k, solo) {
   showGains();
 }
 
-// Who turns a knob of the regions wants to hear them.
+// Changing the volume of a region selects the mixture, so that the change is audible.
 function showGains() {
-  hearMixture();
+  selectMixture();
   for (const { element, track, mute, solo } of cards) {
     mute.setAttribute("aria-pressed", track.muted);
     solo.setAttribute("aria-pressed", track.solo);
-    element.classList.toggle("unheard", playback.heardGain(track) === 0);
+    element.classList.toggle("inaudible", playback.effectiveGain(track) === 0);
   }
   playback.balance();
   nameMixture();
 }
 
 function nameMixture() {
-  const changed = cards.some(({ track }) => playback.heardGain(track) !== 1);
-  find("heard").textContent = changed ? "You hear the regions as set below" : "You hear the mixture";
+  const changed = cards.some(({ track }) => playback.effectiveGain(track) !== 1);
+  find("playing").textContent = changed ? "Remix of the regions" : "Mixture";
 }
 
 function setSilenced(silenced) {
@@ -269,31 +271,31 @@ function setSilenced(silenced) {
 
 // Places
 
-async function hear(row, column) {
-  const number = ++asked;
+async function select(row, column) {
+  const number = ++selections;
   cursor = { row, column };
   const mask = await sound.cellMask(row, column);
-  // Another place was asked for in the meantime.
-  if (number !== asked) return;
-  heard = { row, column };
+  // Another place was selected in the meantime.
+  if (number !== selections) return;
+  selected = { row, column };
   now.samples = sound.sound(mask);
   now.levels = spectrogramLevels(sound, mask);
   playback.setPlace(now.samples);
-  find("heard").textContent =
-    `You hear row ${row + 1}, column ${column + 1} of ${clip.height} \u00d7 ${clip.width}`;
+  find("playing").textContent =
+    `Place in row ${row + 1}, column ${column + 1} of ${clip.height} \u00d7 ${clip.width}`;
   find("mixture").disabled = false;
   find("save").textContent = "Save this place";
-  showCell(find("cursor"), heard);
+  showCell(find("cursor"), selected);
   drawPlot(now);
 }
 
-function hearMixture() {
-  asked++;
-  if (heard) showMixture();
+function selectMixture() {
+  selections++;
+  if (selected) showMixture();
 }
 
 function showMixture() {
-  heard = null;
+  selected = null;
   playback.setPlace(null);
   now.samples = clip.audio;
   now.levels = spectrogramLevels(sound, null);
@@ -359,7 +361,7 @@ function frameNow() {
   return Math.min(frame, clip.frames - 1);
 }
 
-// A paused video costs nothing.
+// Runs only while the video plays.
 function tick() {
   showTime();
   playback.follow();
@@ -404,7 +406,7 @@ function draw() {
 
 // Mouse and keys
 
-function listen() {
+function addListeners() {
   find("seek").max = seconds;
   find("play").addEventListener("click", toggle);
   find("seek").addEventListener("input", (event) => {
@@ -416,11 +418,11 @@ function listen() {
   });
   find("silence").addEventListener("click", () => setSilenced(!playback.silenced));
   find("mixture").addEventListener("click", () => {
-    hearMixture();
+    selectMixture();
     picture.focus();
   });
   find("save").addEventListener("click", () => {
-    const place = heard ? `row ${heard.row + 1} column ${heard.column + 1}` : "mixture";
+    const place = selected ? `row ${selected.row + 1} column ${selected.column + 1}` : "mixture";
     save(now.samples, `${clip.title} ${place}`);
   });
   find("overlays").addEventListener("change", () => {
@@ -430,7 +432,7 @@ function listen() {
   dark.addEventListener("change", draw);
   for (const event of ["play", "pause"]) video.addEventListener(event, showPlaying);
   for (const event of ["seeking", "seeked", "ended"]) video.addEventListener(event, showTime);
-  listenToPicture();
+  addPictureListeners();
   addEventListener("keydown", onKey);
 }
 
@@ -439,13 +441,13 @@ function showPlaying() {
   if (!video.paused) requestAnimationFrame(tick);
 }
 
-// A mouse that is held down sweeps over places; a finger scrolls the page.
-function listenToPicture() {
+// Dragging with a mouse selects the places on its way; a finger scrolls the page.
+function addPictureListeners() {
   let last = null;
   const same = (place) => last && last.row === place.row && last.column === place.column;
   const point = (event) => {
     last = cellUnder(event);
-    hear(last.row, last.column);
+    select(last.row, last.column);
     play();
   };
   picture.addEventListener("click", (event) => {
@@ -469,8 +471,8 @@ function listenToPicture() {
     if (picture.matches(":focus-visible")) showCell(find("cursor"), cursor);
   });
   picture.addEventListener("blur", () => {
-    find("cursor").hidden = heard === null;
-    if (heard) showCell(find("cursor"), (cursor = { ...heard }));
+    find("cursor").hidden = selected === null;
+    if (selected) showCell(find("cursor"), (cursor = { ...selected }));
   });
 }
 
@@ -481,7 +483,7 @@ const ARROWS = {
   ArrowRight: [0, 1],
 };
 
-// Keys that a focused control needs for itself are left to it.
+// Keys that a focused control handles itself are left to it.
 function onKey(event) {
   if (event.ctrlKey || event.metaKey || event.altKey) return;
   const free = !event.target.closest?.("button, a, input");
@@ -491,14 +493,14 @@ function onKey(event) {
     if (k >= cards.length || (k === cards.length - 1 && digit[1] !== "0")) return;
     if (event.shiftKey) setMuted(k, !cards[k].track.muted);
     else setSolo(k, !cards[k].track.solo);
-  } else if (event.key === "Escape") hearMixture();
+  } else if (event.key === "Escape") selectMixture();
   else if (event.key === "m" || event.key === "M") setSilenced(!playback.silenced);
   else if (event.key === "l" || event.key === "L") find("loop").click();
   else if (event.key === "o" || event.key === "O") nextOverlay();
   else if (event.key === " " && (free || event.target.type === "range")) toggle();
   else if (event.key === "Enter" && free) {
     if (find("cursor").hidden) return;
-    hear(cursor.row, cursor.column);
+    select(cursor.row, cursor.column);
     play();
   } else if (event.key in ARROWS && free) moveCursor(...ARROWS[event.key]);
   else return;
@@ -507,7 +509,7 @@ function onKey(event) {
 
 window.player = {
   ready: begin().catch((error) => {
-    find("heard").textContent = "This page does not work in this browser";
+    find("playing").textContent = "This page does not work in this browser";
     note(error.message);
     throw error;
   }),
@@ -523,11 +525,11 @@ window.player = {
   setGain,
   setMuted,
   setSolo,
-  hear,
-  hearMixture,
+  select,
+  selectMixture,
   play,
   pause: () => video.pause(),
   level: () => playback.level(),
   drift: () => playback.drift(),
-  heard: () => ({ row: null, column: null, ...heard, samples: now.samples }),
+  selected: () => ({ row: null, column: null, ...selected, samples: now.samples }),
 };

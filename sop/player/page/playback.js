@@ -1,5 +1,5 @@
-// Sound in step with the video. The video is silent and leads; its time is looked at again and
-// again, and the sound starts anew where it has come apart from it.
+// Sound synchronised with the video. The video is muted and leads: its time is checked repeatedly,
+// and the sound restarts if it has drifted.
 
 const RAMP_SECONDS = 0.02;
 const LEAD_SECONDS = 0.01;
@@ -7,7 +7,7 @@ const DRIFT_SECONDS = 0.04;
 const PATIENCE_SECONDS = 0.15;
 
 class Playback {
-  // tracks: {audio, gain, muted, solo}, which sound together unless a place is heard instead.
+  // tracks: {audio, gain, muted, solo}; they play together unless a place is selected.
   constructor(video, sampleRate, seconds) {
     this.video = video;
     this.sampleRate = sampleRate;
@@ -28,14 +28,14 @@ class Playback {
     });
   }
 
-  // Browsers allow sound from the first click or key on.
+  // Browsers allow sound only after the first click or key press.
   open() {
     if (this.context) {
       if (this.context.state !== "running") this.context.resume();
       return;
     }
     try {
-      // At the clip's own rate, so that all resampling is left to the browser's good one.
+      // At the sample rate of the clip, so that the browser resamples only once and well.
       this.context = new AudioContext({ sampleRate: this.sampleRate, latencyHint: "interactive" });
     } catch {
       this.context = new AudioContext();
@@ -57,7 +57,7 @@ class Playback {
     this.balance();
   }
 
-  // Hear this sound in place of the tracks; null: hear the tracks.
+  // Play this sound instead of the tracks; null plays the tracks.
   setPlace(audio) {
     const before = this.place;
     this.place = audio && { audio, gain: 1 };
@@ -74,15 +74,15 @@ class Playback {
     this.balance();
   }
 
-  // What is heard of a track, with the solos and mutes of all.
-  heardGain(track) {
-    const left = this.tracks.some((other) => other.solo) && !track.solo;
-    return track.muted || left ? 0 : track.gain;
+  // The gain of a track, given the solo and mute buttons of all tracks.
+  effectiveGain(track) {
+    const excluded = this.tracks.some((other) => other.solo) && !track.solo;
+    return track.muted || excluded ? 0 : track.gain;
   }
 
   balance() {
     if (!this.context) return;
-    for (const track of this.tracks) this.ramp(track.node.gain, this.heardGain(track));
+    for (const track of this.tracks) this.ramp(track.node.gain, this.effectiveGain(track));
     this.ramp(this.regions.gain, this.place ? 0 : 1);
     this.ramp(this.master.gain, this.silenced ? 0 : 1);
   }
@@ -98,7 +98,7 @@ class Playback {
     track.node.connect(output);
   }
 
-  // The track as a buffer as long as the video, so that both go round together.
+  // The track as a buffer as long as the video, so that both loop together.
   buffer(track) {
     if (!track.buffer) {
       const length = Math.max(track.audio.length, Math.ceil(this.seconds * this.sampleRate));
@@ -108,7 +108,7 @@ class Playback {
     return track.buffer;
   }
 
-  // Start all at once, or leave them alone where they are in step.
+  // Start all tracks at once, unless they are synchronised already.
   follow() {
     const { video, context } = this;
     const moving = !video.paused && !video.ended && !video.seeking && video.readyState >= 3;
@@ -116,11 +116,11 @@ class Playback {
     if (this.run && this.run.rate === video.playbackRate && this.run.loop === video.loop) {
       const drift = Math.abs(this.drift());
       if (drift <= DRIFT_SECONDS) {
-        this.run.apart = null;
+        this.run.driftSince = null;
         return;
       }
-      this.run.apart ??= context.currentTime;
-      if (context.currentTime - this.run.apart < PATIENCE_SECONDS) return;
+      this.run.driftSince ??= context.currentTime;
+      if (context.currentTime - this.run.driftSince < PATIENCE_SECONDS) return;
     }
     this.start();
   }
@@ -132,7 +132,7 @@ class Playback {
     const rate = video.playbackRate;
     const when = this.onSample(context.currentTime + LEAD_SECONDS);
     const offset = video.currentTime + (LEAD_SECONDS + latency) * rate;
-    this.run = { when, offset, rate, latency, loop: video.loop, apart: null };
+    this.run = { when, offset, rate, latency, loop: video.loop, driftSince: null };
     for (const track of this.tracks) this.startSource(track);
     if (this.place) this.startSource(this.place);
   }
@@ -156,7 +156,7 @@ class Playback {
     track.source.start(when, offset);
   }
 
-  // Between two samples browsers interpolate linearly, which dulls the sound.
+  // Browsers interpolate linearly between samples, which attenuates high frequencies.
   onSample(seconds) {
     return Math.round(seconds * this.sampleRate) / this.sampleRate;
   }
@@ -177,16 +177,16 @@ class Playback {
     track.source = track.fade = null;
   }
 
-  // How many seconds the sound that leaves the loudspeaker now is ahead of the video.
+  // Seconds by which the sound at the loudspeaker is ahead of the video.
   drift() {
     if (!this.run) return 0;
     const { when, offset, rate, latency, loop } = this.run;
-    const heard = offset + (this.context.currentTime - when - latency) * rate;
-    const drift = heard - this.video.currentTime;
+    const position = offset + (this.context.currentTime - when - latency) * rate;
+    const drift = position - this.video.currentTime;
     return loop ? drift - this.seconds * Math.round(drift / this.seconds) : drift;
   }
 
-  // Root mean square of what was just played, 0 to 1.
+  // Root mean square of the output, 0 to 1.
   level() {
     if (!this.context) return 0;
     const samples = new Float32Array(this.meter.fftSize);

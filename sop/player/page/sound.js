@@ -1,10 +1,10 @@
-// What any place of the picture sounds like: sop/embedding.py and sop/dsp/spectrogram.py once
-// more, on the numbers that sop/report/player.py wrote into the page.
+// The sound of any place of the picture. Computes what sop/inference/embedding.py and
+// sop/model/spectrogram.py do from the numbers that sop/player/player.py writes into the page.
 //
-// Shapes: W windows, C channels, R rows of a mask, F bins, M frames. Spectrograms and masks lie
-// frame after frame: (M, F) and (M, R).
+// Shapes: W windows, C channels, R mask rows, F bins, M frames. Spectrograms and masks are stored
+// frame by frame: (M, F) and (M, R).
 
-// Read the clip's description and arrays out of the page.
+// Read the description and the arrays of the clip from the page.
 async function readClip() {
   const clip = JSON.parse(document.getElementById("clip").textContent);
   const text = atob(document.getElementById("data").textContent.trim());
@@ -24,7 +24,7 @@ async function readClip() {
   return clip;
 }
 
-// Undo differences from frame to frame, in each channel.
+// Undo the differences between consecutive frames of each channel.
 function addUp(values, step, channel) {
   for (let i = 0; i < values.length; i++) {
     if (i % channel >= step) values[i] += values[i - step];
@@ -43,7 +43,7 @@ class Sound {
     this.warp = clip.logFrequency ? warp(clip.positions, clip.rows) : null;
   }
 
-  // Periodic Hann window, centred frames, zeros around. Two real frames are one complex transform.
+  // Periodic Hann window, centred frames, zero padding. Two real frames share a complex transform.
   stft(audio) {
     const { frame, hop, frames, bins } = this.clip;
     const re = new Float32Array(frames * bins);
@@ -71,7 +71,7 @@ class Sound {
     return { re, im };
   }
 
-  // What a mask, (M, F), lets through: hop * (M - 1) samples in [-1, 1].
+  // Apply a mask, (M, F): returns hop * (M - 1) samples in [-1, 1].
   sound(mask) {
     const { frame, hop, frames, bins } = this.clip;
     const { re, im } = this.spectrum;
@@ -87,7 +87,7 @@ class Sound {
         const b = mask[at] * im[at];
         const c = pair ? mask[at + bins] * re[at + bins] : 0;
         const d = pair ? mask[at + bins] * im[at + bins] : 0;
-        // Frequency 0 and the highest are real; the rest mirrors.
+        // The lowest and the highest frequency are real; the others have mirror images.
         const inner = k > 0 && k < bins - 1;
         x[k] = inner ? a - d : a;
         y[k] = inner ? b + c : c;
@@ -112,7 +112,7 @@ class Sound {
     return audio;
   }
 
-  // The squared windows of all frames, added up.
+  // The sum of the squared windows of all frames.
   windowPower(length) {
     if (!this.power) {
       this.power = new Float64Array(length);
@@ -125,15 +125,18 @@ class Sound {
     return this.power;
   }
 
-  // Features, (W, C), to the mask before its activation, (M, R).
+  // Return the logits of the mask for features, (W, C): (M, R).
   logits(features) {
-    const { windows, channels, frames, rows, crossfade, components, steps, offsets, bias } = this.clip;
+    const { windows, channels, frames, rows, crossfade } = this.clip;
+    const { components, steps, offsets, bias } = this.clip;
     const logits = new Float32Array(frames * rows);
     for (let m = 0; m < frames; m++) {
       const row = logits.subarray(m * rows, (m + 1) * rows);
       const chosen = Array.from({ length: channels }, (_, c) => {
         let sum = 0;
-        for (let w = 0; w < windows; w++) sum += crossfade[w * frames + m] * features[w * channels + c];
+        for (let w = 0; w < windows; w++) {
+          sum += crossfade[w * frames + m] * features[w * channels + c];
+        }
         return sum;
       });
       row.fill(chosen.reduce((sum, feature, c) => sum + feature * offsets[c], bias));
@@ -146,7 +149,7 @@ class Sound {
     return logits;
   }
 
-  // Activated masks, (M, R), to the linear frequency axis, (M, F), none below 0.
+  // Convert activated masks, (M, R), to the linear frequency axis, (M, F), and clamp them at 0.
   finish(mask) {
     const { frames, rows, bins } = this.clip;
     const finished = this.warp ? new Float32Array(frames * bins) : mask;
@@ -163,7 +166,7 @@ class Sound {
     return finished;
   }
 
-  // Logits of places beside each other to their masks, in place: Embedding.masks.
+  // Convert the logits of several places to masks, in place, like Embedding.masks.
   masks(masks) {
     if (this.clip.activation === "softmax") softmax(masks);
     else masks.forEach((mask) => activate(mask, this.clip.activation));
@@ -180,8 +183,7 @@ class Sound {
     return features;
   }
 
-  // The mask of one cell. Where the activation is a softmax, all cells of the picture share what
-  // there is, as in the heat map.
+  // The mask of one cell. A softmax runs over all cells of the picture, as in the heat map.
   async cellMask(row, column) {
     const features = this.cellFeatures(row, column);
     if (this.clip.activation !== "softmax") return this.masks([this.logits(features)])[0];
@@ -192,7 +194,7 @@ class Sound {
     return this.finish(mask);
   }
 
-  // The softmax's denominator over all cells: sum * exp(greatest).
+  // The denominator of the softmax over all cells: sum * exp(greatest).
   async totalOfCells() {
     const { frames, rows, height, width } = this.clip;
     const greatest = new Float32Array(frames * rows).fill(-Infinity);
@@ -204,26 +206,26 @@ class Sound {
         sum[i] = sum[i] * Math.exp(greatest[i] - top) + Math.exp(logits[i] - top);
         greatest[i] = top;
       }
-      await breathe();
+      await yieldToPage();
     }
     return { greatest, sum };
   }
 
-  // Masks of the regions and of the rest, which sum to 1 in every bin.
+  // Masks of the regions and of the rest; they sum to 1 in every bin.
   async regionMasks() {
     const { windows, channels, regions, features } = this.clip;
     const size = windows * channels;
     const logits = [];
     for (let k = 0; k < regions.length; k++) {
       logits.push(this.logits(features.subarray(k * size, (k + 1) * size)));
-      await breathe();
+      await yieldToPage();
     }
-    return shares(this.masks(logits), this.clip.frames * this.clip.bins);
+    return normalizeMasks(this.masks(logits), this.clip.frames * this.clip.bins);
   }
 }
 
-// Where each linear row lies between two log ones. Rounded to single precision where the library
-// does so.
+// The position of each linear row between two log rows, rounded to single precision where the
+// library does so.
 function warp(positions, rows) {
   const last = rows - 1;
   const lower = new Uint32Array(positions.length);
@@ -248,7 +250,7 @@ function activate(values, activation) {
   }
 }
 
-// Over the masks, bin by bin.
+// Softmax over the masks in each bin.
 function softmax(masks) {
   const size = masks.length ? masks[0].length : 0;
   for (let i = 0; i < size; i++) {
@@ -260,8 +262,8 @@ function softmax(masks) {
   }
 }
 
-// Share every bin out among the masks and the rest, which comes last: sop.embedding.shares.
-function shares(masks, size) {
+// Scale masks to sum to at most 1 and append the rest, like normalize_masks in embedding.py.
+function normalizeMasks(masks, size) {
   const rest = new Float32Array(size);
   for (let i = 0; i < size; i++) {
     let claimed = 0;
@@ -273,8 +275,8 @@ function shares(masks, size) {
   return [...masks, rest];
 }
 
-// Let the page answer before the next piece of work.
-function breathe() {
+// Let the page handle events before the next piece of work.
+function yieldToPage() {
   return new Promise((resolve) => setTimeout(resolve));
 }
 

@@ -1,0 +1,161 @@
+"""The sound of each region and of the rest as WAV files, and their remix.
+
+Shapes: K regions, K + 1 components (the regions and the rest), s consecutive samples.
+"""
+
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sop.cancellation.filter_bank import FilterBank, filter_bank
+from sop.cancellation.wav import WavWriter, writing_wav
+from sop.dataset.clips import Audio
+from sop.denoise.settings import FilterSettings
+from sop.inference.localization import Region
+from sop.inference.recording import Recording
+from sop.inference.separator import Separator
+from sop.separate.activity import LevelMeter
+from sop.separate.full_rate import components
+from sop.separate.video import SoundStream
+
+
+@dataclass(frozen=True)
+class WrittenSounds:
+    """Measurements of the sounds that were written."""
+
+    energy: NDArray[np.float64]
+    """Energy of each component, (K + 1,)."""
+    levels: NDArray[np.float32]
+    """Energy of each component before any filter at each spectrogram frame, (K + 1, M)."""
+    remix_peak: float
+    """Largest sample of the remix, full scale 1; 0 without a remix."""
+    removed: float
+    """Share of the regions' energy that the filter moved to the rest; 0 without a filter."""
+
+
+def write_sounds(
+    separator: Separator,
+    recording: Recording,
+    sound: SoundStream,
+    regions: tuple[Region, ...],
+    files: Sequence[Path],
+    denoise: FilterSettings | None = None,
+    remix: tuple[Path, Sequence[float]] | None = None,
+) -> WrittenSounds:
+    """Separate a sound with the masks of the regions, and write each component as a WAV.
+
+    Args:
+        separator: the model.
+        recording: input of the model.
+        sound: the sound that is separated, of any sample rate and number of channels.
+        regions: K regions.
+        files: a path for each component, (K + 1,).
+        denoise: filter that removes from each region's sound what the other regions' sounds
+            predict of it; that is added to the rest.
+        remix: path of a WAV with the weighted sum of the components, and the weights, (K + 1,).
+
+    Raises:
+        LeftOut: the sound is damaged.
+        UserError: a file cannot be written, or the filter would diverge.
+    """
+    meter = LevelMeter()
+    masks = _masks(separator, recording, regions, meter)
+    energy = np.zeros(len(files))
+    peak = before = removed = 0.0
+    with ExitStack() as stack:
+
+        def writer(path: Path) -> WavWriter:
+            return stack.enter_context(
+                writing_wav(path, sound.sample_rate, sound.channels, sound.channel_mask)
+            )
+
+        writers = [writer(path) for path in files]
+        mixer = None if remix is None else writer(remix[0])
+        weights = np.array([] if remix is None else remix[1], np.float32)[:, None, None]
+        bank = None
+        if denoise is not None:
+            references = [len(regions) - 1] * (len(regions) * sound.channels)
+            bank = stack.enter_context(filter_bank(denoise, references))
+        for block in components(
+            sound.blocks,
+            sound.sample_rate,
+            masks,
+            recording.sample_rate,
+            separator.params.spectrogram,
+        ):
+            if bank is not None:
+                raw, block = block, _filtered(block, bank)
+                before += _energy(raw[:-1])
+                removed += _energy(raw[:-1] - block[:-1])
+            for file, part in zip(writers, block, strict=True):
+                file.write(part)
+            energy += np.einsum("ksc,ksc->k", block, block, dtype=np.float64)
+            if mixer is not None:
+                mixed = (weights * block).sum(axis=0)
+                peak = max(peak, float(np.abs(mixed).max(initial=0)))
+                mixer.write(mixed)
+    # The last masks are for frames after the end of the sound; they count for the levels.
+    for _ in masks:
+        pass
+    return WrittenSounds(energy, meter.levels, peak, removed / before if before else 0.0)
+
+
+def usable_filter(
+    setting: FilterSettings | None, regions: int, samples: int
+) -> tuple[FilterSettings | None, tuple[str, ...]]:
+    """Return the filter, or None if it can have no effect, and a note with the reason.
+
+    Args:
+        setting: the requested filter.
+        regions: number of regions.
+        samples: number of samples of the sound.
+    """
+    if setting is None:
+        return None, ()
+    if regions < 2:
+        reason = f"it needs two regions, but {regions or 'no'} region was found"
+    elif setting.taps > samples:
+        reason = f"{setting.taps} taps are more than the {samples} samples of the sound"
+    else:
+        return setting, ()
+    return None, (f"--denoise {setting.method}: not applied, {reason}",)
+
+
+def _masks(
+    separator: Separator, recording: Recording, regions: tuple[Region, ...], meter: LevelMeter
+) -> Iterator[NDArray[np.float32]]:
+    """Yield the masks of the components, segment by segment, and measure their levels."""
+    for first, embedding in separator.segments(recording, "separating"):
+        masks = separator.region_masks(embedding, regions)
+        meter.update(masks, separator.power(recording, first, masks.shape[2]))
+        yield masks
+
+
+def _filtered(block: Audio, bank: FilterBank) -> Audio:
+    """Move what the regions' sounds predict of each other to the rest.
+
+    Args:
+        block: the next samples of all components, (K + 1, s, channels).
+        bank: a filter for each channel of each region, region by region.
+
+    Returns:
+        (K + 1, s, channels), with the same sum.
+    """
+    regions = block[:-1]
+    signals = np.moveaxis(regions, 2, 1)
+    places = list(np.ndindex(*signals.shape[:2]))
+    clean = bank.clean(
+        (signals[place] for place in places),
+        (np.delete(signals[:, channel], region, axis=0) for region, channel in places),
+    )
+    filtered = np.moveaxis(clean.reshape(signals.shape), 1, 2)
+    rest = block[-1] + (regions - filtered).sum(axis=0)
+    return np.concatenate([filtered, rest[None]])
+
+
+def _energy(sound: Audio) -> float:
+    return float(np.square(sound, dtype=np.float64).sum())

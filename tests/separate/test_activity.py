@@ -1,0 +1,51 @@
+import numpy as np
+import pytest
+
+from sop.inference.localization import SILENCE_AMPLITUDE
+from sop.model.spectrogram import stft_power
+from sop.params import SpectrogramParams
+from sop.separate.activity import Activity, LevelMeter, active_intervals, silence_energy
+
+
+def test_short_silence_and_short_sound() -> None:
+    active = np.zeros(100, bool)
+    active[[0, 1, 2, 3, 5, 6, 40, *range(60, 100)]] = True
+    assert active_intervals(active, 0.1, 9.8) == [(0.0, 0.65), (3.95, 4.05), (5.95, 9.8)]
+    assert active_intervals(active, 0.05, 5.0) == [(0.0, 0.325), (2.975, 4.975)]
+    assert active_intervals(~np.zeros(3, bool), 0.05, 0.08) == [(0.0, 0.08)]
+    assert active_intervals(np.zeros(3, bool), 0.05, 0.1) == []
+
+
+def test_quiet_components_are_silent() -> None:
+    levels = np.ones((4, 20), np.float32)
+    levels[0, 10:] = 2e-3  # Above -30 dB of its own maximum.
+    levels[1, 10:] = 5e-4
+    levels[2] = 1e-5  # Below -45 dB of the sum.
+    found = Activity(levels, 0.1, 2.0, 0.0).intervals()
+    assert found == [[(0.0, 1.95)], [(0.0, 0.95)], [], [(0.0, 1.95)]]
+    assert Activity(levels, 0.1, 2.0, 10.0).intervals() == [[], [], [], []]
+
+
+def test_busiest_frames() -> None:
+    levels = np.zeros((2, 50), np.float32)
+    levels[0, 20:30] = 1
+    first, count = Activity(levels, 0.1, 5.0, 0.0).busiest_frames(0.9)
+    assert (first, count) == (20, 10)
+    assert Activity(levels, 0.1, 5.0, 0.0).busiest_frames(60) == (0, 50)
+
+
+def test_level_meter_joins_segments() -> None:
+    rng = np.random.default_rng(0)
+    masks = rng.uniform(0, 1, (2, 5, 9)).astype(np.float32)
+    power = rng.uniform(0, 1, (5, 9)).astype(np.float32)
+    meter = LevelMeter()
+    meter.update(masks[..., :4], power[..., :4])
+    meter.update(masks[..., 4:], power[..., 4:])
+    np.testing.assert_allclose(meter.levels, (masks**2 * power).sum(axis=1), rtol=1e-5)
+
+
+def test_silence_energy_is_that_of_a_quiet_tone() -> None:
+    params = SpectrogramParams(stft_frame=1022, stft_hop=512, log_frequency=False)
+    tone = SILENCE_AMPLITUDE * np.sin(np.arange(11025) * 0.3).astype(np.float32)
+    energy = stft_power(tone, params).sum(axis=0)[5:-5]
+    assert silence_energy(params) == pytest.approx(energy.mean(), rel=1e-3)
