@@ -8,8 +8,8 @@ from sop.extract.extraction import extract_video
 from sop.player.clip import limits_of, write_clip, write_side_by_side
 from sop.runtime.errors import LeftOut, UserError
 from tests.support.flashes import FORMS, check_in_step, edges, render
+from tests.support.flashes import PARAMS as EXTRACT
 from tests.support.video_checks import (
-    EXTRACT,
     LIMITS,
     ODD_NAME,
     ffmpeg_report,

@@ -21,8 +21,8 @@ from sop.separate.video import (
     write_video,
 )
 from tests.support.flashes import FORMS, LATE, check_in_step, edges, onsets_of, render
+from tests.support.flashes import PARAMS as EXTRACT
 from tests.support.video_checks import (
-    EXTRACT,
     LIMITS,
     ODD_NAME,
     ffmpeg_report,

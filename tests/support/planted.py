@@ -13,7 +13,8 @@ from sop.inference.recording import Recording
 from sop.inference.separator import Separator
 from sop.media.ffmpeg import binary
 from sop.model.pixelplayer import build
-from sop.params import ExtractParams, Params
+from sop.params import Params
+from tests.support.flashes import PARAMS as EXTRACT
 
 RATE = 11025
 ROWS, COLUMNS = 3, 8
@@ -23,15 +24,6 @@ HIGH_CELLS = (slice(0, 2), slice(5, 8))
 
 # Logits of an open and of a closed mask.
 OPEN, CLOSED = 8.0, -8.0
-
-EXTRACT = ExtractParams(
-    frame_rate=8.0,
-    frame_height=48,
-    jpeg_quality=3,
-    sample_rate=RATE,
-    timeout_seconds=60.0,
-    memory_limit_mib=512,
-)
 
 Outputs = tuple[np.ndarray, np.ndarray]
 

@@ -10,21 +10,11 @@ from numpy.typing import NDArray
 from sop.cancellation.wav import writing_wav
 from sop.media.decoding import probe
 from sop.media.ffmpeg import Limits, binary, probe_header
-from sop.params import ExtractParams
 from sop.separate.video import open_sound
 from tests.support.videos import run_ffmpeg
 
 LIMITS = Limits(60.0)
 ODD_NAME = '-x "it\'s" 50%d & <script>;$(a):b'
-
-EXTRACT = ExtractParams(
-    frame_rate=8.0,
-    frame_height=48,
-    jpeg_quality=3,
-    sample_rate=11025,
-    timeout_seconds=60.0,
-    memory_limit_mib=512,
-)
 
 
 def sound_of(video: Path, place: Path | None = None) -> tuple[NDArray[np.float32], int]:
