@@ -5,7 +5,7 @@ from pathlib import Path
 from sop.dataset.index import DUETS, VALIDATION, read_index
 from sop.evaluate.localization_metrics import find, localization_summary, scenes
 from sop.evaluate.results import write_results
-from sop.evaluate.validation import separate_mixtures, summary
+from sop.evaluate.validation import evaluation_summary, separate_mixtures
 from sop.inference.separator import Separator
 from sop.model.checkpoint import load_player
 from sop.params import load_params
@@ -32,7 +32,7 @@ def main() -> None:
         sounds=Path("data/evaluate"),
         plots=Path("metrics/evaluate"),
     )
-    write_metrics("evaluate", summary(scores), details=("category", "reasons"))
+    write_metrics("evaluate", evaluation_summary(scores), details=("category", "reasons"))
 
     most = params.evaluate.localization_scenes
     duets = [] if params.index.duets else read_index(index / DUETS)

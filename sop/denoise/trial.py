@@ -20,8 +20,8 @@ from sop.denoise.settings import (
     WienerSettings,
 )
 from sop.denoise.wiener import em_wiener, renormalised
-from sop.evaluate.measures import bss_eval, si_sdr, why_not_comparable, why_not_measurable
-from sop.evaluate.records import Record, Sounds
+from sop.evaluate.measures import Sounds, bss_eval, si_sdr, why_not_comparable, why_not_measurable
+from sop.evaluate.records import Record
 from sop.model.spectrogram import istft
 from sop.params import Params
 

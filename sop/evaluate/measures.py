@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from scipy import fft, linalg
 
 Signals = NDArray[np.floating[Any]]
+Sounds = NDArray[np.float32]
 Decibels = NDArray[np.float64]
 
 MEASURES = ("sdr", "sir", "sar", "si_sdr", "sdr_mixture", "sdr_improvement")

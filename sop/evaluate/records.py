@@ -1,8 +1,8 @@
-"""What `evaluate` hands on: one file for each mixture, with what was mixed and the model's masks.
+"""Records of the evaluated mixtures: one file each, with the mixed sounds and the predicted masks.
 
-All else follows from these: the mixture, the spectrograms, the separated sounds.
+Everything else follows from these: the mixture, the spectrograms, the separated sounds.
 
-Shapes: N sources, R x M rows x frames of the masks.
+Shapes: N sources, L samples, F x M frequency bins x spectrogram frames, R rows of the masks.
 """
 
 import zipfile
@@ -17,6 +17,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from sop.evaluate.measures import Sounds
 from sop.model.spectrogram import separate, stft, to_linear_frequency
 from sop.params import Params
 from sop.runtime.errors import UserError
@@ -24,59 +25,61 @@ from sop.runtime.files import replacing
 
 FOLDER = "records"
 
-Sounds = NDArray[np.float32]
-
 
 class Record(NamedTuple):
     """One evaluated mixture."""
 
     number: int
     videos: tuple[str, ...]
-    """Their names, `<category>/<id>`."""
-    sources: NDArray[np.float32]
-    """What was mixed, (N, samples of the clip)."""
+    """Names of the videos, `<category>/<id>`."""
+    sources: Sounds
+    """The mixed sounds, (N, samples of the clip)."""
     masks: NDArray[np.float32]
-    """What the model predicted, before any threshold, (N, R, M)."""
+    """The predicted masks before any threshold, (N, R, M)."""
 
     @property
     def categories(self) -> tuple[str, ...]:
-        """Of the videos."""
+        """Categories of the videos."""
         return tuple(name.partition("/")[0] for name in self.videos)
 
     def spectrum(self, params: Params) -> Tensor:
-        """Complex spectrogram of the mixture, (F, M)."""
+        """Return the complex spectrogram of the mixture, (F, M)."""
         return stft(torch.from_numpy(self.sources).sum(dim=0), params.spectrogram)
 
     def linear_masks(self, params: Params) -> Tensor:
-        """The masks on the linear frequency axis, (N, F, M)."""
+        """Return the masks on the linear frequency axis, (N, F, M)."""
         masks = torch.from_numpy(self.masks)
         if not params.spectrogram.log_frequency:
             return masks
         return to_linear_frequency(masks, params.spectrogram.stft_frame // 2 + 1)
 
-    def estimates(self, params: Params) -> NDArray[np.float32]:
-        """The separated sounds, as they were evaluated, (N, L)."""
+    def estimates(self, params: Params) -> Sounds:
+        """Return the separated sounds as they were evaluated, (N, L)."""
         binary = params.model.mask == "binary"
         return self.masked(self.masks, params, params.evaluate.mask_threshold if binary else None)
 
     def masked(
         self, masks: NDArray[np.float32], params: Params, threshold: float | None = None
-    ) -> NDArray[np.float32]:
-        """The sounds that masks (N, R, M) make of the mixture, (N, L); see `separate`."""
-        spectrum, given = self.spectrum(params)[None], torch.from_numpy(masks)[None]
-        sounds: NDArray[np.float32] = separate(spectrum, given, params.spectrogram, threshold)[
-            0
-        ].numpy()
+    ) -> Sounds:
+        """Return the sounds that masks (N, R, M) separate from the mixture, (N, L).
+
+        Args:
+            masks: any masks of this mixture.
+            params: settings of the spectrogram.
+            threshold: threshold of binary masks; see `separate`.
+        """
+        spectrum, batch = self.spectrum(params)[None], torch.from_numpy(masks)[None]
+        sounds: Sounds = separate(spectrum, batch, params.spectrogram, threshold)[0].numpy()
         return sounds
 
-    def truth(self, params: Params) -> NDArray[np.float32]:
-        """The true sounds, as long as the estimates, (N, L)."""
+    def truth(self, params: Params) -> Sounds:
+        """Return the true sounds, cut to the length of the estimates, (N, L)."""
         hop = params.spectrogram.stft_hop
         return self.sources[:, : self.sources.shape[1] // hop * hop]
 
 
 def write_record(folder: Path, record: Record) -> None:
-    """Write a mixture's record below a folder, as `records/<number>.npz`."""
+    """Write the record of a mixture as `<folder>/records/<number>.npz`."""
     path = folder / FOLDER / f"{record.number:04d}.npz"
     with replacing(path) as partial:
         np.savez(
@@ -89,22 +92,22 @@ def write_record(folder: Path, record: Record) -> None:
 
 
 def record_paths(folder: Path) -> list[Path]:
-    """The files of all records below a folder, in the order of their numbers.
+    """Return the files of all records below a folder, ordered by number.
 
     Raises:
-        UserError: there is none.
+        UserError: there are none.
     """
     paths = sorted((folder / FOLDER).glob("*.npz"), key=lambda path: (len(path.name), path.name))
     if not paths:
-        raise UserError(f"{folder / FOLDER}: no mixtures there; `dvc repro evaluate` makes them")
+        raise UserError(f"{folder / FOLDER}: contains no mixtures; run `dvc repro evaluate`")
     return paths
 
 
 def read_record(path: Path) -> Record:
-    """Read one.
+    """Read a record.
 
     Raises:
-        UserError: it is damaged.
+        UserError: the file is damaged.
     """
     with _reading(path) as arrays:
         return Record(
@@ -116,10 +119,10 @@ def read_record(path: Path) -> Record:
 
 
 def read_videos(path: Path) -> tuple[str, ...]:
-    """Read no more than the names of its videos.
+    """Read only the names of a record's videos.
 
     Raises:
-        UserError: it is damaged.
+        UserError: the file is damaged.
     """
     with _reading(path) as arrays:
         return tuple(map(str, arrays["videos"]))
@@ -144,5 +147,5 @@ def _reading(path: Path) -> Iterator[Any]:
             yield arrays
     except (OSError, EOFError, KeyError, ValueError, zipfile.BadZipFile) as error:
         raise UserError(
-            f"{path}: not readable ({error}); `dvc repro --force evaluate` makes it again"
+            f"{path}: not readable ({error}); run `dvc repro --force evaluate`"
         ) from None

@@ -1,10 +1,10 @@
-"""Evaluation: separate fixed validation mixtures and measure what comes out.
+"""Separate the validation mixtures, which are always the same, and measure the result.
 
-Shapes: N sources, L samples.
+Shapes: N sources, L samples, T video frames, R x M rows x frames of the masks.
 """
 
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,7 +16,15 @@ from torch.utils.data import DataLoader, Dataset
 from sop.dataset.clips import Frames
 from sop.dataset.index import Video
 from sop.dataset.mixtures import Mixture, MixtureReader, collate, evaluation_videos
-from sop.evaluate.measures import MEASURES, bss_eval, si_sdr, summarise, why_not_comparable
+from sop.evaluate.measures import (
+    MEASURES,
+    Decibels,
+    Sounds,
+    bss_eval,
+    si_sdr,
+    summarise,
+    why_not_comparable,
+)
 from sop.model.pixelplayer import PixelPlayer, normalize_frames, separation_loss
 from sop.model.spectrogram import istft, separate
 from sop.params import Params
@@ -25,18 +33,18 @@ from sop.runtime.errors import LeftOut, UserError
 
 @dataclass(frozen=True)
 class Score:
-    """What was measured on one mixture."""
+    """Measures of one separated mixture."""
 
     number: int
     videos: tuple[Video, ...]
     loss: float
-    measures: dict[str, NDArray[np.float64]]
+    measures: dict[str, Decibels]
     """Each of `MEASURES`, (N,) in dB."""
 
 
 @dataclass(frozen=True)
 class SkippedMixture:
-    """One mixture without a score, and why."""
+    """A mixture that cannot be read or measured, and the reason."""
 
     number: int
     reason: str
@@ -44,26 +52,29 @@ class SkippedMixture:
 
 @dataclass(frozen=True)
 class SeparatedMixture:
-    """What one mixture was and what the model made of it."""
+    """A mixture, and the result of its separation."""
 
     number: int
     videos: tuple[Video, ...]
     frames: Frames
-    """(N, T, H, W, 3)."""
-    mixture: NDArray[np.float32]
-    """(L,)."""
-    truth: NDArray[np.float32]
-    """(N, L)."""
-    estimates: NDArray[np.float32]
-    """(N, L)."""
-    loss: float
-    sources: NDArray[np.float32]
-    """What was mixed, (N, samples of the clip); the truth is its part that has estimates."""
+    """Frames of the videos, (N, T, H, W, 3)."""
+    sources: Sounds
+    """The mixed sounds, (N, samples of the clip)."""
+    mixture: Sounds
+    """Their sum, reconstructed from its spectrogram, (L,)."""
+    estimates: Sounds
+    """The separated sounds, (N, L)."""
     masks: NDArray[np.float32]
-    """What the model predicted, before any threshold, (N, R, M)."""
+    """The predicted masks before any threshold, (N, R, M)."""
+    loss: float
+
+    @property
+    def truth(self) -> Sounds:
+        """The mixed sounds, cut to the length of the estimates, (N, L)."""
+        return self.sources[:, : self.estimates.shape[-1]]
 
     def score(self) -> Score | SkippedMixture:
-        """Measure it; BSS Eval is not defined where a sound is silent."""
+        """Measure the separated sounds; a mixture with a silent sound cannot be measured."""
         names = [video.name for video in self.videos]
         if reason := why_not_comparable(names, self.truth, self.estimates):
             return SkippedMixture(self.number, reason)
@@ -80,21 +91,21 @@ class SeparatedMixture:
         return Score(self.number, self.videos, self.loss, measures)
 
 
-class _EvaluationMixtures(Dataset[Mixture | str]):
-    """The fixed mixtures, or the reason why one cannot be read."""
+class _ValidationMixtures(Dataset[tuple[int, Mixture | str]]):
+    """The number of each mixture, and the mixture or the reason why it cannot be read."""
 
-    def __init__(self, draws: Sequence[Sequence[Video]], reader: MixtureReader) -> None:
-        self.draws = draws
-        self.reader = reader
+    def __init__(self, videos: Sequence[Sequence[Video]], reader: MixtureReader) -> None:
+        self._videos = videos
+        self._reader = reader
 
     def __len__(self) -> int:
-        return len(self.draws)
+        return len(self._videos)
 
-    def __getitem__(self, number: int) -> Mixture | str:
+    def __getitem__(self, number: int) -> tuple[int, Mixture | str]:
         try:
-            return self.reader.middle(self.draws[number])
+            return number, self._reader.middle(self._videos[number])
         except LeftOut as reason:
-            return str(reason)
+            return number, str(reason)
 
 
 def separate_mixtures(
@@ -105,86 +116,71 @@ def separate_mixtures(
     threshold: float,
     device: torch.device,
 ) -> Iterator[SeparatedMixture | SkippedMixture]:
-    """Separate the first `count` evaluation mixtures of a list, one after the other.
+    """Separate the first validation mixtures of a list of videos.
 
     Args:
         player: the model, on `device`; it is put into evaluation mode.
         videos: the validation list.
-        params: what mixtures, spectrograms and masks are.
-        count: mixtures.
-        threshold: a predicted binary mask is 1 above it; ratio masks are taken as they are.
-        device: where the networks run.
+        params: settings of the mixtures, spectrograms and masks.
+        count: number of mixtures.
+        threshold: a binary mask is 1 where the prediction is above the threshold; ratio masks have
+            no threshold.
+        device: device of the networks.
 
     Yields:
-        Each mixture with what came out of it, in order; or why it cannot be read.
+        Each mixture with the result of its separation, or the reason why it cannot be read.
 
     Raises:
         UserError: the list is too short for a mixture.
     """
     player.eval()
-    draws = list(evaluation_videos(videos, params.mixture, count, params.seed))
+    drawn = list(evaluation_videos(videos, params.mixture, count, params.seed))
     loader: DataLoader[Any] = DataLoader(
-        _EvaluationMixtures(draws, MixtureReader(params.mixture, params.extract)),
+        _ValidationMixtures(drawn, MixtureReader(params.mixture, params.extract)),
         batch_size=params.train.batch_size,
         num_workers=min(params.worker_count, 4),
         collate_fn=list,
     )
-    number = 0
-    for group in loader:
-        readable = [item for item in group if isinstance(item, Mixture)]
+    for batch in loader:
+        readable = {number: item for number, item in batch if isinstance(item, Mixture)}
         separated = iter(_separate(player, readable, params, threshold, device) if readable else [])
-        for item in group:
-            if isinstance(item, Mixture):
-                mixture, estimates, loss, masks = next(separated)
-                yield SeparatedMixture(
-                    number,
-                    item.videos,
-                    item.frames,
-                    mixture=mixture,
-                    truth=item.audio[:, : estimates.shape[-1]],
-                    estimates=estimates,
-                    loss=loss,
-                    sources=item.audio,
-                    masks=masks,
-                )
-            else:
-                yield SkippedMixture(number, item)
-            number += 1
+        for number, item in batch:
+            yield next(separated) if number in readable else SkippedMixture(number, item)
 
 
-def scores(
+def score_mixtures(
     results: Iterable[SeparatedMixture | SkippedMixture],
 ) -> Iterator[Score | SkippedMixture]:
-    """Measure separations, letting go of their sounds."""
+    """Measure separated mixtures one by one, without keeping their sounds."""
     for result in results:
         yield result.score() if isinstance(result, SeparatedMixture) else result
 
 
-def summary(results: Iterable[Score | SkippedMixture]) -> dict[str, Any]:
-    """What metrics/evaluate.json holds: mean and median over sources, in all and per category.
+def evaluation_summary(results: Iterable[Score | SkippedMixture]) -> dict[str, Any]:
+    """Return the content of metrics/evaluate.json: measures over all sources and by category.
 
     Raises:
         UserError: no mixture could be measured.
     """
     results = list(results)
     counted = [result for result in results if isinstance(result, Score)]
-    left_out = [result for result in results if isinstance(result, SkippedMixture)]
+    skipped = [result for result in results if isinstance(result, SkippedMixture)]
     if not counted:
-        first = left_out[0].reason if left_out else "there is none"
-        raise UserError(f"evaluate: none of {len(left_out)} mixtures could be measured: {first}")
+        first = skipped[0].reason if skipped else "there are no mixtures"
+        raise UserError(f"evaluate: none of {len(skipped)} mixtures could be measured: {first}")
     category: dict[str, dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
     for result in counted:
-        for position, video in enumerate(result.videos):
+        for n, video in enumerate(result.videos):
             for name in MEASURES:
-                category[video.category][name].append(float(result.measures[name][position]))
+                category[video.category][name].append(float(result.measures[name][n]))
     overall = {name: np.concatenate([r.measures[name] for r in counted]) for name in MEASURES}
     return {
         **summarise(overall),
         "loss": float(np.mean([result.loss for result in counted])),
         "mixtures": {
             "counted": len(counted),
-            "left_out": len(left_out),
-            "reasons": {str(result.number): result.reason for result in left_out},
+            "left_out": len(skipped),
+            "reasons": {str(result.number): result.reason for result in skipped},
         },
         "category": {name: summarise(category[name]) for name in sorted(category)},
     }
@@ -192,13 +188,13 @@ def summary(results: Iterable[Score | SkippedMixture]) -> dict[str, Any]:
 
 def _separate(
     player: PixelPlayer,
-    mixtures: Sequence[Mixture],
+    mixtures: Mapping[int, Mixture],
     params: Params,
     threshold: float,
     device: torch.device,
-) -> list[tuple[NDArray[np.float32], NDArray[np.float32], float, NDArray[np.float32]]]:
-    """Reconstructed mixture (L,), estimates (N, L), loss and masks (N, R, M) of each mixture."""
-    batch = collate(mixtures)
+) -> Iterator[SeparatedMixture]:
+    """Separate mixtures, given by number, as one batch."""
+    batch = collate(list(mixtures.values()))
     above = threshold if params.model.mask == "binary" else None
     losses = []
     with torch.inference_mode():
@@ -208,8 +204,8 @@ def _separate(
         masks = player.masks(logits)
         estimates = separate(spectra.mixture, masks, params.spectrogram, above).cpu().numpy()
         whole = istft(spectra.mixture, params.spectrogram).cpu().numpy()
-        for position in range(len(mixtures)):
-            alone = slice(position, position + 1)
+        for n in range(len(mixtures)):
+            alone = slice(n, n + 1)
             loss = separation_loss(
                 logits[alone],
                 type(spectra)(*(part[alone] for part in spectra)),
@@ -218,4 +214,6 @@ def _separate(
                 params.train,
             )
             losses.append(float(loss))
-    return list(zip(whole, estimates, losses, masks.cpu().numpy(), strict=True))
+    made = zip(whole, estimates, masks.cpu().numpy(), losses, strict=True)
+    for (number, mixture), results in zip(mixtures.items(), made, strict=True):
+        yield SeparatedMixture(number, mixture.videos, mixture.frames, mixture.audio, *results)

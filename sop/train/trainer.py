@@ -19,7 +19,7 @@ from sop.dataset.index import Video
 from sop.dataset.mixtures import Batch, MixtureReader, MixtureSampler, TrainingMixtures
 from sop.dataset.seeding import torch_seed
 from sop.evaluate.measures import MEASURES
-from sop.evaluate.validation import Score, scores, separate_mixtures, summary
+from sop.evaluate.validation import Score, evaluation_summary, score_mixtures, separate_mixtures
 from sop.model.checkpoint import save_player
 from sop.model.pixelplayer import PixelPlayer, build
 from sop.params import Params, TrainParams
@@ -253,13 +253,13 @@ class Trainer:
             VALIDATION_THRESHOLD,
             self.group.device,
         )
-        measured = list(scores(separations))
+        measured = list(score_mixtures(separations))
         prefix = f"epoch {epoch}/{self.params.train.epochs}"
         if not any(isinstance(result, Score) for result in measured):
             # All masks may be empty early in training.
             logger.info(f"{prefix}: no validation mixture could be measured")
             return {}
-        results = summary(measured)
+        results = evaluation_summary(measured)
         means = {name: results[name]["mean"] for name in MEASURES}
         logger.info(
             f"{prefix}: validation loss {results['loss']:.4f}, "

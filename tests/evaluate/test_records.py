@@ -70,7 +70,7 @@ def test_estimates_are_those_that_were_evaluated(
 
 
 def test_no_records_are_a_users_mistake(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="no mixtures there; `dvc repro evaluate`"):
+    with pytest.raises(UserError, match="contains no mixtures; run `dvc repro evaluate`"):
         record_paths(tmp_path)
 
 

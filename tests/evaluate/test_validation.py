@@ -15,9 +15,9 @@ from sop.evaluate.validation import (
     Score,
     SeparatedMixture,
     SkippedMixture,
-    scores,
+    evaluation_summary,
+    score_mixtures,
     separate_mixtures,
-    summary,
 )
 from sop.model.pixelplayer import PixelPlayer, build, normalize_frames, separation_loss
 from sop.model.spectrogram import separate
@@ -53,7 +53,6 @@ def separation(number: int = 0, **changes: Any) -> SeparatedMixture:
         videos=(video("flute/a"), video("cello/b")),
         frames=np.zeros((2, 1, 8, 8, 3), np.uint8),
         mixture=truth.sum(axis=0),
-        truth=truth,
         estimates=truth + 0.3 * truth[::-1],
         loss=0.5,
         sources=truth,
@@ -197,7 +196,7 @@ def test_unreadable_mixture_is_left_out_with_its_reason_and_the_others_go_on(
         else:
             np.testing.assert_allclose(after.estimates, before.estimates, atol=1e-6)
     assert left_out > 0
-    results = summary(scores(iter(broken)))
+    results = evaluation_summary(score_mixtures(iter(broken)))
     assert results["mixtures"]["counted"] == 20 - left_out
     assert results["mixtures"]["left_out"] == left_out
 
@@ -243,8 +242,8 @@ def test_what_cannot_be_measured_is_not_counted_and_says_why() -> None:
     silent, constant, broken = truth.copy(), truth.copy(), estimates.copy()
     silent[1], constant[0], broken[1, 5] = 0, 0.25, np.nan
     for changes, reason in (
-        ({"truth": silent}, "cello/b is silent"),
-        ({"truth": constant}, "flute/a is silent"),
+        ({"sources": silent}, "cello/b is silent"),
+        ({"sources": constant}, "flute/a is silent"),
         ({"estimates": silent}, "the estimate for cello/b is silent"),
         ({"estimates": broken}, "the estimate for cello/b contains a sample that is not finite"),
     ):
@@ -252,13 +251,13 @@ def test_what_cannot_be_measured_is_not_counted_and_says_why() -> None:
 
 
 def test_quiet_sounds_are_counted() -> None:
-    quiet = separation(truth=1e-4 * separation().truth, estimates=1e-4 * separation().estimates)
+    quiet = separation(sources=1e-4 * separation().truth, estimates=1e-4 * separation().estimates)
     assert isinstance(quiet.score(), Score)
 
 
 def test_scores_keep_order_and_pass_on_what_was_left_out() -> None:
     unreadable = SkippedMixture(1, "a.wav: holds no sound")
-    first, second, third = scores(iter([separation(0), unreadable, separation(2)]))
+    first, second, third = score_mixtures(iter([separation(0), unreadable, separation(2)]))
     assert isinstance(first, Score)
     assert second is unreadable
     assert isinstance(third, Score)
@@ -272,7 +271,7 @@ def test_summary_counts_and_averages_over_sources() -> None:
         score(2, ("cello/b", "tuba/b"), start=4.0, loss=0.6),
         SkippedMixture(3, "x.wav: holds no sound"),
     ]
-    made = summary(iter(results))
+    made = evaluation_summary(iter(results))
     # The first measure, sdr, is 0 and 1 in the first mixture, 4 and 5 in the other.
     assert made["sdr"] == {"mean": 2.5, "median": 2.5}
     assert made["sir"] == {"mean": 12.5, "median": 12.5}
@@ -303,7 +302,7 @@ def test_summary_equals_a_plain_computation() -> None:
         for result in results
         for at, video in enumerate(result.videos)
     ]
-    made = summary(results)
+    made = evaluation_summary(results)
     assert made["sir"]["mean"] == pytest.approx(sum(value for _, value in rows) / 60)
     for name in names:
         own = sorted(value for category, value in rows if category == name)
@@ -315,9 +314,9 @@ def test_summary_equals_a_plain_computation() -> None:
 def test_nothing_to_measure_is_a_users_mistake_with_the_first_reason() -> None:
     left_out = [SkippedMixture(0, "a.wav: holds no sound"), SkippedMixture(1, "b.wav: missing")]
     with pytest.raises(UserError, match=r"none of 2 mixtures .*: a\.wav: holds no sound"):
-        summary(left_out)
-    with pytest.raises(UserError, match="there is none"):
-        summary([])
+        evaluation_summary(left_out)
+    with pytest.raises(UserError, match="there are no mixtures"):
+        evaluation_summary([])
 
 
 def test_mixture_of_one_source_is_measured(tiny_videos: list[Video], tiny_params: Params) -> None:

@@ -19,7 +19,7 @@ from sop.denoise.results import denoise_summary, write_denoised
 from sop.denoise.selection import denoise
 from sop.evaluate.records import read_record, record_paths
 from sop.evaluate.results import write_results
-from sop.evaluate.validation import separate_mixtures, summary
+from sop.evaluate.validation import evaluation_summary, separate_mixtures
 from sop.model.checkpoint import save_player
 from sop.model.pixelplayer import build
 from sop.params import Params
@@ -58,7 +58,7 @@ def root(
     save_player(root / "data/model/last.pt", player, params, step=1)
     made = separate_mixtures(player, tiny_videos, params, 5, 0.5, CPU)
     scores = write_results(made, player, params, root / "data/evaluate", root / "metrics/evaluate")
-    write_json(root / "metrics/details/evaluate.json", summary(scores))
+    write_json(root / "metrics/details/evaluate.json", evaluation_summary(scores))
     records = record_paths(root / "data/evaluate")
     denoised = denoise(records, params)
     write_denoised(denoised, records, params, root / "data/denoise", root / "metrics/denoise")
