@@ -93,22 +93,33 @@ def read_audio(path: Path, centre_seconds: float, samples: int, sample_rate: int
     with _opened_sound(path) as file:
         ratio = file.samplerate / sample_rate
         length, wanted = file.frames, round(samples * ratio)
-        start = int(centre_seconds * file.samplerate) - wanted // 2
+        centre = int(centre_seconds * file.samplerate)
         if length >= wanted:
-            start = min(max(start, 0), length - wanted)
+            start = window_start(centre, wanted, length)
             run_up = min(start, _MP3_RUN_UP) if file.format == "MP3" else 0
             with _muted() if run_up else nullcontext():
                 file.seek(start - run_up)
                 audio = _read_exactly(file, run_up + wanted)[run_up:]
         else:
             whole = _read_exactly(file, length)
-            audio = whole[np.arange(start, start + wanted) % length]
+            audio = whole[(np.arange(wanted) + centre - wanted // 2) % length]
     if not np.isfinite(audio).all():
         raise LeftOut(f"{path}: holds samples that are not finite")
     if ratio == 1:
         return audio
     resampled = librosa.resample(audio, orig_sr=ratio * sample_rate, target_sr=sample_rate)
     return librosa.util.fix_length(resampled, size=samples)
+
+
+def window_start(centre: int, samples: int, length: int) -> int:
+    """Return the first sample of a window around a sample, moved inside the sound.
+
+    Args:
+        centre: sample in the middle of the window.
+        samples: length of the window.
+        length: length of the sound; if it is shorter than the window, the window starts at 0.
+    """
+    return min(max(centre - samples // 2, 0), max(length - samples, 0))
 
 
 def sound_seconds(path: Path) -> float:

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from sop.dataset.clips import CENTRE, Frames, read_frames, sound_seconds
+from sop.dataset.clips import CENTRE, Frames, read_frames, sound_seconds, window_start
 from sop.dataset.index import Video
 from sop.dataset.mixtures import MixtureReader, middle_frame
 from sop.evaluate.figure import heat_maps, overlay
@@ -184,7 +184,7 @@ def clip_begin(video: Video, params: Params) -> float:
     rate, samples = params.extract.sample_rate, params.mixture.audio_samples
     centre = (middle_frame(video) - 0.5) / params.extract.frame_rate
     length = round(sound_seconds(video.audio) * rate)
-    return min(max(int(centre * rate) - samples // 2, 0), max(length - samples, 0)) / rate
+    return window_start(int(centre * rate), samples, length) / rate
 
 
 class _Clip(Recording):
