@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from sop.dataset.index import DUETS, VALIDATION, read_index
-from sop.evaluate.localization_metrics import find, localization_summary, scenes
+from sop.evaluate.localization_metrics import localization_summary, measure_localization, scenes
 from sop.evaluate.results import write_results
 from sop.evaluate.validation import evaluation_summary, separate_mixtures
 from sop.inference.separator import Separator
@@ -38,7 +38,7 @@ def main() -> None:
     duets = [] if params.index.duets else read_index(index / DUETS)
     with_truth = list(scenes(duets[:most], videos[:most], Path("data/videos"), params.extract))
     separator = Separator(player, params, device)
-    found = (find(separator, scene) for scene in with_truth)
+    found = (measure_localization(separator, scene) for scene in with_truth)
     shown = progress(found, "localize", len(with_truth), unit="scene")
     write_metrics("localization", localization_summary(shown), details=("scenes",))
 

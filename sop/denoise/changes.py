@@ -49,16 +49,12 @@ class Changes:
             measure: one of `TRIAL_MEASURES`.
             candidate: None for no denoising.
         """
-        position = 0 if candidate is None else 1 + self.tried.index(candidate)
-        column = self._means[:, position, TRIAL_MEASURES.index(measure)]
-        return float(column.mean()) if len(column) else None
+        means = self._measured(candidate, measure)
+        return float(means.mean()) if len(means) else None
 
     def changes(self, candidate: MethodSettings, measure: str) -> NDArray[np.float64]:
         """Return the change of a measure in each mixture, (mixtures,)."""
-        which = TRIAL_MEASURES.index(measure)
-        position = 1 + self.tried.index(candidate)
-        change: NDArray[np.float64] = self._means[:, position, which] - self._means[:, 0, which]
-        return change
+        return self._measured(candidate, measure) - self._measured(None, measure)
 
     def interval(self, candidate: MethodSettings, measure: str) -> Interval | None:
         """Return the mean change with its 95 % interval; None without mixtures."""
@@ -92,6 +88,12 @@ class Changes:
             if best is not None:
                 found[method] = best
         return found
+
+    def _measured(self, candidate: MethodSettings | None, measure: str) -> NDArray[np.float64]:
+        """Return the mean of a measure over the sources of each mixture, (mixtures,)."""
+        row = 0 if candidate is None else 1 + self.tried.index(candidate)
+        means: NDArray[np.float64] = self._means[:, row, TRIAL_MEASURES.index(measure)]
+        return means
 
     def _mean_change(self, candidate: MethodSettings, measure: str) -> float:
         """Return the mean change of a measure; 0 without mixtures."""

@@ -1,6 +1,5 @@
 """Settings of the denoising methods, one type for each method."""
 
-from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, ClassVar, Literal, get_args
@@ -21,7 +20,7 @@ class MethodSettings:
     method: ClassVar[Method]
 
     @property
-    def values(self) -> dict[str, float]:
+    def values(self) -> dict[str, Any]:
         """The settings by name."""
         return asdict(self)
 
@@ -31,13 +30,13 @@ class MethodSettings:
 
 
 @dataclass(frozen=True)
-class FilterSettings(MethodSettings, ABC):
+class FilterSettings(MethodSettings):
     """Settings of an adaptive filter."""
 
+    filter: ClassVar[type[AdaptiveFilter]]
     taps: int
     """Number of newest samples of each reference that the filter uses."""
 
-    @abstractmethod
     def make(self, references: int) -> AdaptiveFilter:
         """Create a filter with these settings.
 
@@ -47,6 +46,7 @@ class FilterSettings(MethodSettings, ABC):
         Raises:
             FilterError: a setting is out of range.
         """
+        return self.filter(references, **self.values)
 
 
 @dataclass(frozen=True)
@@ -54,11 +54,8 @@ class LmsSettings(FilterSettings):
     """Settings of `Lms`."""
 
     method = "lms"
+    filter = Lms
     rate: float
-
-    def make(self, references: int) -> Lms:
-        """Create a filter with these settings; see `FilterSettings.make`."""
-        return Lms(references, self.taps, self.rate)
 
 
 @dataclass(frozen=True)
@@ -66,11 +63,8 @@ class NlmsSettings(FilterSettings):
     """Settings of `Nlms`."""
 
     method = "nlms"
+    filter = Nlms
     rate: float
-
-    def make(self, references: int) -> Nlms:
-        """Create a filter with these settings; see `FilterSettings.make`."""
-        return Nlms(references, self.taps, self.rate)
 
 
 @dataclass(frozen=True)
@@ -78,11 +72,8 @@ class RlsSettings(FilterSettings):
     """Settings of `Rls`."""
 
     method = "rls"
+    filter = Rls
     forgetting: float
-
-    def make(self, references: int) -> Rls:
-        """Create a filter with these settings; see `FilterSettings.make`."""
-        return Rls(references, self.taps, self.forgetting)
 
 
 @dataclass(frozen=True)

@@ -1,21 +1,20 @@
-"""Measures of localization, on videos whose truth is known: boxes of the players, and their stems.
+"""Measures of localization, on videos with known boxes and sounds (stems) of the players.
 
 Shapes: N players, K regions, L samples.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 import librosa
 import numpy as np
-from numpy.typing import NDArray
 from scipy.optimize import linear_sum_assignment
 
 from sop.dataset.index import Video
 from sop.download.synthetic.truth import Truth, read_truth
-from sop.evaluate.measures import bss_eval
+from sop.evaluate.measures import Decibels, Sounds, bss_eval
 from sop.inference.localization import Localization, Region
 from sop.inference.recording import Recording
 from sop.inference.separator import Separator
@@ -24,50 +23,50 @@ from sop.runtime.errors import LeftOut
 
 Kind = Literal["silent", "solo", "distractor", "duet"]
 Box = tuple[float, float, float, float]
-Sounds = NDArray[np.float32]
 
 KINDS: Mapping[Kind, int] = {"silent": 0, "solo": 1, "distractor": 1, "duet": 2}
-"""How many regions each kind of scene has: a distractor is a duet one of whose players is mute."""
+"""Number of regions in each kind of scene; a distractor is a duet with one player muted."""
 
-WIDE_OVERLAP, OVERLAP = 0.5, 0.3
+OVERLAPS = (0.3, 0.5)
+"""Intersections over union from which a region counts as overlapping its player."""
+
+DUET_MEASURES = ("sdr", "sir", "sar", "sdr_improvement")
+"""Measures of the separated sounds of duets."""
 
 
 @dataclass(frozen=True)
 class LocalizationScene:
-    """A recording with its truth."""
+    """A recording with the known positions and sounds of its players."""
 
     name: str
     kind: Kind
     recording: Recording
     boxes: tuple[Box, ...]
-    """Of the players that sound: left, top, right, bottom as shares of the picture."""
+    """Boxes of the players that sound: left, top, right, bottom as shares of the picture."""
     stems: Sounds
-    """Their sounds, at the recording's sample rate, (N, L)."""
+    """Sounds of these players, at the recording's sample rate, (N, L)."""
 
 
 @dataclass(frozen=True)
 class LocalizationResult:
-    """What was found in a scene."""
+    """Comparison of the regions found in a scene with its players."""
 
     kind: Kind
     regions: int
+    """Number of regions found."""
     placed: tuple[bool, ...]
-    """Of each sounding player: whether a region of its own has its loudest cell in its box."""
+    """For each player, whether a region of its own has its loudest cell in the player's box."""
     pointed: tuple[bool, ...]
-    """The same of the region that sounds like the player."""
+    """For each player, whether that holds for the region that sounds like the player."""
     overlaps: tuple[float, ...]
-    """Intersection over union of its box and that of its region; 0 if it has none."""
-    sdr: NDArray[np.float64]
-    """dB, of its region's sound; (N,), duets only, else empty."""
-    sir: NDArray[np.float64]
-    sar: NDArray[np.float64]
-    sdr_improvement: NDArray[np.float64]
-    """dB, over the mixture itself."""
+    """For each player, intersection over union of its box and its region's; 0 without a region."""
+    scores: Mapping[str, Decibels]
+    """Each of `DUET_MEASURES` of the regions' sounds, (N,); no players except for duets."""
 
 
 @dataclass(frozen=True)
 class SkippedScene:
-    """A scene that could not be read, and why."""
+    """A scene that cannot be read, and the reason."""
 
     name: str
     reason: str
@@ -75,134 +74,123 @@ class SkippedScene:
 
 def scenes(
     duets: Sequence[Video], solos: Sequence[Video], videos: Path, extract: ExtractParams
-) -> Iterable[LocalizationScene]:
-    """The scenes that videos make whose truth lies beside them; there are none without.
+) -> Iterator[LocalizationScene]:
+    """Make the scenes of all videos whose truth is known; other videos make none.
 
-    A duet is a scene as it is, and again with one player mute; a solo as it is, and again in
-    silence.
+    A duet is one scene as it is, and one with one player muted. A solo is one scene as it is, and
+    one in silence.
 
     Args:
         duets: videos of two players.
-        solos: videos of one.
-        videos: folder of the videos, `<category>/<id>.truth.npz`.
-        extract: rates of sound and frames.
+        solos: videos of one player.
+        videos: folder of the videos and their truth, `<category>/<id>.truth.npz`.
+        extract: sample rate and frame rate.
     """
     for number, video in enumerate(duets):
-        truth = _truth(video, videos)
-        if truth is None:
-            continue
-        boxes, stems = _boxes(truth), _stems(truth, extract.sample_rate)
-        yield LocalizationScene(video.name, "duet", Recording(video, extract), boxes, stems)
-        heard = number % len(stems)
-        alone = Recording(video, extract, stems[heard])
-        yield LocalizationScene(
-            video.name, "distractor", alone, boxes[heard : heard + 1], stems[heard : heard + 1]
-        )
+        if truth := _truth(video, videos):
+            boxes, stems = _boxes(truth), _stems(truth, extract.sample_rate)
+            yield LocalizationScene(video.name, "duet", Recording(video, extract), boxes, stems)
+            kept = slice(number % len(stems), number % len(stems) + 1)
+            alone = Recording(video, extract, stems[kept][0])
+            yield LocalizationScene(video.name, "distractor", alone, boxes[kept], stems[kept])
     for video in solos:
-        truth = _truth(video, videos)
-        if truth is None:
-            continue
-        boxes, stems = _boxes(truth), _stems(truth, extract.sample_rate)
-        yield LocalizationScene(video.name, "solo", Recording(video, extract), boxes, stems)
-        silence = Recording(video, extract, np.zeros_like(stems[0]))
-        yield LocalizationScene(video.name, "silent", silence, (), stems[:0])
+        if truth := _truth(video, videos):
+            boxes, stems = _boxes(truth), _stems(truth, extract.sample_rate)
+            yield LocalizationScene(video.name, "solo", Recording(video, extract), boxes, stems)
+            silence = Recording(video, extract, np.zeros_like(stems[0]))
+            yield LocalizationScene(video.name, "silent", silence, (), stems[:0])
 
 
-def find(separator: Separator, scene: LocalizationScene) -> LocalizationResult | SkippedScene:
-    """Localize and separate a scene, not knowing what is in it, and compare with the truth.
+def measure_localization(
+    separator: Separator, scene: LocalizationScene
+) -> LocalizationResult | SkippedScene:
+    """Localize and separate a scene without knowledge of it, and compare the result with the truth.
 
-    Regions belong to the players whose stems their sounds resemble most, one to one.
+    Each region is assigned to the player whose stem its sound resembles most, one to one.
     """
     try:
-        return _find(separator, scene)
+        return _measured(separator, scene)
     except LeftOut as reason:
         return SkippedScene(scene.name, str(reason))
 
 
 def localization_summary(results: Iterable[LocalizationResult | SkippedScene]) -> dict[str, Any]:
-    """What metrics/localization.json holds; None where there was nothing to measure.
+    """Return the content of metrics/localization.json; None where there is nothing to measure.
 
-    `pointing` is the share of scenes all of whose players were pointed at, each by a region of its
-    own; `pointing_by_sound` wants that region to be the one that sounds like the player.
+    `pointing` is the fraction of scenes in which all players are `placed`, `pointing_by_sound` that
+    in which all players are `pointed`.
     """
-    found, left_out = [], {}
-    for result in results:
-        if isinstance(result, SkippedScene):
-            left_out[result.name] = result.reason
-        else:
-            found.append(result)
-    by_kind = {kind: [one for one in found if one.kind == kind] for kind in KINDS}
+    results = list(results)
+    by_kind = {
+        kind: [one for one in results if isinstance(one, LocalizationResult) and one.kind == kind]
+        for kind in KINDS
+    }
     right = {
-        kind: _share(one.regions == count for one in by_kind[kind]) for kind, count in KINDS.items()
+        kind: _fraction(one.regions == count for one in by_kind[kind])
+        for kind, count in KINDS.items()
     }
     counted = [value for value in right.values() if value is not None]
     overlaps = [value for one in by_kind["duet"] + by_kind["solo"] for value in one.overlaps]
-    measures = {
-        name: np.concatenate([getattr(one, name) for one in by_kind["duet"]] or [np.empty(0)])
-        for name in ("sdr", "sir", "sar", "sdr_improvement")
-    }
+    audible: tuple[Kind, ...] = ("solo", "distractor", "duet")
     return {
         "scenes": {kind: len(by_kind[kind]) for kind in KINDS},
-        "pointing": {
-            kind: _share(all(one.placed) for one in by_kind[kind])
-            for kind in ("solo", "distractor", "duet")
-        },
+        "pointing": {kind: _fraction(all(one.placed) for one in by_kind[kind]) for kind in audible},
         "pointing_by_sound": {
-            kind: _share(all(one.pointed) for one in by_kind[kind])
-            for kind in ("solo", "distractor", "duet")
+            kind: _fraction(all(one.pointed) for one in by_kind[kind]) for kind in audible
         },
         "overlap": {
-            "mean": float(np.mean(overlaps)) if overlaps else None,
-            "above_0.3": _share(value >= OVERLAP for value in overlaps),
-            "above_0.5": _share(value >= WIDE_OVERLAP for value in overlaps),
+            "mean": _mean(overlaps),
+            **{
+                f"above_{least}": _fraction(value >= least for value in overlaps)
+                for least in OVERLAPS
+            },
         },
-        "regions_right": {
-            **right,
-            "mean": float(np.mean(counted)) if counted else None,
-        },
-        "distractor_success": _share(
+        "regions_right": {**right, "mean": _mean(counted)},
+        "distractor_success": _fraction(
             one.regions == 1 and all(one.pointed) for one in by_kind["distractor"]
         ),
         "duets": {
-            name: float(np.mean(values)) if len(values) else None
-            for name, values in measures.items()
+            name: _mean([value for one in by_kind["duet"] for value in one.scores[name]])
+            for name in DUET_MEASURES
         },
-        "left_out": left_out,
+        "left_out": {one.name: one.reason for one in results if isinstance(one, SkippedScene)},
     }
 
 
-def _find(separator: Separator, scene: LocalizationScene) -> LocalizationResult:
+def _measured(separator: Separator, scene: LocalizationScene) -> LocalizationResult:
     recording = scene.recording
     where = separator.localize(recording)
     embedding = separator.embed(recording, 0, separator.frames(recording))
     sounds = embedding.sounds(separator.region_masks(embedding, where.regions))[:-1]
     length = min(sounds.shape[-1], scene.stems.shape[-1])
     sounds, stems = sounds[:, :length], scene.stems[:, :length]
-    pairs = _matches(sounds, stems)
+    region_of = _matches(sounds, stems)
     inside = np.array(
         [[_is_inside(_loudest(where, r), box) for r in where.regions] for box in scene.boxes],
         dtype=bool,
     ).reshape(len(scene.boxes), len(where.regions))
     players, regions = linear_sum_assignment(inside, maximize=True)
     on_player = {int(n) for n, k in zip(players, regions, strict=True) if inside[n, k]}
-    pointed, overlaps = [], []
-    for player, box in enumerate(scene.boxes):
-        region = where.regions[pairs[player]] if player in pairs else None
-        pointed.append(player in pairs and bool(inside[player, pairs[player]]))
-        overlaps.append(0.0 if region is None else _overlap(region.box, box))
-    scores = np.empty((4, 0))
+    matched = [(n, box, region_of.get(n)) for n, box in enumerate(scene.boxes)]
+    scores = np.empty((len(DUET_MEASURES), 0))
     if scene.kind == "duet":
         mixture = stems.sum(axis=0)
-        # Of a player that was not found, the mixture is what is left.
+        # The estimate of a player without a region is the mixture.
         estimates = np.stack(
-            [sounds[pairs[n]] if n in pairs else mixture for n in range(len(stems))]
+            [sounds[region_of[n]] if n in region_of else mixture for n in range(len(stems))]
         )
         estimates = np.where(estimates.any(axis=1, keepdims=True), estimates, mixture)
         bss = bss_eval(stems, np.stack([estimates, np.broadcast_to(mixture, estimates.shape)]))
         scores = np.stack([bss.sdr[0], bss.sir[0], bss.sar[0], bss.sdr[0] - bss.sdr[1]])
-    placed = tuple(player in on_player for player in range(len(scene.boxes)))
     return LocalizationResult(
-        scene.kind, len(where.regions), placed, tuple(pointed), tuple(overlaps), *scores
+        scene.kind,
+        len(where.regions),
+        placed=tuple(n in on_player for n in range(len(scene.boxes))),
+        pointed=tuple(k is not None and bool(inside[n, k]) for n, _, k in matched),
+        overlaps=tuple(
+            0.0 if k is None else _overlap(where.regions[k].box, box) for _, box, k in matched
+        ),
+        scores=dict(zip(DUET_MEASURES, scores, strict=True)),
     )
 
 
@@ -212,7 +200,7 @@ def _truth(video: Video, videos: Path) -> Truth | None:
 
 
 def _boxes(truth: Truth) -> tuple[Box, ...]:
-    """Where each player is on average over the frames."""
+    """Return the mean box of each player over the frames."""
     size = np.array([truth.width, truth.height] * 2)
     boxes = truth.boxes.mean(axis=1) / size
     return tuple((float(a), float(b), float(c), float(d)) for a, b, c, d in boxes)
@@ -226,7 +214,7 @@ def _stems(truth: Truth, sample_rate: int) -> Sounds:
 
 
 def _matches(sounds: Sounds, stems: Sounds) -> dict[int, int]:
-    """The region of each player, as far as there are regions."""
+    """Assign regions to players by the likeness of their sounds, one to one."""
     norms = np.outer(np.linalg.norm(stems, axis=1), np.linalg.norm(sounds, axis=1))
     likeness = (stems @ sounds.T) / np.maximum(norms, 1e-12)
     players, regions = linear_sum_assignment(-likeness)
@@ -234,7 +222,7 @@ def _matches(sounds: Sounds, stems: Sounds) -> dict[int, int]:
 
 
 def _loudest(where: Localization, region: Region) -> tuple[float, float]:
-    """The middle of its loudest cell, as shares of the picture."""
+    """Return the center of a region's loudest cell, as shares of the picture."""
     height, width = region.cells.shape
     row, column = divmod(int(np.where(region.cells, where.energy, -1).argmax()), width)
     return (column + 0.5) / width, (row + 0.5) / height
@@ -253,6 +241,9 @@ def _overlap(one: Box, other: Box) -> float:
     return shared / (sum(areas) - shared)
 
 
-def _share(values: Iterable[bool]) -> float | None:
-    counted = list(values)
-    return float(np.mean(counted)) if counted else None
+def _fraction(values: Iterable[bool]) -> float | None:
+    return _mean(list(values))
+
+
+def _mean(values: Sequence[float]) -> float | None:
+    return float(np.mean(values)) if len(values) else None

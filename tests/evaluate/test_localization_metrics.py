@@ -9,8 +9,8 @@ from sop.evaluate.localization_metrics import (
     LocalizationResult,
     LocalizationScene,
     SkippedScene,
-    find,
     localization_summary,
+    measure_localization,
     scenes,
 )
 from sop.inference.separator import Separator
@@ -36,7 +36,7 @@ def duet(low: np.ndarray = LOW, high: np.ndarray = HIGH) -> LocalizationScene:
 
 
 def measured(separator: Separator, scene: LocalizationScene) -> LocalizationResult:
-    found = find(separator, scene)
+    found = measure_localization(separator, scene)
     assert isinstance(found, LocalizationResult)
     return found
 
@@ -46,8 +46,8 @@ def test_players_are_found_where_they_are_and_hear_their_own_sound(planted: Sepa
     assert found.regions == 2
     assert found.placed == found.pointed == (True, True)
     assert min(found.overlaps) > 0.5
-    assert found.sdr.min() > 20
-    assert found.sdr_improvement.min() > 10
+    assert found.scores["sdr"].min() > 20
+    assert found.scores["sdr_improvement"].min() > 10
 
 
 def test_players_that_swapped_places_are_placed_but_not_by_sound(planted: Separator) -> None:
@@ -66,7 +66,7 @@ def test_player_that_is_not_found_counts_as_missed_and_is_left_with_the_mixture(
     assert found.regions == 1
     assert found.pointed == found.placed == (True, False)
     assert found.overlaps[1] == 0
-    assert found.sdr_improvement[1] == pytest.approx(0, abs=1e-6)
+    assert found.scores["sdr_improvement"][1] == pytest.approx(0, abs=1e-6)
 
 
 def test_summary_counts_what_is_right(planted: Separator) -> None:
@@ -74,7 +74,7 @@ def test_summary_counts_what_is_right(planted: Separator) -> None:
     silence = LocalizationScene(
         "a/a_000", "silent", ArrayRecording(np.zeros(3 * 11025)), (), right.stems[:0]
     )
-    found = [find(planted, scene) for scene in (right, swapped, silence)]
+    found = [measure_localization(planted, scene) for scene in (right, swapped, silence)]
     summary = localization_summary([*found, SkippedScene("b/b_000", "damaged")])
     assert summary["scenes"] == {"silent": 1, "solo": 0, "distractor": 0, "duet": 2}
     assert summary["pointing"] == {"solo": None, "distractor": None, "duet": 1}
