@@ -1,4 +1,4 @@
-"""Stage `evaluate`: separate validation mixtures with the trained model and measure the result."""
+"""Stage `evaluate`: separate validation mixtures and localize players, and measure both."""
 
 from pathlib import Path
 
@@ -34,13 +34,17 @@ def main() -> None:
     )
     write_metrics("evaluate", evaluation_summary(scores), details=("category", "reasons"))
 
-    most = params.evaluate.localization_scenes
+    limit = params.evaluate.localization_scenes
     duets = [] if params.index.duets else read_index(index / DUETS)
-    with_truth = list(scenes(duets[:most], videos[:most], Path("data/videos"), params.extract))
+    with_truth = list(scenes(duets[:limit], videos[:limit], Path("data/videos"), params.extract))
     separator = Separator(player, params, device)
-    found = (measure_localization(separator, scene) for scene in with_truth)
-    shown = progress(found, "localize", len(with_truth), unit="scene")
-    write_metrics("localization", localization_summary(shown), details=("scenes",))
+    results = progress(
+        (measure_localization(separator, scene) for scene in with_truth),
+        "localize",
+        len(with_truth),
+        unit="scene",
+    )
+    write_metrics("localization", localization_summary(results), details=("scenes",))
 
 
 if __name__ == "__main__":

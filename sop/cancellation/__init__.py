@@ -1,1 +1,1 @@
-"""Adaptive noise cancellation of sound files."""
+"""Adaptive noise cancellation of recordings."""

@@ -1,1 +1,1 @@
-"""Stage `denoise`: adaptive filters and masks applied to the separated sounds."""
+"""Stage `denoise`: adaptive filters and masks that suppress residual interference."""

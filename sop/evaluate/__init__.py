@@ -1,1 +1,1 @@
-"""Stage `evaluate`: measures of separation and localization, and the files that it writes."""
+"""Stage `evaluate`: measures of separation and localization, and the files of the stage."""

@@ -1,4 +1,4 @@
-"""One separated mixture as a picture: where the model hears what, and the spectrograms."""
+"""A picture of one separated mixture: the pixels that sound, and the spectrograms."""
 
 from pathlib import Path
 
@@ -21,13 +21,13 @@ DYNAMIC_RANGE_DB = 60.0
 def write_figure(
     path: Path, player: PixelPlayer, separation: SeparatedMixture, score: Score, sample_rate: int
 ) -> None:
-    """Draw a mixture, the pixels that sound, and each source's separated and true sound, as PNG.
+    """Draw a mixture, the pixels that sound, and the separated and true sound of each source.
 
     Args:
         path: the PNG file.
         player: the model, in evaluation mode.
-        separation: the mixture and what came out of it.
-        score: its measures.
+        separation: the mixture and the result of its separation.
+        score: measures of the separated sounds.
         sample_rate: Hz.
     """
     sources = len(separation.videos)
@@ -69,28 +69,28 @@ def write_figure(
             axes.set_xlabel("s")
         grid[row, 2].set_ylabel("kHz")
     with replacing(path) as partial:
-        # No software version in the file: the picture is the same wherever it is drawn.
+        # Without the software version, the file is the same wherever it is drawn.
         figure.savefig(partial, format="png", metadata={"Software": None})
 
 
 def heat_maps(
     player: PixelPlayer, mixture: NDArray[np.float32], frames: NDArray[np.uint8]
 ) -> NDArray[np.float32]:
-    """Where the model hears a mixture (L,), in the middle one of each source's frames.
+    """Return the energy that the model assigns to each pixel of the middle frame of each source.
 
     Args:
         player: the model, in evaluation mode.
-        mixture: a whole number of hops.
+        mixture: sound of all sources, a whole number of hops, (L,).
         frames: (N, T, H, W, 3).
 
     Returns:
-        In [0, 1], (N, h, w).
+        Energy, scaled to [0, 1] in each frame, (N, h, w).
     """
     device = next(player.parameters()).device
     middle = frames.shape[1] // 2
     with torch.inference_mode():
         audio = torch.from_numpy(mixture)[None, None].to(device)
-        # One more sample than whole hops, so that the transform has as many frames as it had.
+        # One sample more than whole hops gives as many spectrogram frames as the clip has.
         spectra = player.spectra(torch.nn.functional.pad(audio, (0, 1)))
         pictures = normalize_frames(torch.from_numpy(frames[:, middle]).to(device))
         energy = pixel_energy(player, spectra, pictures[None])[0].cpu().numpy()
@@ -102,17 +102,17 @@ def heat_maps(
 
 
 def overlay(frame: NDArray[np.uint8], heat: NDArray[np.float32]) -> NDArray[np.uint8]:
-    """A frame (H, W, 3) in grey under its heat map (h, w)."""
+    """Draw a heat map (h, w) over a gray frame (H, W, 3)."""
     size = (frame.shape[1], frame.shape[0])
     spread = np.asarray(Image.fromarray(heat).resize(size, Image.Resampling.BILINEAR))
-    grey = np.asarray(Image.fromarray(frame).convert("L"))[..., None].repeat(3, axis=-1)
+    gray = np.asarray(Image.fromarray(frame).convert("L"))[..., None].repeat(3, axis=-1)
     colour = colormaps["inferno"](spread)[..., :3] * 255
-    mixed: NDArray[np.uint8] = np.clip(0.4 * grey + 0.6 * colour, 0, 255).astype(np.uint8)
+    mixed: NDArray[np.uint8] = np.clip(0.4 * gray + 0.6 * colour, 0, 255).astype(np.uint8)
     return mixed
 
 
 def _level(player: PixelPlayer, sound: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Spectrogram in dB."""
+    """Return the spectrogram of a sound in dB."""
     magnitude = stft(torch.from_numpy(sound), player.spectrogram).abs().numpy()
     level: NDArray[np.float32] = 20 * np.log10(np.maximum(magnitude, 1e-6))
     return level

@@ -1,6 +1,6 @@
-"""Measures of separation.
+"""Measures of separated sounds, in dB.
 
-Shapes: N sources, L samples; every measure is in dB.
+Shapes: N sources, L samples.
 """
 
 from collections.abc import Mapping, Sequence
@@ -37,7 +37,7 @@ def bss_eval(references: Signals, estimates: Signals, taps: int = FILTER_TAPS) -
     estimates, and the energies follow from inner products.
 
     Args:
-        references: true sources, (N, L); none of them silent.
+        references: true sources, (N, L); none may be silent.
         estimates: estimated sources in the same order, (..., N, L); the leading dimensions are
             sets of estimates to compare.
         taps: length of the allowed distortion filter, in samples.
@@ -86,11 +86,11 @@ def si_sdr(references: Signals, estimates: Signals) -> Decibels:
     """Compute the scale-invariant signal-to-distortion ratio of each estimate, (..., N) in dB.
 
     Args:
-        references: (N, L), none of them silent.
+        references: (N, L); none may be silent.
         estimates: (..., N, L).
 
     Raises:
-        ValueError: as for `bss_eval`, or a reference is constant.
+        ValueError: the shapes differ, a signal is silent or not finite, or a reference is constant.
 
     Source: Le Roux et al., SDR: half-baked or well done?, ICASSP 2019, eq. 4 (means removed).
     """

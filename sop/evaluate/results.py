@@ -1,4 +1,4 @@
-"""What an evaluation leaves behind: sounds to listen to, tables for plots, one picture."""
+"""Files of the stage `evaluate`: records, sounds to listen to, tables for plots, one picture."""
 
 from collections.abc import Iterable
 from pathlib import Path
@@ -26,16 +26,16 @@ def write_results(
     sounds: Path,
     plots: Path,
 ) -> list[Score | SkippedMixture]:
-    """Measure separations as they come and write what is kept of them.
+    """Measure separated mixtures one by one, and write their files.
 
-    Each is kept as a record (`sop.evaluate.records`), for what comes after; some as sounds.
+    Each mixture is written as a record (`sop.evaluate.records`), the first ones also as sounds.
 
     Args:
-        separations: of `separate_mixtures`.
-        player: the model that made them.
-        params: how many mixtures are shown, and the sample rate.
-        sounds: folder for the WAV files of the shown mixtures, and the records.
-        plots: folder for the tables and the picture: the shown mixture of median SDR.
+        separations: results of `separate_mixtures`.
+        player: the model that separated them.
+        params: number of shown mixtures, and the sample rate.
+        sounds: folder for the records and the WAV files of the shown mixtures.
+        plots: folder for the tables and the picture, which shows the mixture of median SDR.
 
     Returns:
         The scores, in order.
@@ -67,7 +67,7 @@ def write_results(
 
 
 def table(scores: Iterable[Score]) -> pd.DataFrame:
-    """One row per source of each mixture."""
+    """Return one row for each source of each mixture."""
     return pd.DataFrame(
         [
             {
@@ -87,7 +87,7 @@ def table(scores: Iterable[Score]) -> pd.DataFrame:
 def write_sounds(separation: SeparatedMixture, folder: Path, sample_rate: int) -> None:
     """Write a mixture, its true sources and their estimates as 16-bit WAV files.
 
-    They are `<number>/mixture.wav`, `<number>/1-<category>-true.wav`,
+    The files are `<number>/mixture.wav`, `<number>/1-<category>-true.wav`,
     `<number>/1-<category>-separated.wav` and so on.
     """
     place = folder / f"{separation.number:03d}"
