@@ -1,4 +1,4 @@
-"""A training step of params.yaml on the CPU, with and without the freed memory kept.
+"""Speed of a training step of params.yaml on the CPU, with and without reuse of freed memory.
 
 Run: python -m benchmarks.allocator
 """
@@ -10,7 +10,7 @@ import time
 
 import torch
 
-from benchmarks.machine import setting
+from benchmarks.machine import environment
 from sop.model.pixelplayer import build, normalize_frames, separation_loss
 from sop.params import load_params
 from sop.runtime.device import keep_freed_memory
@@ -21,7 +21,7 @@ ROUNDS = 3
 
 
 def main() -> None:
-    """Run both in turn, each in a process of its own, and print milliseconds per mixture."""
+    """Measure both variants alternately, each in its own process, and print a table."""
     plain, kept = [], []
     for _ in range(ROUNDS):
         for milliseconds, option in ((plain, "plain"), (kept, "kept")):
@@ -31,14 +31,14 @@ def main() -> None:
     ratios = sorted(p / k for p, k in zip(plain, kept, strict=True))
     print("| | ms per mixture, best of", ROUNDS, "|")
     print("| --- | --- |")
-    print(f"| as glibc does it | {min(plain):.1f} |")
-    print(f"| freed memory kept | {min(kept):.1f} |")
+    print(f"| default of glibc | {min(plain):.1f} |")
+    print(f"| freed memory reused | {min(kept):.1f} |")
     print(f"| ratio, median of the pairs | {ratios[ROUNDS // 2]:.2f} |")
-    print(f"\n{setting()}")
+    print(f"\n{environment()}")
 
 
 def measure(keep: bool) -> float:
-    """Milliseconds per mixture of steps on random clips."""
+    """Return milliseconds per mixture on random clips."""
     if keep:
         keep_freed_memory()
     params = load_params()

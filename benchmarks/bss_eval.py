@@ -12,7 +12,7 @@ import mir_eval
 import numpy as np
 from scipy.signal import lfilter
 
-from benchmarks.machine import setting
+from benchmarks.machine import environment
 from sop.evaluate.measures import bss_eval
 
 SAMPLES = 65280  # a clip of the published settings, 5.9 s at 11025 Hz
@@ -49,7 +49,7 @@ def main() -> None:
     print(f"| sop.evaluate.measures.bss_eval | {1000 * np.median(ours):.0f} |")
     print(f"| ratio | {np.median(np.array(theirs) / np.array(ours)):.1f} |")
     print(f"| largest difference | {max(differences):.1e} dB |")
-    print(f"\n{setting()}")
+    print(f"\n{environment()}")
 
 
 def timed(work: Callable[[], Any]) -> tuple[float, Any]:

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from scipy.signal import lfilter
 from threadpoolctl import threadpool_limits
 
-from benchmarks.machine import setting
+from benchmarks.machine import environment
 from sop.denoise.adaptive import Lms, Nlms, Rls
 from sop.denoise.settings import FilterSettings, LmsSettings, NlmsSettings, RlsSettings
 from sop.evaluate.measures import bss_eval
@@ -81,7 +81,7 @@ def main() -> None:
         if arguments.picture is not None:
             params = load_params()
             draw(arguments.picture, [recorded, print_masked(arguments.records, params)], params)
-    print(f"\n{setting()}")
+    print(f"\n{environment()}")
 
 
 def print_speeds() -> None:

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import psutil
 
-from benchmarks.machine import setting
+from benchmarks.machine import environment
 from sop.extract.extraction import extract, extract_video
 from sop.media.ffmpeg import binary
 from sop.params import ExtractParams, load_params
@@ -41,7 +41,7 @@ def main() -> None:
         of_one_video(video, root, params)
         of_a_folder(video, root, params)
         of_memory(video, root)
-        print(f"\n{setting()}")
+        print(f"\n{environment()}")
 
 
 def of_one_video(video: Path, root: Path, params: ExtractParams) -> None:

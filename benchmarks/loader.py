@@ -1,4 +1,4 @@
-"""Training mixtures per second and process: the published loader, and ours on either layout.
+"""Training mixtures per second and process: the published loader and ours, on several layouts.
 
 Run: python -m benchmarks.loader
 """
@@ -21,7 +21,7 @@ from torch import Tensor
 from torch.utils.data import default_collate
 from torchvision import transforms
 
-from benchmarks.machine import setting
+from benchmarks.machine import environment
 from sop.dataset.clips import FRAME_NAME
 from sop.dataset.index import Video, count_frames
 from sop.dataset.mixtures import Mixture, MixtureReader, TrainingMixtures, collate
@@ -33,7 +33,7 @@ from sop.runtime.device import keep_freed_memory
 
 VIDEOS = 8
 SECONDS = 90
-EXTRACTED = "zips and WAVs of our extract"
+EXTRACTED = "zips and WAVs of our extract stage"
 WIDTH, HEIGHT = 640, 360
 LOOSE_QUALITY = 90
 RATES = (11025, 44100)
@@ -44,9 +44,9 @@ MEAN, DEVIATION = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
 def main() -> None:
-    """Print mixtures per second of each, taken in turn on the same videos, and their ratios."""
+    """Measure all loaders alternately on the same videos, and print speeds and ratios."""
     torch.set_num_threads(1)
-    # As training does before it starts its workers.
+    # Training does the same before it starts its workers.
     keep_freed_memory()
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder)
@@ -60,11 +60,11 @@ def main() -> None:
             mixtures = TrainingMixtures(videos, reader, 100, BATCH, params.seed)
             ways[f"ours, {name}"] = mixtures.__getitem__
         report(ways)
-        print(f"\n{setting()}")
+        print(f"\n{environment()}")
 
 
 def published_settings(root: Path) -> Params:
-    """The parameters after `python -m sop preset music`."""
+    """Return the parameters of the preset `music`."""
     path = root / "params.yaml"
     shutil.copyfile(PARAMS_PATH, path)
     apply_preset("music", path)
@@ -72,7 +72,7 @@ def published_settings(root: Path) -> Params:
 
 
 def make_layouts(root: Path, params: Params) -> dict[str, list[Video]]:
-    """The same videos as loose JPEGs with MP3s of either rate, and as our extract makes them."""
+    """Make the same videos as JPEGs with MP3s of both rates, and in the layout of our extract."""
     layouts: dict[str, list[Video]] = {
         f"loose {WIDTH}x{HEIGHT} JPEGs and MP3s of {rate} Hz": [] for rate in RATES
     } | {EXTRACTED: []}
@@ -95,7 +95,7 @@ def make_layouts(root: Path, params: Params) -> dict[str, list[Video]]:
 
 
 def make_video(path: Path, number: int) -> None:
-    """A zoom into fine detail, and loud noise."""
+    """Render a video of fine detail with loud noise."""
     # Deeper zooms take minutes to render.
     begin = 1 / (1 + number)
     zoom = f"start_scale={begin}:end_scale={begin / 10}:end_pts={8 * SECONDS}:maxiter=500"
@@ -108,7 +108,7 @@ def make_video(path: Path, number: int) -> None:
 
 
 def make_loose(video: Path, folder: Path, frame_rate: float) -> None:
-    """Frames as the published scripts leave them."""
+    """Write frames in the layout of the published scripts."""
     folder.mkdir(parents=True)
     for number, pixels in enumerate(decoded(video, frame_rate), start=1):
         image = Image.fromarray(pixels)
@@ -116,7 +116,7 @@ def make_loose(video: Path, folder: Path, frame_rate: float) -> None:
 
 
 def decoded(video: Path, frame_rate: float) -> Iterator[NDArray[np.uint8]]:
-    """The frames of a video, (height, width, 3) each."""
+    """Yield the frames of a video, (height, width, 3) each."""
     command = [binary(), "-v", "error", "-i", str(video), "-r", str(frame_rate)]
     command += ["-f", "rawvideo", "-pix_fmt", "rgb24", "-"]
     with subprocess.Popen(command, stdout=subprocess.PIPE) as process:
@@ -126,7 +126,7 @@ def decoded(video: Path, frame_rate: float) -> Iterator[NDArray[np.uint8]]:
 
 
 class PublishedMixtures:
-    """What the published data set does for a training item, up to its spectrograms."""
+    """The published dataset up to the computation of spectrograms."""
 
     def __init__(self, videos: Sequence[Video], params: Params) -> None:
         self.videos = videos
@@ -144,7 +144,7 @@ class PublishedMixtures:
         )
 
     def __getitem__(self, item: int) -> tuple[list[NDArray[np.float32]], list[Tensor]]:
-        """Sounds, (L,) each, and frames, (3, T, H, W) each, of the sources of a mixture."""
+        """Return sounds, (L,) each, and frames, (3, T, H, W) each, of the sources of a mixture."""
         del item
         margin = int(self.extract.frame_rate * self.mixture.margin_seconds)
         sounds, clips = [], []
@@ -161,7 +161,7 @@ class PublishedMixtures:
         return [sound / len(sounds) for sound in sounds], clips
 
     def sound(self, path: Path, seconds: float) -> NDArray[np.float32]:
-        """The whole file is decoded, and resampled, for one window of it."""
+        """Decode and resample a whole file, and return one window of it."""
         rate, samples = self.extract.sample_rate, self.mixture.audio_samples
         whole, own_rate = soundfile.read(path, dtype="float32")
         if own_rate > rate:
@@ -171,7 +171,7 @@ class PublishedMixtures:
 
 
 def report(ways: dict[str, Callable[[int], object]]) -> None:
-    """Run all ways in turn, `ROUNDS` times, and print the best of each."""
+    """Measure all loaders alternately, `ROUNDS` times, and print the best of each."""
     best = dict.fromkeys(ways, 0.0)
     for round_number in range(ROUNDS):
         for name, item in ways.items():
@@ -188,7 +188,7 @@ def report(ways: dict[str, Callable[[int], object]]) -> None:
 
 
 def mixtures_per_second(item: Callable[[int], object], first: int) -> float:
-    """Speed of making the mixtures from number `first` on, and their batches."""
+    """Return the speed of loading and batching the mixtures from number `first` on."""
     began = time.perf_counter()
     for start in range(first, first + MIXTURES, BATCH):
         batch = [item(number) for number in range(start, start + BATCH)]
@@ -200,7 +200,7 @@ def mixtures_per_second(item: Callable[[int], object], first: int) -> float:
 
 
 def ffmpeg(*arguments: object) -> None:
-    """Run ffmpeg as a user would."""
+    """Run ffmpeg with the given arguments."""
     subprocess.run([binary(), "-v", "error", "-nostdin", "-y", *map(str, arguments)], check=True)
 
 

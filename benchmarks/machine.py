@@ -1,4 +1,4 @@
-"""What a table was measured on: one line that each benchmark prints below its table."""
+"""The environment of a measurement: one line that each benchmark prints below its table."""
 
 import os
 import platform
@@ -8,7 +8,7 @@ import torch
 
 from sop.runtime.device import cpu_capabilities
 
-# The fastest of what convolutions can use comes first.
+# Instruction sets for convolutions, fastest first.
 INSTRUCTIONS = {
     "amx_bf16": "AMX-BF16",
     "avx512_bf16": "AVX512-BF16",
@@ -19,8 +19,8 @@ INSTRUCTIONS = {
 }
 
 
-def setting() -> str:
-    """Processor, GPUs, versions and date, as one line."""
+def environment() -> str:
+    """Return processor, GPUs, versions and date as one line."""
     capabilities = cpu_capabilities()
     fastest = next((name for flag, name in INSTRUCTIONS.items() if capabilities.get(flag)), None)
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()

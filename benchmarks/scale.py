@@ -14,7 +14,7 @@ from pathlib import Path
 from ruamel.yaml import YAML
 
 from benchmarks.extract import ffmpeg, free_box
-from benchmarks.machine import setting
+from benchmarks.machine import environment
 
 ROOT = Path(__file__).parents[1]
 CATEGORIES = 10
@@ -54,7 +54,7 @@ def main() -> None:
         report("one video added, dvc repro extract", dvc(project, "repro", "extract"))
         set_values(project, {"workers": 1})
         report("the stages again by force, nothing to do", dvc(project, "repro", "-f", "extract"))
-    print(f"\n{setting()}")
+    print(f"\n{environment()}")
 
 
 def report(what: str, seconds: float) -> None:

@@ -1,9 +1,9 @@
-"""Training steps at the published setting, shared by more and more processes or GPUs.
+"""Speed of training with the published settings on several processes or GPUs.
 
 Run: python -m benchmarks.scaling [cpu | cuda] [--batch N]
 
-Without a device: the GPUs where there are any, else the CPU, on which threads of one process are
-compared with processes of one thread.
+Without a device: GPUs if available, else the CPU, where threads of one process are compared with
+processes of one thread.
 """
 
 import argparse
@@ -18,7 +18,7 @@ import torch
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
-from benchmarks.machine import setting
+from benchmarks.machine import environment
 from benchmarks.step import BATCHES, clips, published_params, wait
 from sop.model.pixelplayer import build
 from sop.params import Params
@@ -32,15 +32,15 @@ STEPS = {"cpu": 2, "cuda": 20}
 PRECISION = {"cpu": "float32", "cuda": "bfloat16"}
 
 
-class Crew(NamedTuple):
-    """Who shares a batch."""
+class Layout(NamedTuple):
+    """Processes and threads that share a batch."""
 
     processes: int
     threads: int
-    """Of each process."""
+    """Number of threads of each process."""
 
     def name(self, device: str) -> str:
-        """In words."""
+        """Return a description for the table."""
         if device == "cuda":
             return f"{self.processes} GPU{'s' * (self.processes > 1)}"
         return (
@@ -50,10 +50,10 @@ class Crew(NamedTuple):
 
 
 def main() -> None:
-    """Run each crew in turn, and print what it makes of the same batch."""
+    """Measure all layouts alternately, and print a table."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.scaling")
     parser.add_argument("device", nargs="?", choices=BATCHES)
-    parser.add_argument("--batch", type=int, help="mixtures of a step, of all processes together")
+    parser.add_argument("--batch", type=int, help="mixtures per step of all processes together")
     parser.add_argument("--one", type=int, metavar="THREADS", help=argparse.SUPPRESS)
     options = parser.parse_args()
     device = options.device or ("cuda" if torch.cuda.is_available() else "cpu")
@@ -65,36 +65,36 @@ def main() -> None:
             if group.is_main:
                 print(json.dumps(speed))
         return
-    speeds: dict[Crew, list[float]] = {crew: [] for crew in crews(device, batch)}
+    speeds: dict[Layout, list[float]] = {layout: [] for layout in layouts(device, batch)}
     for _ in range(ROUNDS):
-        for crew, found in speeds.items():
-            found.append(in_processes(crew, device, batch))
+        for layout, found in speeds.items():
+            found.append(in_processes(layout, device, batch))
     report(speeds, device, batch)
-    print(f"\n{setting()}")
+    print(f"\n{environment()}")
 
 
-def crews(device: str, batch: int) -> list[Crew]:
-    """One GPU, and each number of GPUs that the batch can be shared by; or two CPU cores."""
+def layouts(device: str, batch: int) -> list[Layout]:
+    """Return one GPU and each number of GPUs that divides the batch, or two CPU cores."""
     if device == "cpu":
-        return [Crew(1, 1), Crew(1, 2), Crew(2, 1)]
+        return [Layout(1, 1), Layout(1, 2), Layout(2, 1)]
     count = torch.cuda.device_count()
     threads = max(1, (os.cpu_count() or 1) // max(1, count))
-    return [Crew(number, threads) for number in range(1, count + 1) if batch % number == 0]
+    return [Layout(number, threads) for number in range(1, count + 1) if batch % number == 0]
 
 
-def in_processes(crew: Crew, device: str, batch: int) -> float:
-    """Mixtures per second of a crew, which torchrun starts."""
+def in_processes(layout: Layout, device: str, batch: int) -> float:
+    """Return the mixtures per second of a layout, started by torchrun."""
     torchrun = ["-m", "torch.distributed.run", "--standalone"]
-    command = [sys.executable, *torchrun, f"--nproc-per-node={crew.processes}"]
+    command = [sys.executable, *torchrun, f"--nproc-per-node={layout.processes}"]
     command += ["-m", "benchmarks.scaling", device, "--batch", str(batch)]
-    command += ["--one", str(crew.threads)]
-    environment = os.environ | {"OMP_NUM_THREADS": str(crew.threads)}
+    command += ["--one", str(layout.threads)]
+    environment = os.environ | {"OMP_NUM_THREADS": str(layout.threads)}
     done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True, env=environment)
     return float(json.loads(done.stdout.splitlines()[-1]))
 
 
 def measure(params: Params, group: ProcessGroup, steps: int) -> float:
-    """Mixtures per second of all processes, on random clips, loading not counted."""
+    """Return the mixtures per second of all processes, on random clips, without loading."""
     keep_freed_memory()
     player = build(params.model, params.spectrogram, params.seed).train()
     player.to(group.device).to(memory_format=torch.channels_last)
@@ -121,21 +121,21 @@ def measure(params: Params, group: ProcessGroup, steps: int) -> float:
     return steps * batch / (time.perf_counter() - began)
 
 
-def report(speeds: dict[Crew, list[float]], device: str, batch: int) -> None:
-    """Print a table; efficiency is the ratio for each GPU, or core, of those of the first crew."""
+def report(speeds: dict[Layout, list[float]], device: str, batch: int) -> None:
+    """Print a table; efficiency is the ratio to the first layout per GPU or core."""
     what = f"batch of {batch}, {PRECISION[device]}, best of {ROUNDS}"
     print(f"| {what} | mixtures/s | ratio, median of the pairs | efficiency |")
     print("| --- | --- | --- | --- |")
     (first, base), *_ = speeds.items()
-    for crew, found in speeds.items():
+    for layout, found in speeds.items():
         ratio = sorted(mine / its for mine, its in zip(found, base, strict=True))[len(found) // 2]
-        efficiency = ratio / (units(crew, device) / units(first, device))
-        print(f"| {crew.name(device)} | {max(found):.2f} | {ratio:.2f} | {efficiency:.0%} |")
+        efficiency = ratio / (units(layout, device) / units(first, device))
+        print(f"| {layout.name(device)} | {max(found):.2f} | {ratio:.2f} | {efficiency:.0%} |")
 
 
-def units(crew: Crew, device: str) -> int:
-    """GPUs, or cores, that a crew keeps busy."""
-    return crew.processes * (crew.threads if device == "cpu" else 1)
+def units(layout: Layout, device: str) -> int:
+    """Return the number of GPUs or cores that a layout uses."""
+    return layout.processes * (layout.threads if device == "cpu" else 1)
 
 
 if __name__ == "__main__":

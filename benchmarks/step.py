@@ -1,9 +1,9 @@
-"""A training step at the published setting: ours against a plain rendering of the published one.
+"""Speed of a training step with the published settings: ours, and a copy of the published one.
 
 Run: python -m benchmarks.step [cpu | cuda] [--compile] [--batch N] [--curves FILE]
 
-Without a device: the CPU's table, then the GPU's where there is one. On a GPU it also trains both
-for some steps on the same sounds and pictures and draws their losses.
+Without a device: a table for the CPU, then one for the GPU if available. On a GPU, both variants
+are also trained for some steps on the same data, and their losses are plotted.
 """
 
 import argparse
@@ -23,7 +23,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
-from benchmarks.machine import setting
+from benchmarks.machine import environment
 from sop.dataset.mixtures import Batch
 from sop.model.pixelplayer import PixelPlayer, build, normalize_frames
 from sop.model.spectrogram import stft, warp_rows
@@ -51,11 +51,11 @@ KINDS = (
     "ours, bfloat16, compiled",
 )
 COMPILED = "compiled"
-# What the curves compare.
+# Plotted together with the published step.
 FASTEST = "ours, bfloat16"
 
-# Dense bfloat16 products summed in float32, in 10^12 operations per second, by the makers' data
-# sheets; the first that fits the GPU's name holds.
+# Peak rate of dense bfloat16 products with float32 sums, in 10^12 operations per second, from the
+# data sheets. The first pattern that matches the name of the GPU applies.
 PEAKS = {
     r"\bMIG\b": None,
     r"\bB200\b": 2250.0,
@@ -77,23 +77,27 @@ Step = Callable[[Batch], Callable[[], Tensor]]
 
 @dataclass(frozen=True)
 class Measured:
-    """What one kind of step was measured to do, in one process."""
+    """Measurement of one kind of step in one process."""
 
     speed: float
-    """Mixtures per second."""
+    """Number of mixtures per second."""
     operations: float
-    """Floating-point operations of a mixture: convolutions and matrix products of both passes."""
+    """Number of operations per mixture in convolutions and matrix products of both passes."""
     bytes: int
-    """The most that tensors held on the GPU at once; 0 on a CPU."""
+    """Peak memory of tensors on the GPU in bytes; 0 on a CPU."""
 
 
 def main() -> None:
-    """Measure on the wanted devices, and print."""
+    """Measure on the requested devices, and print tables."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.step")
     parser.add_argument("device", nargs="?", choices=BATCHES)
-    parser.add_argument("--compile", action="store_true", help="torch.compile on the CPU, too")
-    parser.add_argument("--batch", type=int, help="mixtures of a step")
-    parser.add_argument("--curves", type=Path, default=CURVES, help="PNG of the losses on a GPU")
+    parser.add_argument(
+        "--compile", action="store_true", help="also measure torch.compile on the CPU"
+    )
+    parser.add_argument("--batch", type=int, help="mixtures per step")
+    parser.add_argument(
+        "--curves", type=Path, default=CURVES, help="PNG file for the losses on a GPU"
+    )
     parser.add_argument("--one", choices=KINDS, help=argparse.SUPPRESS)
     parser.add_argument("--losses", action="store_true", help=argparse.SUPPRESS)
     options = parser.parse_args()
@@ -106,35 +110,35 @@ def main() -> None:
     for device in devices:
         batch = options.batch or BATCHES[device]
         kinds = kinds_on(device, options.compile)
-        report(taken_in_turn(kinds, device, batch), device, batch)
+        report(measure_alternately(kinds, device, batch), device, batch)
         if device == "cuda":
-            curves = {k: in_a_process(k, device, batch, "--losses") for k in (PUBLISHED, FASTEST)}
+            curves = {k: in_process(k, device, batch, "--losses") for k in (PUBLISHED, FASTEST)}
             draw({kind: losses or [] for kind, losses in curves.items()}, options.curves)
-            print(f"\nLosses over {CURVE_STEPS} steps of both: {options.curves}")
-    print(f"\n{setting()}")
+            print(f"\nLosses over {CURVE_STEPS} steps: {options.curves}")
+    print(f"\n{environment()}")
 
 
 def kinds_on(device: str, compiled: bool) -> list[str]:
-    """What is measured on a device; on a CPU, compilation if wanted, and there is no TF32."""
+    """Return the kinds to measure on a device; a CPU has no TF32, and compilation is optional."""
     if device == "cuda":
         return list(KINDS)
     return [kind for kind in KINDS if kind != EXACT and (compiled or COMPILED not in kind)]
 
 
-def taken_in_turn(
+def measure_alternately(
     kinds: Sequence[str], device: str, batch: int
 ) -> dict[str, list[Measured | None]]:
-    """Each kind so many rounds, each time in a process of its own; None where memory ran out."""
+    """Measure all kinds alternately, each in its own process; None if memory is insufficient."""
     found: dict[str, list[Measured | None]] = {kind: [] for kind in kinds}
     for _ in range(ROUNDS):
         for kind, measured in found.items():
-            values = in_a_process(kind, device, batch)
+            values = in_process(kind, device, batch)
             measured.append(None if values is None else Measured(**values))
     return found
 
 
-def in_a_process(kind: str, device: str, batch: int, *options: str) -> Any:
-    """What `one` returns in a process of its own."""
+def in_process(kind: str, device: str, batch: int, *options: str) -> Any:
+    """Return the result of `one` in a new process."""
     command = [sys.executable, "-m", "benchmarks.step", device, "--one", kind]
     command += ["--batch", str(batch), *options]
     done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
@@ -142,7 +146,7 @@ def in_a_process(kind: str, device: str, batch: int, *options: str) -> Any:
 
 
 def one(kind: str, device: str, batch: int, wants_losses: bool) -> Any:
-    """One kind's measurement, or its losses; None where the GPU's memory ran out."""
+    """Return measurement or losses of one kind; None if the memory of the GPU is insufficient."""
     torch.set_num_threads(THREADS)
     params = published_params(kind, batch)
     try:
@@ -154,7 +158,7 @@ def one(kind: str, device: str, batch: int, wants_losses: bool) -> Any:
 
 
 def published_params(kind: str, batch: int) -> Params:
-    """The preset `music` at another batch, in one part, and from random weights."""
+    """Return the preset `music` with another batch size and one micro-batch."""
     with tempfile.TemporaryDirectory() as folder:
         place = Path(folder) / "params.yaml"
         place.write_text(Path("params.yaml").read_text(encoding="utf-8"), encoding="utf-8")
@@ -168,11 +172,11 @@ def published_params(kind: str, batch: int) -> Params:
 
 
 def measure(kind: str, params: Params, device: torch.device, steps: int) -> Measured:
-    """Speed of steps on one batch, loading not counted."""
+    """Measure steps on one batch, without loading."""
     size = params.train.batch_size
     player, step = make(kind, params, device)
     again = step(clips(params, 0, device))
-    # Counted before compilation, which hides them.
+    # Counted before compilation, which hides the operations.
     with FlopCounterMode(display=False) as counter:
         again()
     if COMPILED in kind:
@@ -191,7 +195,7 @@ def measure(kind: str, params: Params, device: torch.device, steps: int) -> Meas
 
 
 def losses(kind: str, params: Params, device: torch.device, steps: int) -> list[float]:
-    """Losses of a training on clips of which each step has new ones, the same for all kinds."""
+    """Return the losses of a training with new clips in each step, equal for all kinds."""
     player, step = make(kind, params, device)
     if COMPILED in kind:
         player.compile()
@@ -200,9 +204,9 @@ def losses(kind: str, params: Params, device: torch.device, steps: int) -> list[
 
 
 def clips(params: Params, number: int, device: torch.device) -> Batch:
-    """A batch in which the colour of a picture tells the pitch of its sound."""
+    """Return a batch in which the color of a picture corresponds to the pitch of its sound."""
     mixture, batch = params.mixture, params.train.batch_size
-    # Made on the device: a GPU would wait for a CPU to make so many.
+    # Made on the device, since a CPU would be too slow for a GPU.
     rng = torch.Generator(device).manual_seed(number)
     shares = torch.rand(batch, mixture.sources, generator=rng, device=device)
     moments = torch.arange(mixture.audio_samples, device=device) / params.extract.sample_rate
@@ -212,13 +216,13 @@ def clips(params: Params, number: int, device: torch.device) -> Batch:
     audio = 0.1 * (harmonics.sum(dim=0) + hiss) / mixture.sources
     size = (batch, mixture.sources, mixture.frames, mixture.image_size, mixture.image_size, 3)
     frames = torch.randint(0, 64, size, dtype=torch.uint8, generator=rng, device=device)
-    colours = torch.stack([shares, 1 - shares, shares], dim=-1)
-    frames += (190 * colours).to(torch.uint8)[:, :, None, None, None]
+    colors = torch.stack([shares, 1 - shares, shares], dim=-1)
+    frames += (190 * colors).to(torch.uint8)[:, :, None, None, None]
     return Batch(audio, frames, ())
 
 
 def make(kind: str, params: Params, device: torch.device) -> tuple[PixelPlayer, Step]:
-    """A model, and what makes a step of a batch: one that follows its gradients."""
+    """Return a model, and a function that returns a training step for a batch."""
     player = build(params.model, params.spectrogram, params.seed).train().to(device)
     if kind == EXACT:
         torch.backends.cudnn.allow_tf32 = False
@@ -226,7 +230,7 @@ def make(kind: str, params: Params, device: torch.device) -> tuple[PixelPlayer, 
 
 
 def our_step(player: PixelPlayer, params: Params) -> Step:
-    """The step of `sop.train.trainer`; returns its loss."""
+    """Return the step of `sop.train`; the step returns its loss."""
     keep_freed_memory()
     player.to(memory_format=torch.channels_last)
     optimizer = make_optimizer(player, params.train)
@@ -244,9 +248,9 @@ def our_step(player: PixelPlayer, params: Params) -> Step:
 
 
 def published_step(player: PixelPlayer, params: Params) -> Step:
-    """One vision pass for each source, `grid_sample`, default layout, eager; returns its loss.
+    """Return the published step: a vision pass per source, `grid_sample`, default layout, eager.
 
-    Spectrograms and normalised frames come from the published loader, and are not counted.
+    Spectrograms and normalized frames come from the published loader, and are not measured.
     """
     spectrogram, train = params.spectrogram, params.train
     groups = [
@@ -290,7 +294,7 @@ def published_step(player: PixelPlayer, params: Params) -> Step:
 
 
 def report(found: Mapping[str, Sequence[Measured | None]], device: str, batch: int) -> None:
-    """Print a table; on a GPU with memory and the share of its peak rate."""
+    """Print a table; for a GPU, with memory and fraction of the peak rate."""
     on = f"{THREADS} threads" if device == "cpu" else torch.cuda.get_device_name()
     columns = [f"batch of {batch}, {on}, best of {ROUNDS}", "mixtures/s"]
     columns.append("ratio, median of the pairs")
@@ -310,14 +314,16 @@ def report(found: Mapping[str, Sequence[Measured | None]], device: str, batch: i
         if device == "cuda":
             rate = best.speed * best.operations / 1e12
             cells += [f"{max(one.bytes for one in measured) / 2**30:.1f}", f"{rate:.0f}"]
-            cells.append("not known for this GPU" if peak is None else f"{rate / peak:.0%}")
+            cells.append("unknown for this GPU" if peak is None else f"{rate / peak:.0%}")
         print(f"| {' | '.join(cells)} |")
     if device == "cuda":
-        print(f"\nConvolutions in float32 use TF32, PyTorch's default, but in the row {EXACT!r}.")
+        print(
+            f"\nConvolutions in float32 use TF32, PyTorch's default, except in the row {EXACT!r}."
+        )
 
 
 def ratio(rounds: Sequence[Measured | None], bases: Sequence[Measured | None]) -> str:
-    """Median of the ratios of speeds taken one after the other."""
+    """Return the median ratio of speeds measured one after the other."""
     ratios = sorted(
         one.speed / base.speed for one, base in zip(rounds, bases, strict=True) if one and base
     )
@@ -325,12 +331,12 @@ def ratio(rounds: Sequence[Measured | None], bases: Sequence[Measured | None]) -
 
 
 def peak_rate(name: str) -> float | None:
-    """A GPU's peak rate in 10^12 operations per second, by its name; None where not known."""
+    """Return the peak rate of a GPU in 10^12 operations per second; None if unknown."""
     return next((peak for pattern, peak in PEAKS.items() if re.search(pattern, name)), None)
 
 
 def draw(curves: Mapping[str, Sequence[float]], path: Path) -> None:
-    """Draw losses by step."""
+    """Plot losses by step."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -347,7 +353,7 @@ def draw(curves: Mapping[str, Sequence[float]], path: Path) -> None:
 
 
 def wait(device: torch.device) -> None:
-    """Until the device has done what it was asked for."""
+    """Wait until the device has finished its work."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
 

@@ -1,4 +1,4 @@
-"""Presets: what differs from params.yaml in a known experiment."""
+"""Presets: the values of known experiments for params.yaml."""
 
 import io
 from collections.abc import Iterator, Mapping
@@ -17,7 +17,7 @@ PRESETS_PATH = Path("presets")
 
 
 class _Representer(RoundTripRepresenter):
-    """Writes null where ruamel would write nothing."""
+    """Writes null explicitly, which ruamel omits."""
 
 
 def _represent_null(representer: RoundTripRepresenter, value: None) -> ScalarNode:
@@ -28,36 +28,38 @@ _Representer.add_representer(type(None), _represent_null)
 
 
 def preset_names(folder: Path = PRESETS_PATH) -> list[str]:
-    """The presets that there are."""
+    """Return the names of all presets."""
     return sorted(path.stem for path in folder.glob("*.yaml"))
 
 
 def apply_preset(
     name: str, params_path: Path = PARAMS_PATH, folder: Path = PRESETS_PATH
 ) -> list[str]:
-    """Write a preset's values into params.yaml, its comments and order kept.
+    """Write the values of a preset into params.yaml; comments and order are kept.
 
     Args:
-        name: of a file in `folder`, without its ending.
+        name: name of a file in `folder`, without its extension.
         params_path: the file to change.
-        folder: where presets are.
+        folder: folder of the presets.
 
     Returns:
-        The keys that changed, each with its old and new value.
+        The changed keys, each with its old and new value.
 
     Raises:
-        UserError: no such preset, or the outcome would not be valid; then nothing is written.
+        UserError: the preset does not exist, or the result is invalid; nothing is written.
     """
     known = preset_names(folder)
     if name not in known:
-        raise UserError(f"no preset {name!r}: there are {', '.join(known) or 'none'}")
+        raise UserError(f"no preset {name!r}; available: {', '.join(known) or 'none'}")
     yaml = YAML()
     yaml.Representer = _Representer
     yaml.preserve_quotes = True
     yaml.width = 4096
     params = read_yaml(params_path, yaml)
     if not isinstance(params, Mapping):
-        raise UserError(f"{params_path}: holds no parameters; `git checkout` brings them back")
+        raise UserError(
+            f"{params_path}: contains no parameters; `git checkout {params_path}` restores them"
+        )
     plain = YAML(typ="safe", pure=True)
     changes = list(_merge(params, read_yaml(folder / f"{name}.yaml", plain)))
     text = io.StringIO()
@@ -75,7 +77,7 @@ def _merge(into: Any, values: Mapping[str, Any], path: str = "") -> Iterator[str
         elif old != value:
             yield f"{path}{key}: {old} -> {value}"
             if isinstance(value, list) and isinstance(old, list):
-                # In place, so that a list on one line stays on it.
+                # In place, so that a list on one line stays on one line.
                 old[:] = value
             else:
                 into[key] = value

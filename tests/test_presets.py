@@ -13,7 +13,7 @@ from tests.support.experiment import ROOT
 PRESETS = ROOT / "presets"
 TEXT = (ROOT / "params.yaml").read_text(encoding="utf-8")
 
-# The published experiment, as issue 2 lists it.
+# The published experiment.
 PUBLISHED = {
     "seed": 1234,
     "extract.frame_rate": 8,
@@ -77,7 +77,7 @@ def at(tree: Any, key: str) -> Any:
 
 
 def foreign(value: Any) -> Any:
-    """A value of the same kind that is not the published one."""
+    """Return a value of the same type that is not the published one."""
     match value:
         case bool():
             return not value
@@ -88,12 +88,12 @@ def foreign(value: Any) -> Any:
     return f"other {value}"
 
 
-def test_there_are_the_published_experiments() -> None:
+def test_preset_names() -> None:
     assert preset_names(PRESETS) == ["music", "music21"]
 
 
 @pytest.mark.parametrize("name", ["music", "music21"])
-def test_preset_writes_every_published_value(params_path: Path, name: str) -> None:
+def test_preset_writes_all_published_values(params_path: Path, name: str) -> None:
     yaml = YAML()
     tree = yaml.load(TEXT)
     for key, value in PUBLISHED.items():
@@ -110,7 +110,7 @@ def test_preset_writes_every_published_value(params_path: Path, name: str) -> No
     assert {change.partition(":")[0] for change in changes} >= PUBLISHED.keys()
 
 
-def test_music_has_the_list_of_duets_and_music21_has_none(params_path: Path) -> None:
+def test_lists_of_duets(params_path: Path) -> None:
     apply_preset("music21", params_path, PRESETS)
     assert not load_params(params_path).dataset.lists.duets
     apply_preset("music", params_path, PRESETS)
@@ -118,7 +118,7 @@ def test_music_has_the_list_of_duets_and_music21_has_none(params_path: Path) -> 
 
 
 @pytest.mark.parametrize("name", ["music", "music21"])
-def test_only_the_values_of_changed_keys_differ(params_path: Path, name: str) -> None:
+def test_only_changed_values_differ(params_path: Path, name: str) -> None:
     text = TEXT.replace("learning_rate_steps: [40, 80]", "learning_rate_steps: [4]")
     assert text != TEXT
     params_path.write_text(text, encoding="utf-8")
@@ -151,7 +151,7 @@ def test_applying_twice_changes_nothing(params_path: Path, name: str) -> None:
     assert params_path.read_bytes() == once
 
 
-def test_unknown_preset_names_those_that_there_are(params_path: Path) -> None:
+def test_unknown_preset(params_path: Path) -> None:
     with pytest.raises(UserError, match=r"'musik'.*music, music21"):
         apply_preset("musik", params_path, PRESETS)
     with pytest.raises(UserError, match="none"):
@@ -168,9 +168,7 @@ def test_unknown_preset_names_those_that_there_are(params_path: Path) -> None:
         ("train: {loss: l1}\nmodel: {mask: binary}", "'l1'"),
     ],
 )
-def test_preset_that_would_leave_invalid_params_writes_nothing(
-    params_path: Path, preset: str, said: str
-) -> None:
+def test_invalid_result_writes_nothing(params_path: Path, preset: str, said: str) -> None:
     folder = params_path.parent / "presets"
     folder.mkdir()
     (folder / "bad.yaml").write_text(preset)
@@ -183,9 +181,7 @@ def test_preset_that_would_leave_invalid_params_writes_nothing(
 @pytest.mark.parametrize(
     "text", ["", "seed: [", "seed: 1\nseed: 2\n", "train: 3\n", TEXT + "extra: 1\n", None]
 )
-def test_params_that_are_wrong_already_stay_as_they_are(
-    params_path: Path, text: str | None
-) -> None:
+def test_invalid_params_stay_unchanged(params_path: Path, text: str | None) -> None:
     params_path.unlink() if text is None else params_path.write_text(text)
     with pytest.raises(UserError, match=r"params\.yaml") as error:
         apply_preset("music", params_path, PRESETS)

@@ -41,8 +41,8 @@ def positive(*shape: int, seed: int = 0) -> Tensor:
     return noise(*shape, seed=seed).abs() + 0.1
 
 
-def shaken(player: PixelPlayer) -> PixelPlayer:
-    """With weights large enough that every input shows in the output."""
+def with_large_weights(player: PixelPlayer) -> PixelPlayer:
+    """Return the player with weights so large that every input changes the output."""
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
         for parameter in player.sound.parameters():
@@ -57,7 +57,7 @@ def test_sound_net_keeps_height_and_width(kind: SoundKind, rows: int) -> None:
         assert net(noise(2, 1, height, width)).shape == (2, 3, height, width)
 
 
-def test_sound_net_doubles_its_channels_up_to_eightfold() -> None:
+def test_channels_of_the_sound_net() -> None:
     net = SoundNet("unet7", channels=32, width=64)
     assert [layer.out_channels for layer in net.down] == [64, 128, 256, 512, 512, 512, 512]
     assert net.up[0].out_channels == 32
@@ -66,15 +66,13 @@ def test_sound_net_doubles_its_channels_up_to_eightfold() -> None:
 @pytest.mark.parametrize(
     ("kind", "side"), [("resnet18fc", 2), ("resnet18dilated", 4), ("resnet18half", 8)]
 )
-def test_vision_net_has_a_stride_of_32_or_16_if_dilated_or_8_if_half(
-    kind: VisionKind, side: int
-) -> None:
+def test_stride_of_vision_nets(kind: VisionKind, side: int) -> None:
     net = VisionNet(channels=5, kind=kind, width=2).eval()
     assert net(noise(2, 3, 3, 64, 64)).shape == (2, 3, 5, side, side)
     assert net(noise(1, 1, 3, 64, 96)).shape == (1, 1, 5, side, side * 3 // 2)
 
 
-def test_vision_trunk_is_torchvisions_resnet() -> None:
+def test_vision_trunk_equals_torchvision() -> None:
     net = VisionNet(kind="resnet18fc", width=64).eval()
     published = resnet18(weights=None).eval()
     layers = [*published.children()][:-2]
@@ -87,7 +85,7 @@ def test_vision_trunk_is_torchvisions_resnet() -> None:
         torch.testing.assert_close(net(frames)[0], expected)
 
 
-def test_every_other_pixel_of_the_dilated_net_is_one_of_the_plain_net() -> None:
+def test_dilated_net_contains_the_plain_one() -> None:
     dilated = VisionNet(4, "resnet18dilated", 2).eval()
     plain = VisionNet(4, "resnet18fc", 2).eval()
     dilated.load_state_dict(plain.state_dict())
@@ -97,12 +95,12 @@ def test_every_other_pixel_of_the_dilated_net_is_one_of_the_plain_net() -> None:
 
 
 @pytest.mark.parametrize(("pooling", "reduce"), [("maxpool", torch.amax), ("avgpool", torch.mean)])
-def test_pooling_runs_over_frames_and_pixels(pooling: Any, reduce: Any) -> None:
+def test_pooling_over_frames_and_pixels(pooling: Any, reduce: Any) -> None:
     features = noise(2, 3, 4, 5, 6)
     torch.testing.assert_close(pool_pixels(features, pooling), reduce(features, dim=(1, 3, 4)))
 
 
-def test_attention_pools_whole_places_and_mostly_the_one_of_the_largest_channel() -> None:
+def test_attention_pooling() -> None:
     features = noise(2, 3, 4, 5, 6)
     places = features.transpose(1, 2).flatten(2)
     weights = places.amax(1).exp() / places.amax(1).exp().sum(-1, keepdim=True)
@@ -112,13 +110,13 @@ def test_attention_pools_whole_places_and_mostly_the_one_of_the_largest_channel(
     torch.testing.assert_close(pool_pixels(features, "attention"), features[:, 1, :, 2, 3])
 
 
-def test_background_is_the_lower_quartile_of_each_channel_over_frames_and_pixels() -> None:
+def test_background_pooling() -> None:
     features = noise(2, 3, 4, 5, 6)
     lower = features.permute(0, 2, 1, 3, 4).reshape(2, 4, 90).sort(dim=-1).values[..., 21]
     torch.testing.assert_close(pool_background(features), lower)
 
 
-def test_backgrounds_follow_the_sources_and_leave_them_as_they_are(tiny_params: Params) -> None:
+def test_backgrounds_follow_the_sources(tiny_params: Params) -> None:
     player = tiny_player(tiny_params).eval()
     magnitude, frames = positive(2, 256, 32), noise(2, 2, 2, 3, 32, 32)
     with torch.inference_mode():
@@ -128,7 +126,7 @@ def test_backgrounds_follow_the_sources_and_leave_them_as_they_are(tiny_params: 
 
 
 @pytest.mark.parametrize("kind", ["linear", "bias"])
-def test_synthesizer_weighs_components_by_image_features(kind: Any) -> None:
+def test_synthesizer(kind: Any) -> None:
     net = Synthesizer(kind, channels=3)
     with torch.no_grad():
         net.bias.fill_(0.25)
@@ -146,7 +144,7 @@ def test_synthesizer_weighs_components_by_image_features(kind: Any) -> None:
         assert float(logits[mixture, source, row, column]) == pytest.approx(expected, abs=1e-5)
 
 
-def test_synthesizer_gives_a_pixel_the_mask_of_its_features() -> None:
+def test_synthesizer_of_pixels() -> None:
     net = Synthesizer("linear", channels=3)
     nn.init.normal_(net.scale)
     image, sound = noise(2, 3, 4, 5), noise(2, 3, 6, 7, seed=1)
@@ -156,10 +154,12 @@ def test_synthesizer_gives_a_pixel_the_mask_of_its_features() -> None:
         torch.testing.assert_close(masks[:, y, x], net(image[:, None, :, y, x], sound)[:, 0])
 
 
-@pytest.mark.parametrize("sound", ["unet5", "unet6", "unet7"])
-@pytest.mark.parametrize("vision", ["resnet18fc", "resnet18dilated", "resnet18half"])
 @pytest.mark.parametrize(("synthesizer", "log"), [("linear", True), ("bias", False)])
-def test_masks_have_the_spectrograms_shape_for_all_nets(
+@pytest.mark.parametrize(
+    ("sound", "vision"),
+    [("unet5", "resnet18fc"), ("unet6", "resnet18dilated"), ("unet7", "resnet18half")],
+)
+def test_shapes_of_all_nets(
     tiny_params: Params, sound: str, vision: str, synthesizer: str, log: bool
 ) -> None:
     player = tiny_player(
@@ -199,7 +199,7 @@ def test_mixture_is_the_sum_of_the_sources(tiny_params: Params) -> None:
     torch.testing.assert_close(spectra.magnitude, alone.sources[:, 0], atol=1e-5, rtol=1e-5)
 
 
-def test_seed_decides_the_weights_and_the_global_generator_is_left_alone(
+def test_seed_of_the_weights(
     tiny_params: Params,
 ) -> None:
     torch.manual_seed(1)
@@ -215,7 +215,7 @@ def test_seed_decides_the_weights_and_the_global_generator_is_left_alone(
     assert not torch.equal(other["vision.head.weight"], first["vision.head.weight"])
 
 
-def test_initial_weights_have_the_published_spread(tiny_params: Params) -> None:
+def test_distributions_of_initial_weights(tiny_params: Params) -> None:
     player = tiny_player(tiny_params, model__sound_width=16, model__vision_width=16)
     convolution = player.sound.down[3].weight.detach()
     assert float(convolution.mean()) == pytest.approx(0, abs=1e-4)
@@ -229,8 +229,8 @@ def test_initial_weights_have_the_published_spread(tiny_params: Params) -> None:
     assert player.synthesizer.bias.tolist() == [0.0]
 
 
-def test_evaluation_in_one_pass_equals_source_by_source(tiny_params: Params) -> None:
-    player = shaken(tiny_player(tiny_params)).double().eval()
+def test_evaluation_equals_single_sources(tiny_params: Params) -> None:
+    player = with_large_weights(tiny_player(tiny_params)).double().eval()
     magnitude, frames = positive(2, 256, 32).double(), noise(2, 3, 2, 3, 32, 32).double()
     with torch.inference_mode():
         together = player(magnitude, frames)
@@ -243,7 +243,7 @@ def test_evaluation_in_one_pass_equals_source_by_source(tiny_params: Params) -> 
     assert (together[:, 0] - together[:, 1]).abs().max() > 1e-4
 
 
-def test_training_normalises_each_source_by_its_own_statistics(tiny_params: Params) -> None:
+def test_training_uses_batch_statistics_per_source(tiny_params: Params) -> None:
     frames = noise(4, 2, 2, 3, 32, 32)
     frames[:, 1] = 5 * frames[:, 1] + 3
     player = tiny_player(tiny_params).train()
@@ -260,7 +260,7 @@ def test_pooled_pixels_are_the_image_features(tiny_params: Params) -> None:
         pixels = player.pixel_features(frames[:, 0])
         pooled = player.image_features(frames)[:, 0]
     assert pixels.shape == (2, 3, 8, 2, 2)
-    # A sigmoid keeps the order, so the largest stays the largest.
+    # A sigmoid is monotonic, so that the maximum stays the maximum.
     torch.testing.assert_close(pixels.amax(dim=(1, 3, 4)), pooled)
 
 
@@ -279,7 +279,7 @@ def test_activations(name: Any, expected: list[list[float]]) -> None:
     torch.testing.assert_close(activate(x, name, 1), torch.tensor(expected), atol=1e-5, rtol=0)
 
 
-def test_softmax_runs_over_channels_of_features_and_sources_of_masks(tiny_params: Params) -> None:
+def test_axis_of_softmax(tiny_params: Params) -> None:
     player = tiny_player(
         tiny_params,
         model__image_activation="softmax",
@@ -296,7 +296,7 @@ def test_softmax_runs_over_channels_of_features_and_sources_of_masks(tiny_params
     torch.testing.assert_close(player.masks(noise(2, 3, 4, 5)).sum(1), torch.ones(2, 4, 5))
 
 
-def test_frames_are_normalised_as_imagenet_is() -> None:
+def test_frames_are_normalized() -> None:
     frames = torch.zeros(1, 2, 4, 6, 3, dtype=torch.uint8)
     frames[0, 1, 2, 3] = torch.tensor([255, 0, 51], dtype=torch.uint8)
     normalised = normalize_frames(frames)
@@ -306,7 +306,7 @@ def test_frames_are_normalised_as_imagenet_is() -> None:
     np.testing.assert_allclose(normalised[0, 1, :, 2, 3], expected, rtol=1e-5)
 
 
-def test_loss_is_the_weighted_mean_over_bins_sources_and_mixtures(tiny_params: Params) -> None:
+def test_loss_is_a_weighted_mean(tiny_params: Params) -> None:
     logits, magnitude = noise(2, 2, 8, 4), 30 * positive(2, 8, 4, seed=1)
     magnitude[0, 0, 0], magnitude[0, 0, 1] = 1e-9, 1e9
     truth = (noise(2, 2, 8, 4, seed=2) > 0).float()
@@ -332,10 +332,10 @@ def test_loss_is_the_weighted_mean_over_bins_sources_and_mixtures(tiny_params: P
                 assert float(got) == pytest.approx(expected, rel=1e-4)
 
 
-def test_pixel_energy_is_the_energy_that_each_pixels_mask_lets_through(
+def test_pixel_energy(
     tiny_params: Params,
 ) -> None:
-    player = shaken(tiny_player(tiny_params, spectrogram__log_frequency=False)).eval()
+    player = with_large_weights(tiny_player(tiny_params, spectrogram__log_frequency=False)).eval()
     with torch.inference_mode():
         spectra = player.spectra(0.1 * noise(2, 2, SAMPLES))
         frames = noise(2, 3, 3, 32, 48)
@@ -348,7 +348,7 @@ def test_pixel_energy_is_the_energy_that_each_pixels_mask_lets_through(
     torch.testing.assert_close(energy[:, 2, 1, 0], expected, rtol=1e-4, atol=0)
 
 
-def test_pixels_with_full_masks_let_the_whole_sound_through(tiny_params: Params) -> None:
+def test_pixel_energy_of_full_and_empty_masks(tiny_params: Params) -> None:
     player = tiny_player(tiny_params).eval()
     with torch.inference_mode():
         spectra = player.spectra(0.1 * noise(1, 2, SAMPLES))
@@ -361,7 +361,7 @@ def test_pixels_with_full_masks_let_the_whole_sound_through(tiny_params: Params)
 
 
 def test_every_weight_learns(tiny_params: Params) -> None:
-    player = shaken(tiny_player(tiny_params)).train()
+    player = with_large_weights(tiny_player(tiny_params)).train()
     spectra = player.spectra(0.1 * noise(2, 2, SAMPLES))
     logits = player(spectra.magnitude, noise(2, 2, 2, 3, 32, 32))
     F.binary_cross_entropy_with_logits(logits, player.true_masks(spectra)).backward()

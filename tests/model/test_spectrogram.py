@@ -6,8 +6,11 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from sop.model.spectrogram import (
+    MAGNITUDE_FLOOR,
     binary_masks,
     istft,
+    network_input,
+    network_magnitude,
     ratio_masks,
     separate,
     stft,
@@ -30,7 +33,7 @@ def sounds(*shape: int) -> Tensor:
 
 
 def through_grid_sample(values: Tensor, rows: Tensor) -> Tensor:
-    """Rows (R, M) of `values` at positions in [-1, 1], by a bilinear `grid_sample`."""
+    """Return rows of (R, M) values at positions in [-1, 1], by a bilinear `grid_sample`."""
     columns = torch.linspace(-1, 1, values.shape[-1])
     x, y = torch.meshgrid(columns, rows.float(), indexing="xy")
     grid = torch.stack([x, y], dim=-1)[None]
@@ -75,13 +78,13 @@ def test_istft_clips_to_full_scale() -> None:
     np.testing.assert_allclose(audio[inside], 5 * sounds(4096)[inside], atol=1e-5)
 
 
-def test_warp_and_its_inverse_are_each_others_inverse() -> None:
+def test_warp_and_unwarp_are_inverse() -> None:
     for rows in (warp_rows(256), unwarp_rows(512)):
         assert rows.dtype == torch.float64
         assert rows[0] == pytest.approx(-1)
         assert rows[-1] == pytest.approx(1)
         assert (rows.diff() > 0).all()
-    # Each row of one axis, looked up on the other and back, is where it was.
+    # Each row of one axis, mapped to the other and back, keeps its position.
     on_linear = np.interp(unwarp_rows(512), np.linspace(-1, 1, 256), warp_rows(256))
     np.testing.assert_allclose(on_linear, np.linspace(-1, 1, 512), atol=1e-4)
 
@@ -93,7 +96,7 @@ def test_low_rows_are_spread_about_tenfold() -> None:
 
 
 @pytest.mark.parametrize("columns", [1, 7])
-def test_rows_are_interpolated_as_grid_sample_does(columns: int) -> None:
+def test_rows_equal_grid_sample(columns: int) -> None:
     magnitude = sounds(512, columns).abs()
     expected = through_grid_sample(magnitude, warp_rows(256))
     np.testing.assert_allclose(to_log_frequency(magnitude), expected, atol=1e-5)
@@ -110,7 +113,7 @@ def test_first_and_last_rows_stay_in_place() -> None:
     np.testing.assert_allclose(warped[:, -1], magnitude[:, -1], atol=1e-6)
 
 
-def test_smooth_masks_survive_the_way_to_log_frequency_and_back() -> None:
+def test_log_frequency_and_back() -> None:
     rows = torch.linspace(0, 1, 512)[:, None]
     mask = 0.5 + 0.4 * torch.sin(2 * np.pi * (2 * rows + torch.linspace(0, 1, 16)))
     back = to_linear_frequency(to_log_frequency(mask), 512)
@@ -119,7 +122,7 @@ def test_smooth_masks_survive_the_way_to_log_frequency_and_back() -> None:
     np.testing.assert_array_equal(to_linear_frequency(ones, 512), torch.ones(2, 512, 4))
 
 
-def test_binary_mask_is_one_where_a_source_holds_over_half_of_the_mixture() -> None:
+def test_binary_masks() -> None:
     mixture = torch.tensor([[[4.0, 4.0, 4.0, 0.0, 1.0]]])
     sources = torch.tensor([[[[2.0, 2.1, 0.0, 0.0, 0.9]], [[2.0, 1.9, 4.0, 0.1, 0.8]]]])
     expected = [[[[0, 1, 0, 0, 1]], [[0, 0, 1, 1, 1]]]]
@@ -127,7 +130,7 @@ def test_binary_mask_is_one_where_a_source_holds_over_half_of_the_mixture() -> N
     assert binary_masks(sources.double(), mixture.double()).dtype == torch.float64
 
 
-def test_ratio_mask_is_the_share_of_the_mixture_up_to_five() -> None:
+def test_ratio_masks() -> None:
     mixture = torch.tensor([[[4.0, 0.5, 1e-10]], [[1.0, 2.0, 3.0]]])
     sources = torch.tensor([[[[1.0, 2.0, 0.0]], [[4.0, 3.0, 1.0]]], [[[1, 1, 1]], [[0, 4, 3]]]])
     expected = [[[[0.25, 4, 0]], [[1, 5, 5]]], [[[1, 0.5, 1 / 3]], [[0, 2, 1]]]]
@@ -136,9 +139,7 @@ def test_ratio_mask_is_the_share_of_the_mixture_up_to_five() -> None:
 
 @pytest.mark.parametrize("params", [PUBLISHED, LINEAR], ids=["log", "linear"])
 @pytest.mark.parametrize("threshold", [None, 0.5])
-def test_masks_of_ones_give_the_mixture_back_and_of_zeros_silence(
-    params: SpectrogramParams, threshold: float | None
-) -> None:
+def test_masks_of_ones_and_zeros(params: SpectrogramParams, threshold: float | None) -> None:
     mixture = sounds(2, 4096)
     masks = torch.ones(2, 3, 256 if params.log_frequency else 512, 17)
     masks[:, 2] = 0
@@ -149,7 +150,7 @@ def test_masks_of_ones_give_the_mixture_back_and_of_zeros_silence(
     assert separated[:, 2].abs().max() == 0
 
 
-def test_threshold_is_applied_after_the_way_back_to_linear_frequency() -> None:
+def test_threshold_on_linear_frequency() -> None:
     spectrum = torch.ones(1, 512, 17, dtype=torch.complex64)
     masks = torch.zeros(1, 1, 256, 17)
     masks[:, :, 100:] = 1
@@ -167,6 +168,18 @@ def test_thresholds_may_differ_by_source() -> None:
     kept, dropped = separate(mixture, masks, PUBLISHED, thresholds)[0]
     np.testing.assert_allclose(kept, sounds(4096), atol=1e-5)
     assert dropped.abs().max() == 0
+
+
+@pytest.mark.parametrize("params", [PUBLISHED, LINEAR], ids=["log", "linear"])
+def test_network_input(params: SpectrogramParams) -> None:
+    spectrum = stft(sounds(2, 4096), params)
+    spectrum[0] = 0
+    silent, loud = network_input(spectrum, params)
+    magnitude = network_magnitude(spectrum, params)
+    assert magnitude.shape == (2, 256 if params.log_frequency else 512, 17)
+    torch.testing.assert_close(silent, torch.full_like(silent, MAGNITUDE_FLOOR))
+    torch.testing.assert_close(loud, magnitude[1])
+    assert magnitude[0].max() == 0
 
 
 def test_gradients_flow_to_the_magnitudes() -> None:

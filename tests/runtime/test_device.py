@@ -7,7 +7,7 @@ from sop.runtime.errors import UserError
 
 @pytest.fixture
 def cuda_devices(monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> int:
-    """A machine with so many CUDA devices, whatever this one has."""
+    """Pretend that this machine has a number of CUDA devices."""
     count: int = request.param
     monkeypatch.setattr(torch.cuda, "is_available", lambda: count > 0)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: count)
@@ -15,7 +15,7 @@ def cuda_devices(monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
 
 
 @pytest.mark.parametrize("cuda_devices", [0], indirect=True)
-def test_machine_without_cuda_takes_the_cpu(cuda_devices: int) -> None:
+def test_auto_without_cuda(cuda_devices: int) -> None:
     assert choose_device("auto") == choose_device("cpu") == torch.device("cpu")
     for name in ("cuda", "cuda:0"):
         with pytest.raises(UserError, match=f"device: '{name}' .* 0 CUDA devices; set auto or cpu"):
@@ -23,7 +23,7 @@ def test_machine_without_cuda_takes_the_cpu(cuda_devices: int) -> None:
 
 
 @pytest.mark.parametrize("cuda_devices", [2], indirect=True)
-def test_machine_with_cuda_takes_it_unless_told_otherwise(cuda_devices: int) -> None:
+def test_auto_with_cuda(cuda_devices: int) -> None:
     assert choose_device("auto").type == "cuda"
     assert choose_device("cpu").type == "cpu"
     assert choose_device("cuda:1") == torch.device("cuda", 1)
