@@ -10,7 +10,6 @@ import html
 import re
 import shutil
 import zlib
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from string import Template
@@ -45,8 +44,6 @@ class PlayerRegion:
     """Visual features in each window, as for `Embedding.masks`, (W, C)."""
     colour: str
     """Colour as `#rrggbb`, for example from `sop.player.colours.hex_colour`."""
-    download: str | None
-    """Name of a WAV in the page's folder; None to offer the sound that the page computes."""
 
 
 @dataclass(frozen=True)
@@ -63,8 +60,6 @@ class PlayerClip:
     """Energy of the sound under the mask of each cell in each window, >= 0, (W, h, w)."""
     colours: NDArray[np.uint8]
     """Colour of the sound of each cell, (h, w, 3); similar sounds have similar colours."""
-    downloads: Sequence[tuple[str, str]] = ()
-    """Further files in the page's folder to offer: name and label of each."""
 
 
 def write_player(folder: Path, clip: PlayerClip, video: Path) -> Path:
@@ -80,8 +75,7 @@ def write_player(folder: Path, clip: PlayerClip, video: Path) -> Path:
 
     Raises:
         UserError: the video is missing, or browsers do not play its format.
-        ValueError: shapes do not match, numbers are not finite, or a file name or colour is
-            invalid.
+        ValueError: shapes do not match, numbers are not finite, or a colour is invalid.
     """
     _check(clip)
     ending = video.suffix.lower()
@@ -153,10 +147,6 @@ def _check(clip: PlayerClip) -> None:
     for array in (*arrays, embedding.audio, embedding.cells, np.asarray(embedding.bias)):
         if not np.isfinite(array).all():
             raise ValueError("the clip contains numbers that are not finite")
-    files = [region.download for region in clip.regions] + [file for file, _ in clip.downloads]
-    for file in files:
-        if file is not None and (not file.strip(".") or re.search(r"[/\\\x00-\x1f]", file)):
-            raise ValueError(f"{file!r} is not the name of a file in the page's folder")
 
 
 def _page(clip: PlayerClip, video: str) -> str:
@@ -236,12 +226,10 @@ def _contents(clip: PlayerClip) -> tuple[dict[str, Any], str]:
             {
                 "name": region.name,
                 "colour": region.colour,
-                "download": region.download,
                 "cells": np.flatnonzero(region.cells).tolist(),
             }
             for region in clip.regions
         ],
-        "downloads": [list(download) for download in clip.downloads],
     }
     raw = b"".join(array.tobytes() for array in arrays.values())
     deflate = zlib.compressobj(9, zlib.DEFLATED, -zlib.MAX_WBITS)

@@ -231,7 +231,6 @@ def _write_player(
                 cells=cells,
                 features=separator.features(beside, Region(cells, energy=0.0)),
                 colour=hex_colour(n),
-                download=None,
             )
         )
     clip = PlayerClip(

@@ -283,7 +283,6 @@ def _write_page(
                 cells=region.cells,
                 features=separator.features(embedding, region),
                 colour=hex_colour(number),
-                download=None,
             )
             for number, region in enumerate(localization.regions)
         ),

@@ -223,9 +223,7 @@ def duet(
     for k, name in enumerate(planned.instruments):
         chosen = np.zeros((height, width), bool)
         chosen[height // 3 :, k * width // 2 : (k + 1) * width // 2] = True
-        regions.append(
-            PlayerRegion(name, chosen, cells[:, chosen].mean(axis=1), hex_colour(k), None)
-        )
+        regions.append(PlayerRegion(name, chosen, cells[:, chosen].mean(axis=1), hex_colour(k)))
     return clip_of(embedding, tuple(regions), "A duet"), file
 
 
@@ -302,8 +300,6 @@ def test_invalid_clip(tmp_path: Path, video: Path) -> None:
             "cells of region 0",
         ),
         (replace(clip, regions=(replace(region, colour="red"),)), "not a colour"),
-        (replace(clip, regions=(replace(region, download="../a.wav"),)), "name of a file"),
-        (replace(clip, downloads=[("..", "up")]), "name of a file"),
         (replace(clip, heat=clip.heat * np.nan), "not finite"),
         (replace(clip, embedding=replace(embedding, audio=embedding.audio[:9999])), "samples"),
     ]
@@ -512,14 +508,10 @@ def test_no_request_outside_the_folder(tones_page: Any) -> None:
 def test_names_are_text(open_page: Open) -> None:
     names = ("</script><script>window.hacked = 1</script>", "\"Ünï\" & 'côde' <b>\u2028日本 $title")
     title = "</title><img src=x onerror='window.hacked = 1'> & \"more\" </script>"
-    downloads = [("a b&<c>#?.wav", '<i>"file"</i>')]
-    page = open_page(replace(tones(names=names), title=title, downloads=downloads))
+    page = open_page(replace(tones(names=names), title=title))
     assert page.title() == title.strip()
     assert page.locator("h1").text_content() == title
     assert page.locator(".card .name").all_text_contents() == [*names, "Rest"]
-    link = page.locator("#downloads a")
-    assert link.text_content() == downloads[0][1]
-    assert link.get_attribute("href") == "./a%20b%26%3Cc%3E%23%3F.wav"
     assert page.evaluate("window.hacked === undefined")
     assert page.locator("#cards b, #cards script, h1 img").count() == 0
 
@@ -639,18 +631,6 @@ def test_sounds_are_saved_as_wav(tones_page: Any, tmp_path: Path) -> None:
         audio, rate = soundfile.read(tmp_path / "saved.wav", dtype="float32")
         assert rate == RATE
         np.testing.assert_allclose(audio, expected, atol=1e-4)
-
-
-def test_download_link(open_page: Open) -> None:
-    clip = tones()
-    region = replace(clip.regions[0], download="low.wav")
-    page = open_page(replace(clip, regions=(region, *clip.regions[1:])))
-    link = page.get_by_role("link", name="WAV of low")
-    assert link.get_attribute("href") == "./low.wav"
-    (page.folder / "low.wav").write_bytes(b"")
-    link.click()
-    page.wait_for_timeout(300)
-    assert page.url.endswith("index.html")
 
 
 def test_unplayable_video(open_page: Open, tmp_path: Path) -> None:

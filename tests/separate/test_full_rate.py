@@ -27,7 +27,7 @@ def sounds(samples: int, channels: int = 1, seed: int = 0) -> Values:
 
 
 def random_masks(k: int, frames: int, params: SpectrogramParams = DEFAULT) -> Values:
-    """Masks of no shape at all, which sum to one."""
+    """Random masks that sum to one."""
     rng = np.random.default_rng(1)
     return (
         rng.dirichlet(np.full(k, 0.3), (params.stft_frame // 2 + 1, frames))
@@ -37,7 +37,7 @@ def random_masks(k: int, frames: int, params: SpectrogramParams = DEFAULT) -> Va
 
 
 def cut(values: Values, axis: int, seed: int | None) -> Iterator[Values]:
-    """Pieces of any lengths, empty ones too; the whole for no seed."""
+    """Yield pieces of random lengths, including empty ones; without a seed, yield everything."""
     if seed is None:
         yield values
         return
@@ -71,8 +71,9 @@ def mask_frames(samples: int, rate: int, params: SpectrogramParams = DEFAULT) ->
 
 
 @pytest.mark.parametrize("params", [DEFAULT, PUBLISHED], ids=["default", "published"])
-@pytest.mark.parametrize("rate", RATES)
-@pytest.mark.parametrize("channels", [1, 2, 6])
+@pytest.mark.parametrize(
+    ("rate", "channels"), [*((rate, 2) for rate in RATES), (11025, 1), (48000, 6)]
+)
 def test_components_sum_to_the_sound(rate: int, channels: int, params: SpectrogramParams) -> None:
     samples = int(1.37 * rate)
     sound = sounds(samples, channels)
@@ -85,13 +86,13 @@ def test_components_sum_to_the_sound(rate: int, channels: int, params: Spectrogr
 
 @pytest.mark.parametrize("rate", [8000, 11025, 48000])
 @pytest.mark.parametrize("samples", [1, 2, 100, 511, 512, 513, 1022, 2229, 2230, 4458, 9001])
-def test_components_of_short_sounds_sum_to_them_up_to_both_ends(samples: int, rate: int) -> None:
+def test_short_sounds(samples: int, rate: int) -> None:
     sound = sounds(samples, 2)
     parts = separated(sound, rate, random_masks(4, mask_frames(samples, rate)))
     np.testing.assert_allclose(parts.sum(axis=0), sound, atol=1e-6)
 
 
-def test_no_sound_gives_no_components() -> None:
+def test_no_sound() -> None:
     masks = iter([random_masks(2, 1)])
     assert list(components([sounds(0, 2)], 48000, masks, MODEL_RATE, DEFAULT)) == []
     assert list(components([], 48000, masks, MODEL_RATE, DEFAULT)) == []
@@ -101,15 +102,13 @@ def test_no_sound_gives_no_components() -> None:
     ("frame", "hop"), [(1022, 256), (1022, 512), (1022, 300), (64, 16), (16, 9)]
 )
 @pytest.mark.parametrize("samples", [65536, 40003])
-def test_mono_at_the_models_rate_equals_the_models_own_transform(
-    frame: int, hop: int, samples: int
-) -> None:
+def test_mono_at_the_model_rate_equals_istft(frame: int, hop: int, samples: int) -> None:
     params = SpectrogramParams(stft_frame=frame, stft_hop=hop, log_frequency=True)
     sound = 0.3 * sounds(samples)
     spectrum = stft(torch.from_numpy(sound[:, 0]), params)
     masks = random_masks(3, spectrum.shape[-1], params)
     expected = istft(torch.from_numpy(masks) * spectrum, params).numpy()
-    # Where the last hop is not whole, the way back ends before it, and what is near feels its edge.
+    # Without the last half frame if the last hop is incomplete: istft ends before it.
     compared = expected.shape[1] - (frame // 2 if samples % hop else 0)
     parts = separated(sound, MODEL_RATE, masks, params)
     assert parts.shape == (3, samples, 1)
@@ -118,8 +117,8 @@ def test_mono_at_the_models_rate_equals_the_models_own_transform(
     )
 
 
-@pytest.mark.parametrize("rate", RATES)
-def test_it_makes_no_difference_how_sound_and_masks_are_cut(rate: int) -> None:
+@pytest.mark.parametrize("rate", [8000, 11025, 48000])
+def test_division_into_blocks(rate: int) -> None:
     samples = 2 * rate + 77
     sound = sounds(samples, 2)
     masks = random_masks(3, mask_frames(samples, rate))
@@ -129,7 +128,7 @@ def test_it_makes_no_difference_how_sound_and_masks_are_cut(rate: int) -> None:
 
 
 @pytest.mark.parametrize("rate", RATES)
-def test_the_last_mask_holds_to_the_end_and_later_ones_are_not_used(rate: int) -> None:
+def test_last_mask_applies_to_the_end(rate: int) -> None:
     sound = sounds(3 * rate)
     few = random_masks(2, 20)
     held = np.concatenate([few, np.repeat(few[..., -1:], 300, axis=-1)], axis=-1)
@@ -137,7 +136,7 @@ def test_the_last_mask_holds_to_the_end_and_later_ones_are_not_used(rate: int) -
 
 
 @pytest.mark.parametrize("rate", [8000, 11025])
-def test_where_the_masks_know_all_each_channel_is_separated_as_if_alone(rate: int) -> None:
+def test_channels_are_independent_below_nyquist(rate: int) -> None:
     sound = sounds(2 * rate, 3)
     masks = random_masks(3, mask_frames(2 * rate, rate))
     together = separated(sound, rate, masks)
@@ -152,7 +151,7 @@ def tone(hertz: float, rate: int, seconds: float = 2.0) -> Values:
 
 
 def by_frequency(hertz: float, share: float, frames: int = 60) -> Values:
-    """Two masks: the first has a share of what is above a frequency, and nothing below."""
+    """Two masks: the first is `share` above a frequency and 0 below."""
     bins = np.arange(DEFAULT.stft_frame // 2 + 1) * MODEL_RATE / DEFAULT.stft_frame
     first = np.where(bins > hertz, share, 0).astype(np.float32)
     return np.repeat(np.stack([first, 1 - first])[..., None], frames, axis=-1)
@@ -164,16 +163,16 @@ def level(sound: Values) -> float:
 
 
 @pytest.mark.parametrize("rate", [11025, 22050, 44100, 48000, 96000])
-def test_masks_act_at_their_frequency_whatever_the_rate(rate: int) -> None:
+def test_frequency_of_masks(rate: int) -> None:
     sound = tone(900, rate) + tone(1100, rate)
     parts = separated(sound, rate, by_frequency(1000, 1.0))
     assert level(parts[0] - tone(1100, rate)) < 1e-3
     assert level(parts[1] - tone(900, rate)) < 1e-3
 
 
-@pytest.mark.parametrize("rate", RATES)
-def test_masks_act_at_their_time_whatever_the_rate(rate: int) -> None:
-    """After minutes too: frames of the sound are not as far apart as those of the masks."""
+@pytest.mark.parametrize("rate", [8000, 11025, 44100])
+def test_time_of_masks(rate: int) -> None:
+    """Positions stay exact after minutes, although the hops of sound and masks differ."""
     seconds = 120
     change = 100.0
     frames = mask_frames(seconds * rate, rate)
@@ -191,23 +190,23 @@ def test_masks_act_at_their_time_whatever_the_rate(rate: int) -> None:
 
 
 @pytest.mark.parametrize("rate", [22050, 44100, 48000, 96000])
-def test_above_the_models_nyquist_a_component_has_its_share_of_the_octave_below(rate: int) -> None:
+def test_share_above_the_model_nyquist(rate: int) -> None:
     low, octave, high = tone(500, rate), tone(3500, rate), tone(8000, rate)
-    # In the octave 70 % are the first's; below, nothing is.
+    # The first component has 70 % of the octave and nothing below.
     parts = separated(low + octave + high, rate, by_frequency(2000, 0.7))
     np.testing.assert_allclose(level(parts[0]), level(0.7 * (octave + high)), rtol=2e-3)
     assert level(parts[0] - 0.7 * (octave + high)) < 2e-3
 
 
 @pytest.mark.parametrize("rate", [22050, 48000])
-def test_where_the_octave_below_is_silent_the_share_is_that_of_all_energy(rate: int) -> None:
-    # Three quarters of the energy below the model's Nyquist frequency are at 1500 Hz.
+def test_share_if_the_octave_is_silent(rate: int) -> None:
+    # 3/4 of the energy below the model's Nyquist frequency is at 1500 Hz.
     low, middle, high = tone(500, rate), np.sqrt(3) * tone(1500, rate), tone(8000, rate)
     parts = separated(low + middle + high, rate, by_frequency(1000, 1.0))
     assert level(parts[0] - (middle + 0.75 * high)) < 5e-3
 
 
-def test_silence_and_sound_above_all_masks_are_shared_out_whole() -> None:
+def test_silence_and_sound_above_the_masks() -> None:
     rate = 48000
     sound = np.concatenate([np.zeros((rate, 1), np.float32), tone(9000, rate), tone(20, rate)])
     parts = separated(sound, rate, random_masks(3, 90))
@@ -216,11 +215,11 @@ def test_silence_and_sound_above_all_masks_are_shared_out_whole() -> None:
 
 
 def test_gain_has_no_step_in_frequency() -> None:
-    """A click holds all frequencies alike: its component's spectrum is the gain that each got."""
+    """A click has a flat spectrum, so the spectrum of its component is the gain."""
     rate = 48000
     click = np.zeros((rate, 1), np.float32)
     click[rate // 2] = 1
-    # All of the octave but its end is the first's, so gain must fall to 0 and rise again.
+    # The first component has the octave except its end, so the gain falls to 0 and rises again.
     bins = np.arange(512) * MODEL_RATE / DEFAULT.stft_frame
     first = np.clip((5100 - bins) / 300, 0, 1).astype(np.float32)
     masks = np.repeat(np.stack([first, 1 - first])[..., None], 30, axis=-1)
@@ -232,7 +231,7 @@ def test_gain_has_no_step_in_frequency() -> None:
 
 
 @pytest.mark.parametrize(("rate", "channels"), [(48000, 2), (44100, 6)])
-def test_memory_does_not_grow_with_the_length(rate: int, channels: int) -> None:
+def test_memory_does_not_grow_with_length(rate: int, channels: int) -> None:
     def peak(seconds: int) -> int:
         blocks = (sounds(4096, channels) for _ in range(seconds * rate // 4096))
         stretches = (random_masks(3, 12) for _ in range(seconds * 2))
@@ -247,7 +246,7 @@ def test_memory_does_not_grow_with_the_length(rate: int, channels: int) -> None:
     assert peak(12) < 1.1 * peak(4)
 
 
-def test_it_is_far_faster_than_real_time() -> None:
+def test_speed() -> None:
     rate, seconds = 48000, 8
     blocks = [sounds(rate, 2)] * seconds
     masks = random_masks(4, mask_frames(seconds * rate, rate))
@@ -261,15 +260,15 @@ def test_it_is_far_faster_than_real_time() -> None:
 
 
 @pytest.mark.parametrize("rate", RATES)
-def test_frames_are_as_long_as_the_models(rate: int) -> None:
+def test_frame_length(rate: int) -> None:
     frame, hop = frame_and_hop(rate, MODEL_RATE, DEFAULT)
     assert frame % 2 == 0
     assert 1 - 1e-3 < frame / rate / (DEFAULT.stft_frame / MODEL_RATE) < 1.05
     assert hop / rate == pytest.approx(DEFAULT.stft_hop / MODEL_RATE, rel=2e-3)
 
 
-def test_masks_that_do_not_fit_are_refused() -> None:
+def test_invalid_masks() -> None:
     with pytest.raises(ValueError, match=r"masks of shape \(2, 500, 9\), expected \(K, 512, m\)"):
         list(components([sounds(9)], 48000, [np.ones((2, 500, 9), "f4")], MODEL_RATE, DEFAULT))
-    with pytest.raises(ValueError, match="not one mask"):
+    with pytest.raises(ValueError, match="no mask"):
         list(components([sounds(9)], 48000, [], MODEL_RATE, DEFAULT))

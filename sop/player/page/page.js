@@ -50,7 +50,6 @@ async function begin() {
   now = plotOf(find("now"), () => "--ink");
   await makeCards();
   describe();
-  makeLinks();
   drawOutlines(find("marks"), clip);
   numberRegions();
   addListeners();
@@ -138,18 +137,12 @@ function makeCard(k, region) {
   card.mute.addEventListener("click", () => setMuted(k, !card.track.muted));
   card.solo.addEventListener("click", () => setSolo(k, !card.track.solo));
   card.slider.addEventListener("input", () => setGain(k, card.slider.valueAsNumber));
-  get(".title").append(saveControl(region, () => card.samples));
+  get(".title").append(saveButton(region, () => card.samples));
   find("cards").append(element);
   return card;
 }
 
-// A link to a file in the folder of the page, or a button that saves the computed sound.
-function saveControl(region, samples) {
-  if (region.download) {
-    const link = fileLink(region.download, "WAV");
-    link.setAttribute("aria-label", `WAV of ${region.name}`);
-    return link;
-  }
+function saveButton(region, samples) {
   const button = document.createElement("button");
   button.type = "button";
   button.textContent = "WAV";
@@ -158,28 +151,12 @@ function saveControl(region, samples) {
   return button;
 }
 
-function fileLink(file, label) {
-  const link = document.createElement("a");
-  link.href = `./${encodeURIComponent(file)}`;
-  link.download = file;
-  // Browsers open local files instead of downloading them; the file must not replace the page.
-  link.target = "_blank";
-  link.rel = "noopener";
-  link.textContent = label;
-  return link;
-}
-
 function save(samples, name) {
   const link = document.createElement("a");
   link.href = URL.createObjectURL(wav(samples, clip.sampleRate));
   link.download = `${name.replace(/[^\p{L}\p{N}]+/gu, "-").replace(/^-|-$/g, "") || "sound"}.wav`;
   link.click();
   setTimeout(() => URL.revokeObjectURL(link.href), 60000);
-}
-
-function makeLinks() {
-  for (const [file, label] of clip.downloads) find("downloads").append(fileLink(file, label));
-  find("downloads").hidden = clip.downloads.length === 0;
 }
 
 function plotOf(element, colour) {
