@@ -18,7 +18,7 @@ from sop.runtime.log import show_log
 from sop.runtime.parallel import Workers
 from tests.support.experiment import ROOT, TINY, Reference, with_values
 
-pytest_plugins = ("tests.support.videos", "tests.support.pages")
+pytest_plugins = ("tests.support.videos", "tests.support.pages", "tests.support.planted")
 
 
 @pytest.fixture(autouse=True, scope="session")

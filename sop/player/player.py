@@ -111,11 +111,7 @@ def quantise(
     steps = (flat.max(axis=1) - offsets) / _LEVELS
     divisors = np.where(steps > 0, steps, 1)
     levels = np.rint((flat - offsets[:, None]) / divisors[:, None]).astype(np.uint8)
-    return (
-        levels.reshape(components.shape),
-        steps.astype(np.float32),
-        offsets.astype(np.float32),
-    )
+    return (levels.reshape(components.shape), steps.astype(np.float32), offsets.astype(np.float32))
 
 
 def _check(clip: PlayerClip) -> None:

@@ -100,10 +100,7 @@ def write_separation(
     """
     options = options or SeparationOptions()
     check_paths(video, folder)
-    with (
-        staged(folder) as stage,
-        decoded_recording(video, separator.params.extract) as recording,
-    ):
+    with staged(folder) as stage, decoded_recording(video, separator.params.extract) as recording:
         return _write(video, stage, separator, recording, options)
 
 
@@ -138,11 +135,7 @@ def remix_gains(options: SeparationOptions, regions: int) -> list[float]:
     """
     names = [*map(str, range(1, regions + 1)), REST]
     gains = options.gains or {}
-    for option, wanted in (
-        ("--gain", gains),
-        ("--mute", options.muted),
-        ("--solo", options.solo),
-    ):
+    for option, wanted in (("--gain", gains), ("--mute", options.muted), ("--solo", options.solo)):
         for name in sorted(wanted):
             if name not in names:
                 choices = " or ".join(filter(None, (", ".join(names[:-1]), REST)))
@@ -213,10 +206,7 @@ def _picture_size(video: Path, seconds: float, limits: Limits) -> tuple[int, int
 
 
 def _localize(
-    separator: Separator,
-    recording: Recording,
-    size: tuple[int, int],
-    options: SeparationOptions,
+    separator: Separator, recording: Recording, size: tuple[int, int], options: SeparationOptions
 ) -> Localization:
     """Find the regions, or take the requested places as regions."""
     wanted = options.regions

@@ -24,24 +24,12 @@ from tests.support.planted import (
     ROWS,
     ArrayRecording,
     film,
-    plant,
     plant_noise,
     separator_of,
     tone,
 )
 
 pytestmark = pytest.mark.usefixtures("one_thread")
-
-
-@pytest.fixture(scope="module")
-def params(tiny_params: Params) -> Params:
-    changes = {"spectrogram.log_frequency": False, "model.vision_width": 8}
-    return with_values(tiny_params, changes)
-
-
-@pytest.fixture
-def planted(params: Params) -> Separator:
-    return plant(separator_of(params))
 
 
 def duet(seconds: float) -> ArrayRecording:
@@ -70,8 +58,10 @@ def test_progress_needs_a_name(planted: Separator, capsys: pytest.CaptureFixture
     assert capsys.readouterr().out.startswith("localizing: 1/1 segment,")
 
 
-def test_segments_do_not_change_the_masks(params: Params, monkeypatch: pytest.MonkeyPatch) -> None:
-    separator = plant_noise(separator_of(params))
+def test_segments_do_not_change_the_masks(
+    planted_params: Params, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    separator = plant_noise(separator_of(planted_params))
     recording = ArrayRecording(np.random.default_rng(0).uniform(-0.5, 0.5, 30 * RATE))
     regions = tuple(regions_at([(0.1, 0.1), (0.9, 0.9)], (ROWS, COLUMNS)))
     found = []
@@ -104,8 +94,8 @@ def test_localize_any_length(planted: Separator, seconds: float) -> None:
     assert high.energy == pytest.approx(0.2, abs=0.03)
 
 
-def test_features_of_one_cell(params: Params) -> None:
-    attentive = with_values(params, {"model.image_pooling": "attention"})
+def test_features_of_one_cell(planted_params: Params) -> None:
+    attentive = with_values(planted_params, {"model.image_pooling": "attention"})
     separator = plant_noise(separator_of(attentive))
     recording = duet(3.0)
     embedding = separator.embed(recording, 0, 40)
@@ -116,9 +106,11 @@ def test_features_of_one_cell(params: Params) -> None:
 
 @pytest.mark.parametrize("pooling", ["maxpool", "avgpool", "attention"])
 def test_features_are_pooled_over_the_recording(
-    params: Params, pooling: str, monkeypatch: pytest.MonkeyPatch
+    planted_params: Params, pooling: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    separator = plant_noise(separator_of(with_values(params, {"model.image_pooling": pooling})))
+    separator = plant_noise(
+        separator_of(with_values(planted_params, {"model.image_pooling": pooling}))
+    )
     recording = duet(8.0)
     whole = separator.embed(recording, 0, separator.frames(recording))
     monkeypatch.setattr(module, "SEGMENT_WINDOWS", 2)
@@ -151,23 +143,23 @@ def test_separate(tmp_path: Path, planted: Separator) -> None:
     assert len(separation.localization.regions) == 2
 
 
-def test_real_networks(params: Params) -> None:
-    separator = separator_of(with_values(params, {"spectrogram.log_frequency": True}))
+def test_real_networks(planted_params: Params) -> None:
+    separator = separator_of(with_values(planted_params, {"spectrogram.log_frequency": True}))
     embedding = separator.embed(duet(3.0), 0, 30)
-    assert embedding.components.shape == (params.model.channels, 256, 30)
+    assert embedding.components.shape == (planted_params.model.channels, 256, 30)
     _, height, width, channels = embedding.cells.shape
     assert width == 2 * height
-    assert channels == params.model.channels
+    assert channels == planted_params.model.channels
     assert np.isfinite(embedding.components).all()
     weights = embedding.weights(embedding.cells)
     assert 0 <= weights.min() < weights.max() <= 1
 
 
-def test_load(tmp_path: Path, params: Params) -> None:
-    made = separator_of(params)
-    save_player(tmp_path / "model.pt", made.player, params, step=0)
+def test_load(tmp_path: Path, planted_params: Params) -> None:
+    made = separator_of(planted_params)
+    save_player(tmp_path / "model.pt", made.player, planted_params, step=0)
     loaded = sop.Separator.load(tmp_path / "model.pt", "cpu")
-    assert loaded.params.for_inference() == params.for_inference()
+    assert loaded.params.for_inference() == planted_params.for_inference()
     assert not loaded.player.training
     with pytest.raises(UserError, match=r"none\.pt: no such checkpoint"):
         Separator.load(tmp_path / "none.pt")

@@ -34,7 +34,7 @@ from sop.separate.separation import (
 )
 from sop.separate.staging import staged
 from sop.separate.video import open_sound, read_pictures
-from tests.support.experiment import ROOT, with_values
+from tests.support.experiment import ROOT
 from tests.support.planted import (
     COLUMNS,
     HIGH_HZ,
@@ -44,7 +44,6 @@ from tests.support.planted import (
     ArrayRecording,
     film,
     plant,
-    plant_noise,
     separator_of,
     tone,
 )
@@ -60,26 +59,15 @@ STEREO = f"0.2*sin(2*PI*{LOW_HZ}*t)|0.2*sin(2*PI*{HIGH_HZ}*t)*lt(t\\,1)"
 
 
 @pytest.fixture(scope="module")
-def params(tiny_params: Params) -> Params:
-    changes = {"spectrogram.log_frequency": False, "model.vision_width": 8}
-    return with_values(tiny_params, changes)
-
-
-@pytest.fixture(scope="module")
-def planted(params: Params) -> Separator:
-    return plant(separator_of(params))
-
-
-@pytest.fixture(scope="module")
 def video(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return film(tmp_path_factory.mktemp("video") / "duet.mp4", STEREO, SECONDS)
 
 
 @pytest.fixture
-def checkpoint(tmp_path: Path, params: Params, monkeypatch: pytest.MonkeyPatch) -> Path:
+def checkpoint(tmp_path: Path, planted_params: Params, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A model file from which the command loads a planted separator."""
     path = tmp_path / "model.pt"
-    save_player(path, separator_of(params).player, params, step=0)
+    save_player(path, separator_of(planted_params).player, planted_params, step=0)
     load = Separator.load
     monkeypatch.setattr(Separator, "load", lambda *arguments: plant(load(*arguments)))
     return path
@@ -249,8 +237,8 @@ def test_impossible_options_leave_nothing(
     assert not (tmp_path / "a").exists()
 
 
-def test_more_regions_than_found(tmp_path: Path, params: Params, video: Path) -> None:
-    one_cell = plant(separator_of(params), low=(slice(0, 1), slice(0, 1)), high=None)
+def test_more_regions_than_found(tmp_path: Path, planted_params: Params, video: Path) -> None:
+    one_cell = plant(separator_of(planted_params), low=(slice(0, 1), slice(0, 1)), high=None)
     with pytest.raises(UserError, match="--regions 2: only 1 found"):
         write_separation(video, tmp_path / "out", one_cell, SeparationOptions(regions=2))
     assert not (tmp_path / "out").exists()
@@ -558,12 +546,6 @@ def test_command_denoises(
     assert any(line.startswith(note) for line in capsys.readouterr().out.splitlines())
 
 
-@pytest.fixture(scope="module")
-def uncertain(params: Params) -> Separator:
-    """A separator whose windows have unrelated outputs."""
-    return plant_noise(separator_of(params))
-
-
 def component(
     separator: Separator, recording: ArrayRecording, monkeypatch: Any, windows: int
 ) -> np.ndarray:
@@ -620,8 +602,8 @@ for video in videos:
 
 @pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="no /proc to measure memory by")
-def test_memory_does_not_grow_with_length(tmp_path: Path, params: Params) -> None:
-    save_player(tmp_path / "model.pt", separator_of(params).player, params, step=0)
+def test_memory_does_not_grow_with_length(tmp_path: Path, planted_params: Params) -> None:
+    save_player(tmp_path / "model.pt", separator_of(planted_params).player, planted_params, step=0)
     sound, picture = "random(0)-0.5|random(1)-0.5", "testsrc=s=80x60:r=4"
     videos = [film(tmp_path / f"{n}.mp4", sound, n, picture) for n in (3, 12, 48)]
     shown = subprocess.run(

@@ -8,11 +8,9 @@ import soundfile
 from sop.denoise.settings import FilterSettings, LmsSettings, NlmsSettings, RlsSettings
 from sop.inference.localization import regions_at
 from sop.inference.separator import Separator
-from sop.params import Params
 from sop.runtime.errors import UserError
 from sop.separate.sounds import WrittenSounds, usable_filter, write_sounds
 from sop.separate.video import SoundStream
-from tests.support.experiment import with_values
 from tests.support.planted import (
     COLUMNS,
     HIGH_HZ,
@@ -20,9 +18,6 @@ from tests.support.planted import (
     RATE,
     ROWS,
     ArrayRecording,
-    plant,
-    plant_noise,
-    separator_of,
     tone,
 )
 
@@ -31,22 +26,6 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 SECONDS = 2.0
 OUT_RATE = 44100
 PLACES = ((0.1, 0.5), (0.5, 0.5), (0.9, 0.5))
-
-
-@pytest.fixture(scope="module")
-def params(tiny_params: Params) -> Params:
-    return with_values(tiny_params, {"spectrogram.log_frequency": False, "model.vision_width": 8})
-
-
-@pytest.fixture(scope="module")
-def planted(params: Params) -> Separator:
-    return plant(separator_of(params))
-
-
-@pytest.fixture(scope="module")
-def uncertain(params: Params) -> Separator:
-    """A separator that gives each place a share of all frequencies: each predicts the others."""
-    return plant_noise(separator_of(params))
 
 
 def duet(rate: int) -> np.ndarray:

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 import torch
 
 from sop.dataset.index import Video
@@ -14,6 +15,7 @@ from sop.inference.separator import Separator
 from sop.media.ffmpeg import binary
 from sop.model.pixelplayer import build
 from sop.params import Params
+from tests.support.experiment import with_values
 from tests.support.flashes import PARAMS as EXTRACT
 
 RATE = 11025
@@ -47,6 +49,23 @@ class PlantedSeparator(Separator):
 
     def run_networks(self, recording: Recording, starts: list[int]) -> Outputs:
         return self._outputs(starts)
+
+
+@pytest.fixture(scope="session")
+def planted_params(tiny_params: Params) -> Params:
+    return with_values(tiny_params, {"spectrogram.log_frequency": False, "model.vision_width": 8})
+
+
+@pytest.fixture(scope="session")
+def planted(planted_params: Params) -> Separator:
+    """A separator with two regions: see `plant`."""
+    return plant(separator_of(planted_params))
+
+
+@pytest.fixture(scope="session")
+def uncertain(planted_params: Params) -> Separator:
+    """A separator whose windows have unrelated outputs: see `plant_noise`."""
+    return plant_noise(separator_of(planted_params))
 
 
 def separator_of(params: Params) -> Separator:
