@@ -1,4 +1,4 @@
-"""Clips on disk: sound read from the middle of a file, frames from a zip or a folder of JPEGs."""
+"""Read clips from disk: a window of a sound file, frames of a zip or of a folder of JPEGs."""
 
 import io
 import lzma
@@ -27,10 +27,10 @@ Frames = NDArray[np.uint8]
 
 FRAME_NAME = "{:06d}.jpg"
 
-# The oldest time that a zip can hold: its bytes must not depend on when it was made.
+# Fixed, the earliest time of a zip entry: the bytes must not depend on the current time.
 ZIP_DATE = (1980, 1, 1, 0, 0, 0)
 
-# What zipfile raises on damaged bytes, depending on which they are.
+# Exceptions of zipfile on damaged files.
 ZIP_ERRORS = (
     *(zipfile.BadZipFile, zlib.error, lzma.LZMAError, struct.error),
     *(EOFError, OSError, RuntimeError, ValueError),
@@ -38,57 +38,57 @@ ZIP_ERRORS = (
 
 _PICTURE_ERRORS = (Image.DecompressionBombError, OSError, SyntaxError, ValueError)
 
-# After a seek an MP3 stays mute until the decoder has what frames store in earlier ones: at most
-# 511 bytes, and the smallest frames hold 30 of them in 1152 samples.
+# After a seek an MP3 decodes to silence until the decoder has the data that frames store in earlier
+# ones: at most 511 bytes; the smallest frames have 30 of them in 1152 samples.
 _MP3_RUN_UP = 20 * 1152
 
-# libsndfile takes a WAV that was cut off for a shorter one, and only its log tells. A WAV that was
-# written to a pipe does not know its length, and says the largest there is.
+# libsndfile reads a truncated WAV as a shorter one; only its log reports it. A WAV that was written
+# to a pipe has the largest possible length in its header.
 _CUT_OFF = re.compile(r"^data : (?!4294967295\b)\d+ \(should be", re.MULTILINE)
 
 
-# A frame whose shorter side is so near to what a crop asks for is cut as it is: to scale it by so
-# little takes longer than to decode it.
+# A frame whose shorter side is this close to the requested size is not scaled: that would take
+# longer than decoding it.
 _NEAR = 0.05
 
-# The fixed parts of a zip: the end of its directory, an entry there, and the header of a file.
+# Fixed parts of a zip: the end of its directory, an entry of it, and the header of a file.
 _ZIP_END = struct.Struct("<4s4H2LH")
 _ZIP_ENTRY = struct.Struct("<4s6H3L5H2L")
 _ZIP_HEADER = struct.Struct("<4s5H3L2H")
 
 
 class Crop(NamedTuple):
-    """Where a square is cut from a frame: as shares of what is left over on either axis."""
+    """Square cut from a frame; its place is a fraction of the remaining width and height."""
 
     zoom: float
-    """Shorter side over the side of the square, >= 1."""
+    """Ratio of the frame's shorter side to the side of the square, >= 1."""
     left: float
-    """0 cuts at the left edge, 1 at the right."""
+    """Horizontal place: 0 is the left edge, 1 the right."""
     top: float
-    """0 cuts at the upper edge, 1 at the lower."""
+    """Vertical place: 0 is the upper edge, 1 the lower."""
     mirrored: bool
+    """True if the square is mirrored horizontally."""
 
 
 CENTRE = Crop(zoom=1.0, left=0.5, top=0.5, mirrored=False)
 
 
 def read_audio(path: Path, centre_seconds: float, samples: int, sample_rate: int) -> Audio:
-    """Read a window of sound around a moment, mono, without reading the rest of the file.
+    """Read a window of sound around a moment as mono, without reading the rest of the file.
 
-    A window that would reach over an end of the file is moved inside; a file shorter than the
-    window is repeated around its moment.
+    A window that exceeds the file is moved inside; a file shorter than the window is repeated.
 
     Args:
         path: any file that libsndfile reads (WAV, FLAC, MP3, ...).
-        centre_seconds: the moment in the middle of the window.
+        centre_seconds: middle of the window.
         samples: L, length of the window at `sample_rate`.
-        sample_rate: of the result, Hz; a file of another rate is resampled.
+        sample_rate: sample rate of the result, Hz; a file of another rate is resampled.
 
     Returns:
-        (L,) in the file's own scale, nominally [-1, 1].
+        (L,) in the scale of the file, nominally [-1, 1].
 
     Raises:
-        LeftOut: the file is missing, damaged, empty, or ends before its header says.
+        LeftOut: the file is missing, damaged, empty or truncated.
     """
     with _opened_sound(path) as file:
         ratio = file.samplerate / sample_rate
@@ -104,7 +104,7 @@ def read_audio(path: Path, centre_seconds: float, samples: int, sample_rate: int
             whole = _read_exactly(file, length)
             audio = whole[(np.arange(wanted) + centre - wanted // 2) % length]
     if not np.isfinite(audio).all():
-        raise LeftOut(f"{path}: holds samples that are not finite")
+        raise LeftOut(f"{path}: contains samples that are not finite")
     if ratio == 1:
         return audio
     resampled = librosa.resample(audio, orig_sr=ratio * sample_rate, target_sr=sample_rate)
@@ -123,26 +123,26 @@ def window_start(centre: int, samples: int, length: int) -> int:
 
 
 def sound_seconds(path: Path) -> float:
-    """Length of a sound file.
+    """Return the length of a sound file.
 
     Raises:
-        LeftOut: as for `read_audio`, as far as the header tells.
+        LeftOut: as for `read_audio`, as far as the header shows.
     """
     with _opened_sound(path) as file:
         return float(file.frames / file.samplerate)
 
 
 def read_frames(path: Path, numbers: Sequence[int], size: int, crop: Crop = CENTRE) -> Frames:
-    """Read frames of one video, all cut alike.
+    """Read frames of one video, all with the same crop.
 
-    A crop of zoom above 1 begins and ends at whole pixels. It is not scaled where the frame's
-    shorter side is within 5 % of `zoom * size`, as our extract makes it; all else is (bicubic).
+    A crop with zoom above 1 is aligned to whole pixels. It is not scaled if the frame's shorter
+    side is within 5 % of `zoom * size`, as extraction makes it; otherwise it is (bicubic).
 
     Args:
         path: a zip of `000001.jpg`, ..., or a folder of such files.
         numbers: T frame numbers, from 1.
         size: height and width of the result, pixels.
-        crop: what is cut out.
+        crop: square to cut out.
 
     Returns:
         (T, size, size, 3) RGB.
@@ -157,12 +157,12 @@ def read_frames(path: Path, numbers: Sequence[int], size: int, crop: Crop = CENT
 
 
 def read_pictures(path: Path, numbers: Sequence[int], shorter: int) -> Frames:
-    """Read whole frames of one video, scaled alike (bicubic).
+    """Read whole frames of one video, all scaled by the same factor (bicubic).
 
     Args:
         path: as in `read_frames`.
         numbers: T frame numbers, from 1.
-        shorter: height or width of the result, whichever is less, pixels.
+        shorter: the smaller of height and width of the result, pixels.
 
     Returns:
         (T, H, W, 3) RGB.
@@ -180,9 +180,13 @@ def read_pictures(path: Path, numbers: Sequence[int], shorter: int) -> Frames:
 
 
 def pack(jpegs: Iterable[bytes], archive: Path | None) -> int:
-    """Write pictures, as they come, to an uncompressed zip, and count them.
+    """Write pictures to an uncompressed zip as they arrive, and count them.
 
-    The bytes of the zip follow from theirs.
+    The bytes of the zip depend only on the pictures.
+
+    Args:
+        jpegs: pictures, in order.
+        archive: zip to write, or None to count only.
     """
     if archive is None:
         return sum(1 for _ in jpegs)
@@ -216,10 +220,10 @@ def _loose(place: Path) -> bytes:
 
 
 def _stored(path: Path, numbers: Sequence[int]) -> list[bytes] | None:
-    """Frames from a zip as our extract writes it, or None if it is not quite so or is damaged.
+    """Read frames from a zip that `pack` wrote; None if it has another layout or is damaged.
 
-    There the directory's entries are equally long and in order: one is found without reading the
-    others, which takes longer than decoding the frames of a clip.
+    Entries of its directory are sorted and have equal lengths, so that one is found without reading
+    the others, which would take longer than decoding the frames of a clip.
     """
     try:
         with path.open("rb", buffering=0) as file:
@@ -252,7 +256,7 @@ def _stored_frame(file: io.FileIO, directory: int, number: int) -> bytes | None:
 
 
 def _archived(path: Path, numbers: Sequence[int]) -> list[bytes]:
-    """Frames from any zip."""
+    """Read frames from any zip."""
     try:
         archive = zipfile.ZipFile(path)
     except ZIP_ERRORS as error:
@@ -275,9 +279,9 @@ def _opened_sound(path: Path) -> Iterator[soundfile.SoundFile]:
     try:
         with soundfile.SoundFile(path) as file:
             if _CUT_OFF.search(file.extra_info):
-                raise LeftOut(f"{path}: ends before the length that its header says")
+                raise LeftOut(f"{path}: shorter than its header says")
             if file.frames == 0:
-                raise LeftOut(f"{path}: holds no sound")
+                raise LeftOut(f"{path}: contains no sound")
             yield file
     except (soundfile.LibsndfileError, OSError) as error:
         raise LeftOut(f"{path}: not readable as sound ({_reason(error)})") from None
@@ -285,14 +289,13 @@ def _opened_sound(path: Path) -> Iterator[soundfile.SoundFile]:
 
 @contextmanager
 def _muted() -> Iterator[None]:
-    """Nothing reaches standard error, not even from C.
+    """Discard standard error, including that of C libraries.
 
-    After a seek libmpg123 complains of the first frames, which are read for no more than what they
-    hold of later ones, on a line each; neither it nor libsndfile can be told not to. What is
-    damaged is an error all the same.
+    After a seek libmpg123 prints a line for each of the first frames, which are read only for the
+    data of later ones, and it has no option against it. Damaged files still raise errors.
     """
     if sys.__stderr__ is None:
-        # Closed when the program began: 2 may be any file by now.
+        # Standard error was closed at the start: descriptor 2 may be another file.
         yield
         return
     kept = os.dup(2)
@@ -309,7 +312,7 @@ def _read_exactly(file: soundfile.SoundFile, samples: int) -> Audio:
     channels = file.read(samples, dtype="float32", always_2d=True)
     audio: Audio = channels[:, 0] if file.channels == 1 else channels.mean(axis=1)
     if len(audio) < samples:
-        raise LeftOut(f"{file.name}: ends before the length that its header says")
+        raise LeftOut(f"{file.name}: shorter than its header says")
     return audio
 
 
@@ -326,7 +329,7 @@ def _opened_picture(jpeg: bytes, place: Path) -> Iterator[Image.Image]:
 
 def _square(jpeg: bytes, place: Path, size: int, crop: Crop) -> Frames:
     with _opened_picture(jpeg, place) as image:
-        # What makes training faster must not change an evaluation.
+        # Evaluation uses exact scaling; only training uses the faster approximation.
         return _zoomed(image, size, crop) if crop.zoom > 1 else _scaled(image, size, crop)
 
 
@@ -340,7 +343,7 @@ def _scaled(image: Image.Image, size: int, crop: Crop) -> Frames:
 
 def _zoomed(image: Image.Image, size: int, crop: Crop) -> Frames:
     wanted = crop.zoom * size
-    # Halves, quarters and eighths of a picture that scaling would discard are not decoded.
+    # Decode at a half, quarter or eighth of the size if that is enough.
     image.draft(None, (math.ceil(wanted), math.ceil(wanted)))
     shorter = min(image.size)
     is_near = shorter >= size and abs(shorter - wanted) <= _NEAR * wanted
@@ -353,8 +356,8 @@ def _zoomed(image: Image.Image, size: int, crop: Crop) -> Frames:
     pixels = np.array(_turned(square, crop))
     if side == size:
         return pixels
-    # Pillow's filter, within rounding, in a fifth of its time. Imported here, for extraction uses
-    # this module too and would need three times its memory.
+    # Equal to Pillow's filter up to rounding, in a fifth of the time. Imported here because
+    # extraction uses this module too and would need three times the memory.
     import torch
     from torch.nn.functional import interpolate
 
@@ -365,7 +368,7 @@ def _zoomed(image: Image.Image, size: int, crop: Crop) -> Frames:
 
 
 def _rgb(image: Image.Image) -> Image.Image:
-    # To convert what is RGB already would copy it.
+    # Converting an RGB image would copy it.
     return image if image.mode == "RGB" else image.convert("RGB")
 
 

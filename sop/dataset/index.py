@@ -1,4 +1,4 @@
-"""The index: which videos train and which validate, as CSV lists of the published form."""
+"""Index: split of the videos into training and validation, as CSV lists in the published form."""
 
 import csv
 import io
@@ -24,12 +24,15 @@ class Video:
     """One extracted video: a row of the index."""
 
     audio: Path
+    """Sound file."""
     frames: Path
+    """Zip or folder of the frames."""
     frame_count: int
+    """Number of frames."""
 
     @property
     def category(self) -> str:
-        """The folder that it lies in: an instrument, or a pair of them."""
+        """Name of the folder: an instrument, or two for a duet."""
         return self.audio.parent.name
 
     @property
@@ -40,15 +43,19 @@ class Video:
 
 @dataclass(frozen=True)
 class Index:
-    """Extracted videos by the side that they are on; no video is on two."""
+    """Split of the extracted videos; each video is in one list."""
 
     train: tuple[Video, ...]
+    """Videos for training."""
     validation: tuple[Video, ...]
+    """Videos for validation."""
     duets: tuple[Video, ...]
+    """Duets, if they take no part in the split."""
     left_out: dict[str, str]
+    """Reasons by the names of the videos that cannot be used."""
 
     def summary(self) -> dict[str, Any]:
-        """Counts and reasons, for metrics/index.json."""
+        """Return counts and reasons, for metrics/index.json."""
         return {
             "train": len(self.train),
             "validation": len(self.validation),
@@ -67,17 +74,17 @@ def build_index(
 ) -> Index:
     """Split the extracted videos into training and validation.
 
-    A video's side follows from the seed and its own name, so that adding one moves no other.
+    The split of a video depends only on the seed and its name: a new video moves no other.
 
     Args:
         audio: folder of `<category>/<id>.<wav, mp3, ...>`.
-        frames: folder of `<category>/<id>.zip`, or of folders of JPEGs as the published code makes.
-        params: shortest video, share for training, and whether duets take part.
+        frames: folder of `<category>/<id>.zip`, or of folders of JPEGs as from the published code.
+        params: minimum length, fraction for training, and whether duets take part.
         frame_rate: frames per second.
-        seed: of the split.
+        seed: `seed` of params.yaml.
 
     Raises:
-        UserError: a side would be empty.
+        UserError: the training or the validation list would be empty.
     """
     sounds = sorted(p for p in audio.glob("*/*") if p.is_file() and not p.name.startswith("."))
     known = {path.parent.name for path in sounds}
@@ -118,7 +125,7 @@ def write_index(index: Index, folder: Path) -> None:
 
 
 def read_index(path: Path) -> list[Video]:
-    """Read a list, ours or the published code's.
+    """Read a list, written by this or by the published code.
 
     Raises:
         UserError: the file is missing or a row is not `AUDIO_PATH,FRAMES_PATH,NUMBER_FRAMES`.
@@ -127,7 +134,7 @@ def read_index(path: Path) -> list[Video]:
         with path.open(newline="", encoding="utf-8") as file:
             rows = [row for row in csv.reader(file) if row]
     except FileNotFoundError:
-        raise UserError(f"{path}: no such list; `dvc repro index` makes it") from None
+        raise UserError(f"{path}: no such list; run `dvc repro index`") from None
     except (UnicodeDecodeError, csv.Error) as error:
         raise UserError(f"{path}: not readable as CSV in UTF-8 ({error})") from None
     videos = []
@@ -142,10 +149,10 @@ def read_index(path: Path) -> list[Video]:
 
 
 def count_frames(path: Path) -> int:
-    """Frames of a zip or a folder of JPEGs, numbered from 000001 without a gap.
+    """Count the frames of a zip or a folder of JPEGs, numbered from 000001 without a gap.
 
     Raises:
-        LeftOut: there is none, one is missing, or the zip is damaged.
+        LeftOut: there are no frames, one is missing, or the zip is damaged.
     """
     try:
         if path.is_dir():
@@ -158,7 +165,7 @@ def count_frames(path: Path) -> int:
     stems = {name[:-4] for name in names if name.endswith(".jpg")}
     numbers = {int(stem) for stem in stems if stem.isdecimal()}
     if not numbers:
-        raise LeftOut(f"{path}: holds no frames")
+        raise LeftOut(f"{path}: contains no frames")
     for number in range(1, max(numbers) + 1):
         if FRAME_NAME.format(number) not in names:
             raise LeftOut(f"{path}: frame {FRAME_NAME.format(number)} is missing")
@@ -166,8 +173,8 @@ def count_frames(path: Path) -> int:
 
 
 def _video(sound: Path, frames: Path, params: IndexParams, frame_rate: float) -> Video:
-    """The row of one video, or `LeftOut`."""
-    # The published layout keeps the video's ending in the name of the folder of its frames.
+    """Return the row of a video; raise `LeftOut` if it cannot be used."""
+    # In the published layout the folder of the frames keeps the suffix of the video.
     places = [frames / f"{sound.stem}{ending}" for ending in (".zip", "", ".mp4")]
     place = next((place for place in places if place.exists()), None)
     if place is None:

@@ -1,4 +1,4 @@
-"""The instruments of the MUSIC dataset, and those of a category."""
+"""Instruments of the MUSIC datasets, and the instruments of a category."""
 
 from collections.abc import Collection
 
@@ -14,12 +14,12 @@ MUSIC21_INSTRUMENTS = (
 
 
 def instruments_of(category: str, known: Collection[str]) -> tuple[str, ...]:
-    """The instruments of a category: one, or the two of a duet such as `acoustic_guitar_violin`.
+    """Return the instruments of a category: one, or two for a duet (`acoustic_guitar_violin`).
 
     Args:
-        category: a folder's name.
-        known: names of instruments beside those of MUSIC21; other categories among them, duets
-            too, do no harm.
+        category: name of a folder.
+        known: names of instruments in addition to those of MUSIC21; it may contain other
+            categories, including duets.
 
     Returns:
         Both names if the category is two known ones joined by an underscore, else the category.

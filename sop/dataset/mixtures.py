@@ -1,4 +1,4 @@
-"""Mix and separate: which clips are mixed, and what the networks get of them.
+"""Mix-and-separate training data: choice of the clips, mixtures and batches.
 
 Shapes: B mixtures, N sources, T frames, H x W pixels, L samples.
 """
@@ -20,39 +20,39 @@ from sop.dataset.seeding import generator
 from sop.params import ExtractParams, MixtureParams
 from sop.runtime.errors import LeftOut, UserError
 
-# The published training scales frames to 1.1 of the crop, and sounds to 0.5 to 1.5 of their volume.
+# As in the published training: frames are scaled to 1.1 of the crop, sounds by 0.5 to 1.5.
 CROP_ZOOM = 1.1
 VOLUME = (0.5, 1.5)
 
-# After so many unreadable clips in a row the data are not worth training on.
-ATTEMPTS = 20
+# Training stops after this number of unreadable clips in a row.
+MAX_ATTEMPTS = 20
 
 
 class Mixture(NamedTuple):
-    """What is mixed, before it is batched."""
+    """Sounds and frames of the sources of one mixture."""
 
     audio: Audio
     """Samples of each source, already divided by N, (N, L)."""
     frames: Frames
     """Frames of each source, RGB, (N, T, H, W, 3)."""
     videos: tuple[Video, ...]
-    """Where they are from."""
+    """Videos of the sources, N."""
     left_out: tuple[str, ...]
-    """Clips that could not be read and were replaced by others, with the reason."""
+    """Reasons why clips could not be read and were replaced by others."""
 
 
 class Batch(NamedTuple):
-    """B mixtures."""
+    """Batch of B mixtures."""
 
     audio: Tensor
-    """(B, N, L) float32."""
+    """Samples of each source, already divided by N, (B, N, L) float32."""
     frames: Tensor
-    """(B, N, T, H, W, 3) uint8."""
+    """Frames of each source, RGB, (B, N, T, H, W, 3) uint8."""
     left_out: tuple[str, ...]
-    """As in `Mixture`, of all of them."""
+    """Reasons why clips could not be read and were replaced by others."""
 
     def pin_memory(self) -> "Batch":
-        """A copy that a GPU can fetch by itself; the data loader calls this."""
+        """Return a copy in pinned memory; the data loader calls this."""
         return Batch(self.audio.pin_memory(), self.frames.pin_memory(), self.left_out)
 
 
@@ -60,8 +60,8 @@ class MixtureReader:
     """Reads clips of videos and mixes them.
 
     Args:
-        params: what a mixture is made of.
-        extract: the rates of sound and frames.
+        params: number of sources, and length and size of the clips.
+        extract: rates of sound and frames.
     """
 
     def __init__(self, params: MixtureParams, extract: ExtractParams) -> None:
@@ -69,7 +69,7 @@ class MixtureReader:
         self.extract = extract
 
     def middle(self, videos: Sequence[Video]) -> Mixture:
-        """The mixture of the middles of videos, as evaluation has it.
+        """Mix the middles of videos, as for evaluation.
 
         Raises:
             LeftOut: a clip cannot be read.
@@ -78,7 +78,7 @@ class MixtureReader:
         return self._mix(videos, clips, [1.0] * len(videos))
 
     def random(self, videos: Sequence[Video], rng: np.random.Generator) -> Mixture:
-        """A mixture of random moments, crops, mirrorings and volumes, as training has it.
+        """Mix random moments with random crops, mirroring and volumes, as for training.
 
         Raises:
             LeftOut: a clip cannot be read.
@@ -92,7 +92,7 @@ class MixtureReader:
         return self._mix(videos, clips, volumes)
 
     def _random_frame(self, video: Video, rng: np.random.Generator) -> int:
-        """A frame that lies by the published margin inside the video, or else its middle."""
+        """Return a random frame within the published margin; the middle of a shorter video."""
         params = self.params
         margin = max(
             int(params.margin_seconds * self.extract.frame_rate),
@@ -102,7 +102,7 @@ class MixtureReader:
         return int(rng.integers(first, last + 1)) if first <= last else middle_frame(video)
 
     def _clip(self, video: Video, centre: int, crop: Crop) -> tuple[Audio, Frames]:
-        """Sound and frames around frame `centre`; frames beyond an end are the last ones there."""
+        """Read sound and frames around frame `centre`; at the ends the last frame is repeated."""
         params, extract = self.params, self.extract
         offsets = (np.arange(params.frames) - params.frames // 2) * params.frame_stride
         numbers = np.clip(centre + offsets, 1, video.frame_count)
@@ -124,12 +124,12 @@ class MixtureReader:
 
 
 class MixtureSampler:
-    """Draws the videos of mixtures: the first is given, the others are random.
+    """Sampler of the videos of a mixture: the first is given, the others are random.
 
-    No video is mixed with itself; `same_category` says whether instruments may meet again.
+    No video is mixed with itself. Two videos share an instrument only if `same_category` is true.
 
     Raises:
-        UserError: there are too few videos, or too few instruments, for a mixture.
+        UserError: the list has too few videos or instruments for a mixture.
     """
 
     def __init__(self, videos: Sequence[Video], params: MixtureParams) -> None:
@@ -147,7 +147,7 @@ class MixtureSampler:
             )
 
     def sample(self, first: int, rng: np.random.Generator) -> list[Video]:
-        """Video number `first` and random others for one mixture."""
+        """Return the videos of one mixture: number `first` of the list and random others."""
         drawn = [first]
         while len(drawn) < self.sources:
             drawn.append(int(rng.choice(self._candidates(drawn))))
@@ -169,16 +169,16 @@ class MixtureSampler:
 class TrainingMixtures(Dataset[Mixture]):
     """Endless training mixtures, numbered through all epochs.
 
-    Item `epoch * len(self) + position` depends on the seed, the epoch and the position alone, so
-    training can begin anywhere. A clip that cannot be read is named in the mixture and another is
-    drawn for it; nothing takes the place of sound.
+    Item `epoch * len(self) + position` depends only on the seed, the epoch and the position, so
+    that training can resume anywhere. A clip that cannot be read is replaced by another one, never
+    by silence, and the mixture lists the reason.
 
     Args:
         videos: the training list.
         reader: reads and mixes clips.
-        repeats: how often an epoch goes through the list.
-        batch: mixtures of a step; an epoch is a whole number of steps, at least one.
-        seed: of all random choices.
+        repeats: number of passes through the list in an epoch.
+        batch: mixtures per step; an epoch is a whole number of steps, at least one.
+        seed: `seed` of params.yaml.
     """
 
     def __init__(
@@ -190,30 +190,30 @@ class TrainingMixtures(Dataset[Mixture]):
         self.length = max(1, len(videos) * repeats // batch) * batch
 
     def __len__(self) -> int:
-        """Mixtures of an epoch."""
+        """Return the number of mixtures of an epoch."""
         return self.length
 
     def __getitem__(self, item: int) -> Mixture:
-        """Mixture number `item`, counted from the first of the first epoch."""
+        """Return mixture number `item`, counted through all epochs."""
         epoch, position = divmod(item, self.length)
         rng = generator(self.seed, "mixture", epoch, position)
         count = len(self.sampler.videos)
         first = int(_order(self.seed, epoch, self.length, count)[position])
         left_out: list[str] = []
-        while len(left_out) < ATTEMPTS:
+        while len(left_out) < MAX_ATTEMPTS:
             try:
                 mixture = self.reader.random(self.sampler.sample(first, rng), rng)
                 return mixture._replace(left_out=tuple(left_out))
             except LeftOut as reason:
                 left_out.append(str(reason))
                 first = int(rng.integers(count))
-        raise UserError(f"training: {ATTEMPTS} clips in a row are unreadable: {left_out[-1]}")
+        raise UserError(f"training: {MAX_ATTEMPTS} clips in a row are unreadable: {left_out[-1]}")
 
 
 def evaluation_videos(
     videos: Sequence[Video], params: MixtureParams, count: int, seed: int
 ) -> Iterator[list[Video]]:
-    """The videos of `count` mixtures fixed by the seed; the first runs over the shuffled list."""
+    """Yield the videos of `count` fixed mixtures; their first videos follow the shuffled list."""
     sampler = MixtureSampler(videos, params)
     order = generator(seed, "evaluation order").permutation(len(videos))
     for number in range(count):
@@ -222,7 +222,7 @@ def evaluation_videos(
 
 
 def collate(mixtures: Sequence[Mixture]) -> Batch:
-    """Batch mixtures."""
+    """Stack mixtures to a batch."""
     return Batch(
         torch.from_numpy(np.stack([mixture.audio for mixture in mixtures])),
         torch.from_numpy(np.stack([mixture.frames for mixture in mixtures])),
@@ -231,11 +231,11 @@ def collate(mixtures: Sequence[Mixture]) -> Batch:
 
 
 def middle_frame(video: Video) -> int:
-    """Number of the frame in the middle of a video, which evaluation is about."""
+    """Return the number of the middle frame of a video, which evaluation uses."""
     return max(1, video.frame_count // 2)
 
 
 @lru_cache(maxsize=2)
 def _order(seed: int, epoch: int, length: int, count: int) -> NDArray[np.int64]:
-    """The first video of each mixture of an epoch: the list again and again, shuffled."""
+    """Return the first video of each mixture of an epoch: the list, repeated and shuffled."""
     return generator(seed, "order", epoch).permutation(length) % count

@@ -1,4 +1,4 @@
-"""Random numbers that depend on nothing but the seed, the purpose and the index."""
+"""Random numbers that depend only on the seed, the purpose and the index."""
 
 import zlib
 
@@ -6,20 +6,20 @@ import numpy as np
 
 
 def generator(seed: int, purpose: str, *index: int | str) -> np.random.Generator:
-    """A generator of its own for one purpose and one item.
+    """Return a separate generator for one purpose and one item.
 
-    Results then do not depend on the number of workers, on their order or on a restart.
+    Results then depend neither on the number and order of workers nor on a restart.
 
     Args:
         seed: `seed` of params.yaml.
-        purpose: what the numbers are for, such as "mixture".
-        index: which item, such as (epoch, position) or a video's name.
+        purpose: use of the numbers, such as "mixture".
+        index: the item, such as (epoch, position) or a video's name.
     """
     return np.random.default_rng([seed, *(_word(part) for part in (purpose, *index))])
 
 
 def torch_seed(seed: int, purpose: str, *index: int | str) -> int:
-    """The same for a `torch.Generator`: a seed in [0, 2^63)."""
+    """Return a seed in [0, 2^63) for a `torch.Generator`, for one purpose and one item."""
     return int(generator(seed, purpose, *index).integers(2**63))
 
 

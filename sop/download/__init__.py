@@ -1,1 +1,1 @@
-"""Stage `download`: the sources of videos, and one folder with all of them."""
+"""Stage `download`: sources of videos, and their download into one folder."""

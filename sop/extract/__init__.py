@@ -1,1 +1,1 @@
-"""Stage `extract`: one decode of each video to a zip of frames and a mono WAV file."""
+"""Stage `extract`: decode each video to a zip of frames and a mono WAV file."""

@@ -1,1 +1,1 @@
-"""ffmpeg: run on files that are not trusted, and one decode of a video to frames and sound."""
+"""Run ffmpeg on untrusted files, and decode a video to frames and sound."""

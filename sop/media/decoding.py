@@ -1,4 +1,4 @@
-"""One decode of a video: sound and pictures on one timeline, which begins with the video."""
+"""Decode a video once: sound and pictures on one timeline, which starts with the video."""
 
 import re
 from collections.abc import Iterator
@@ -21,72 +21,73 @@ from sop.media.ffmpeg import (
 )
 from sop.runtime.errors import LeftOut
 
-# A file that holds less than its header says, by more than this, was cut off.
+# A file that is shorter than its header says, by more than this, is truncated.
 MISSING_SECONDS = 1.0
 MISSING_SHARE = 0.02
 
-# Sound and pictures that drift apart by more are put in step again; shorter gaps are jitter.
+# Larger offsets between sound and pictures are corrected; smaller ones are jitter.
 STEP_SECONDS = 0.04
 
-# The sound's last packet can decode to a little less than it announces.
+# The last packet of the sound can decode to slightly less than its duration.
 TAIL_SECONDS = 0.1
 
-# Of packets only: a decoder also calls a remark beside the picture (SEI) truncated, and goes on.
+# Messages about packets only: a decoder also reports truncated SEI messages, and continues.
 _CUT_OFF = re.compile(
     r"partial file|prematurely|truncating packet|error during demuxing", re.IGNORECASE
 )
 
 
 class CutOff(LeftOut):
-    """The end of the video is missing."""
+    """The video is truncated."""
 
 
 @dataclass(frozen=True)
 class SoundOutput:
-    """A mono 16-bit PCM WAV: sample k is second k / sample_rate."""
+    """Mono 16-bit PCM WAV: sample k is at second k / sample_rate."""
 
     path: Path
+    """File to write."""
     sample_rate: int
-    """Hz."""
+    """Sample rate, Hz."""
 
     def samples(self, seconds: float) -> int:
-        """Samples of a video of this length."""
+        """Return the number of samples of a video of this length."""
         return round(seconds * self.sample_rate)
 
 
 @dataclass(frozen=True)
 class PictureOutput:
-    """JPEGs: the n-th, from 1, is what is on display at second (n - 0.5) / frame_rate."""
+    """JPEGs: picture n, from 1, is the one displayed at second (n - 0.5) / frame_rate."""
 
     frame_rate: float
-    """Per second."""
+    """Pictures per second."""
     height: int
-    """Pixels; the width follows, even, from the picture's shape on display."""
+    """Height in pixels; the width, an even number, keeps the displayed aspect ratio."""
     quality: int
-    """ffmpeg's scale: 2 is best, 31 is smallest."""
+    """JPEG quality on ffmpeg's scale: 2 is best, 31 is smallest."""
 
     def count(self, seconds: float) -> int:
-        """Pictures of a video of this length."""
+        """Return the number of pictures of a video of this length."""
         return ceil(seconds * self.frame_rate - 0.5)
 
 
 @dataclass(frozen=True)
 class Probe:
-    """What a whole video holds."""
+    """Length and format of a complete video."""
 
     seconds: float
-    """Length of what can be both seen and heard, from the beginning of the video."""
+    """Length of the part with both pictures and sound, from the start of the video."""
     format: str
-    """Codecs, size and rates, as `h264 640x360, aac 44100 Hz stereo`."""
+    """Codecs, size and rates, such as `h264 640x360, aac 44100 Hz stereo`."""
 
 
 def probe(video: Path, limits: Limits) -> Probe:
-    """Read all packets of a video and decode none.
+    """Read all packets of a video without decoding them.
 
-    So the result depends on no parameter of extraction.
+    The result does not depend on any parameter of the extraction.
 
     Raises:
-        LeftOut: not a video, without pictures or sound, or cut off.
+        LeftOut: the file is not a video, has no pictures or no sound, or is truncated.
     """
     streams = input_file(video)
     packets = ffmpeg.output(streams["V:0?"], streams["a:0?"], "pipe:1", format="framecrc", c="copy")
@@ -96,11 +97,11 @@ def probe(video: Path, limits: Limits) -> Probe:
     seconds = header.seconds
     for kind, what in (("video", "pictures"), ("audio", "sound")):
         if ends.get(kind, 0.0) <= 0:
-            raise LeftOut(f"holds no {what}")
+            raise LeftOut(f"contains no {what}")
     _check_whole(run)
     held = max(ends.values())
     if seconds is not None and seconds - held > max(MISSING_SECONDS, MISSING_SHARE * seconds):
-        raise CutOff(f"cut off: holds {held:.1f} s of the {seconds:.1f} s that its header says")
+        raise CutOff(f"cut off: contains {held:.1f} s, but its header says {seconds:.1f} s")
     if run.code:
         raise LeftOut(f"not readable ({error_message(run)})")
     return Probe(min(ends.values()), header.format)
@@ -113,21 +114,21 @@ def decode(
     pictures: PictureOutput | None,
     limits: Limits,
 ) -> Iterator[bytes]:
-    """Decode a video once: yield its pictures, each a JPEG, and write its sound.
+    """Decode a video once: yield its pictures as JPEGs, and write its sound.
 
     Args:
-        video: the file, an MP4; in a transport stream a stream that is decoded alone would begin
-            at 0 although it is late.
-        seconds: its length, of `probe`; sound and pictures end there.
-        sound: the WAV that is written, or None for pictures only. It is whole when the last
-            picture has been taken, and shorter than it should be only if its stream is.
-        pictures: or None for sound only.
-        limits: of time and memory.
+        video: the file, an MP4. In a transport stream, a late stream that is decoded alone would
+            start at 0.
+        seconds: length from `probe`; sound and pictures end there.
+        sound: WAV to write, or None for pictures only. It is complete when the last picture has
+            been yielded, and shorter than `seconds` only if its stream is.
+        pictures: format of the pictures, or None for sound only.
+        limits: maximum time and memory.
 
     Raises:
         LeftOut: the video is damaged.
     """
-    # When pictures change their size, the filters must go on instead of beginning again at 0.
+    # When the size of the pictures changes, the filters must not restart at time 0.
     streams = input_file(video, **{"reinit_filter:v": 0})
     outputs = []
     if pictures is not None:
@@ -138,11 +139,11 @@ def decode(
         yield from _parts(run.stdout)
     _check_whole(run)
     if run.code:
-        # Decoders of sound and pictures complain beside each other; sorted, runs say the same.
+        # The order of messages depends on timing; sorted, the reason does not.
         run.messages.sort()
         raise LeftOut(f"damaged: {error_message(run)}")
     if any(text.startswith("Reconfiguring filter graph") for _, text in run.messages):
-        raise LeftOut("its sound changes rate or channels on the way; transcode it")
+        raise LeftOut("its sound changes rate or channels; transcode it")
 
 
 def _check_whole(run: FfmpegRun) -> None:
@@ -154,16 +155,16 @@ def _check_whole(run: FfmpegRun) -> None:
 def _pictures(stream: Any, output: PictureOutput, seconds: float) -> Any:
     height = output.height
     frames = (
-        # Rounding to the nearest makes a picture begin half a frame early, so that what frame n
-        # shows is what is on display in the middle of its time. A late first picture counts from 0.
+        # Rounding to the nearest starts each picture half a frame early, so that frame n shows the
+        # middle of its interval. The first picture, if late, is shown from 0.
         stream.filter("fps", fps=exact_rate(output.frame_rate), start_time=0, round="near")
-        # Here, so that no picture after the last is made: a hostile file may have years of them.
+        # Trimmed here so that no later picture is created: a hostile file may last for years.
         .filter("trim", end_frame=max(1, output.count(seconds)))
         .filter(
             "scale",
             w=f"max(2,2*round(iw*sar*{height / 2:g}/ih))",
             h=height,
-            # What JPEG means by YUV, whatever the video meant.
+            # The colour matrix of JPEG, whatever that of the video is.
             out_color_matrix="bt601",
             out_range="pc",
             flags="bicubic+accurate_rnd+bitexact",
@@ -201,7 +202,7 @@ def _sound(stream: Any, output: SoundOutput, seconds: float) -> Any:
 
 
 def _ends(lines: IO[bytes]) -> dict[str, float]:
-    """The second at which each kind of stream ends, from ffmpeg's list of packets."""
+    """Return the end of each kind of stream in seconds, from ffmpeg's list of packets."""
     kinds: dict[bytes, str] = {}
     bases: dict[bytes, float] = {}
     last: dict[bytes, int] = {}
@@ -214,9 +215,9 @@ def _ends(lines: IO[bytes]) -> dict[str, float]:
                 kinds[match[1]] = match[2].decode()
             continue
         stream, decoded, shown, duration = line.split(b",", 4)[:4]
-        # A packet without a time of display has the time of decoding.
+        # A packet without a presentation time has a decoding time.
         begin = max(int(decoded), int(shown))
-        # A container that does not say how long the last picture stays means: like the one before.
+        # If the container has no duration for the last picture, use that of the previous one.
         gap = begin - last.get(stream, begin)
         ends[stream] = max(ends.get(stream, 0), begin + (int(duration) or max(gap, 0)))
         last[stream] = begin
@@ -224,7 +225,7 @@ def _ends(lines: IO[bytes]) -> dict[str, float]:
 
 
 def _parts(stream: IO[bytes]) -> Iterator[bytes]:
-    """The bodies of a multipart stream, each announced with its length."""
+    """Yield the bodies of a multipart stream, each preceded by its length."""
     length = 0
     while line := stream.readline():
         name, _, value = line.partition(b":")

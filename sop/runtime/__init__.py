@@ -1,1 +1,1 @@
-"""What all code runs on and no output depends on: errors, files, progress, processes, workers."""
+"""Infrastructure that no output depends on: errors, files, progress, processes, workers."""

@@ -1,4 +1,4 @@
-"""The errors that are the user's to mend, and how a program ends on one."""
+"""Errors that the user can fix, and the exit status of a program."""
 
 import sys
 from collections.abc import Callable
@@ -24,19 +24,19 @@ EXTRAS = {
 
 
 class UserError(Exception):
-    """A mistake the user can mend: one line naming the file or key, what is wrong, what to do."""
+    """An error that the user can fix: one line with the file or key, the problem and the remedy."""
 
 
 class LeftOut(Exception):
-    """One video cannot be used; the others go on. The message is the reason, for the report."""
+    """One video cannot be used; the others are processed. The message is the reason."""
 
 
 class LeftOutForNow(LeftOut):
-    """It could not be used this time; another run may do better, and tries."""
+    """A video cannot be used this time; the next run tries again."""
 
 
 class NoNetwork(LeftOutForNow):
-    """It was not reached at all, as if there were no network."""
+    """The server of a video could not be reached."""
 
 
 def run(

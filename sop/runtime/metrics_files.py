@@ -1,4 +1,4 @@
-"""Measures of a stage as JSON files: those that experiments are compared by, and all details."""
+"""Metrics of a stage as JSON files: one for comparing experiments, and one with all details."""
 
 from collections.abc import Collection, Mapping
 from pathlib import Path
@@ -13,10 +13,10 @@ def write_metrics(name: str, values: Mapping[str, Any], details: Collection[str]
     """Write `metrics/<name>.json`, which DVC compares, and `metrics/details/<name>.json`.
 
     Args:
-        name: of the files.
-        values: all that was measured, to be written as JSON.
-        details: keys, at any depth, that only the file in `metrics/details` gets. Each number of
-            the other file is a column of `dvc exp show`, and nobody compares experiments by these.
+        name: name of the files without suffix.
+        values: all metrics.
+        details: keys, at any depth, that are written to `metrics/details` only. Each number in the
+            other file becomes a column of `dvc exp show`.
     """
     write_json(METRICS / "details" / f"{name}.json", values)
     write_json(METRICS / f"{name}.json", _without(details, values))

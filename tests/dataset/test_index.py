@@ -175,9 +175,9 @@ def test_short_and_damaged_videos_are_counted_with_their_reasons(extracted: Extr
         "flute/few pictures": "0.5 s is shorter",
         "flute/no pictures": "no frames for this sound",
         "flute/garbage": "garbage.wav: not readable as sound",
-        "flute/cut": "cut.wav: ends before the length that its header says",
+        "flute/cut": "cut.wav: shorter than its header says",
         "flute/bad zip": "bad zip.zip: not readable as frames",
-        "flute/empty zip": "empty zip.zip: holds no frames",
+        "flute/empty zip": "empty zip.zip: contains no frames",
         "flute/gap": "gap.mp4: frame 000007.jpg is missing",
     }
     assert index.left_out.keys() == reasons.keys()
@@ -323,5 +323,5 @@ def test_frames_with_names_that_cannot_be_read_are_refused(tmp_path: Path) -> No
         folder = tmp_path / name.replace(".", "_")
         folder.mkdir()
         (folder / name).write_bytes(JPEG)
-        with pytest.raises(LeftOut, match=r"000001\.jpg is missing|holds no frames"):
+        with pytest.raises(LeftOut, match=r"000001\.jpg is missing|contains no frames"):
             count_frames(folder)

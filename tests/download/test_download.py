@@ -1,16 +1,20 @@
 import json
+import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from sop.download import published_lists
 from sop.extract.extraction import extract
-from sop.params import Params
+from sop.params import Params, load_params
 from sop.runtime.errors import UserError
+from sop.runtime.hashes import sha256
 from sop.runtime.parallel import Workers
 from tests.support.downloads import changed, download, local, rows, times, tree
 from tests.support.server import Server, serving, status
+from tests.support.stress import repeats
 
 ROOT = Path(__file__).parents[2]
 TINY = {"solos": 1, "duets": 1, "seconds": 2.0, "width": 64, "height": 48, "frame_rate": 12}
@@ -124,7 +128,7 @@ def test_unusable_files_are_left_out_and_the_others_go_on(
     assert "no sound" in reasons["mute.mkv"]
     said = [line for line in capsys.readouterr().out.splitlines() if line.startswith("left out")]
     assert len(said) == 6
-    assert f"left out: {own / 'tuba' / 'mute.mkv'}: holds no sound" in said
+    assert f"left out: {own / 'tuba' / 'mute.mkv'}: contains no sound" in said
     left_out = [row for row in rows(tmp_path / "videos") if row["status"] == "unavailable"]
     assert len(left_out) == 6
     assert all(row["reason"] for row in left_out)
@@ -166,12 +170,12 @@ def test_a_missing_folder_costs_nothing_already_there(
     assert tree(videos) == before
 
 
-@pytest.fixture
-def music(
-    params: Params, tmp_path: Path, make_video: Callable, monkeypatch: pytest.MonkeyPatch
+@pytest.fixture(scope="module")
+def served_site(
+    tmp_path_factory: pytest.TempPathFactory, make_video: Callable
 ) -> Iterator[tuple[Params, Server]]:
-    """A server of two lists and their videos, one of which is gone."""
-    folder = tmp_path / "site"
+    """Parameters of a server of two lists and their videos, one of which is missing."""
+    folder = tmp_path_factory.mktemp("site")
     lists = {
         published_lists.MUSIC_SOLOS: {
             "flute": ["-aaaaaaaaaa", "bbbbbbbbbbb"],
@@ -181,11 +185,10 @@ def music(
     }
     for name in ("-aaaaaaaaaa", "bbbbbbbbbbb", "ddddddddddd"):
         make_video(folder / f"{name}.mp4")
-    for name, videos in lists.items():
-        (folder / name).write_text(json.dumps({"videos": videos}))
-        digest = published_lists.hashlib.sha256((folder / name).read_bytes()).hexdigest()
-        monkeypatch.setitem(published_lists.SHA256, name, digest)
-    with serving(folder) as server:
+    with pytest.MonkeyPatch.context() as patch, serving(folder) as server:
+        for name, videos in lists.items():
+            (folder / name).write_text(json.dumps({"videos": videos}))
+            patch.setitem(published_lists.SHA256, name, sha256(folder / name))
         fetch = {
             "video_url": f"{server.root}/{{id}}.mp4",
             "stall_timeout_seconds": 1.0,
@@ -193,20 +196,49 @@ def music(
             "backoff_seconds": 0.0,
         }
         published = {"published": f"{server.root}/{{file}}"}
+        params = load_params(ROOT / "params.yaml")
         yield changed(params, source="music", lists=published, fetch=fetch), server
+
+
+@pytest.fixture
+def music(served_site: tuple[Params, Server]) -> tuple[Params, Server]:
+    """The parameters and the server, which nobody has asked yet."""
+    _, server = served_site
+    server.answers.clear()
+    server.asked.clear()
+    return served_site
+
+
+@pytest.fixture(scope="module")
+def first_download(
+    served_site: tuple[Params, Server], tmp_path_factory: pytest.TempPathFactory
+) -> tuple[Path, dict[str, Any]]:
+    """A folder of all lists and videos, and the summary of their download."""
+    root = tmp_path_factory.mktemp("first")
+    return root, download(served_site[0], root / "videos")
+
+
+@pytest.fixture
+def downloaded(first_download: tuple[Path, dict[str, Any]], tmp_path: Path) -> Path:
+    """A copy of the downloaded videos, with the lists beside it."""
+    for name in ("videos", "lists"):
+        shutil.copytree(first_download[0] / name, tmp_path / name)
+    return tmp_path / "videos"
 
 
 def asked_for(server: Server) -> set[str]:
     return {name for name, _ in server.asked}
 
 
-def test_the_published_lists_from_a_server(
-    music: tuple[Params, Server], tmp_path: Path, make_video: Callable
+def test_published_lists_from_a_server(
+    music: tuple[Params, Server],
+    first_download: tuple[Path, dict[str, Any]],
+    downloaded: Path,
+    make_video: Callable,
 ) -> None:
     params, server = music
-    videos = tmp_path / "videos"
-    summary = download(params, videos)
-    assert sorted(tree(videos)) == [
+    summary = first_download[1]
+    assert sorted(tree(downloaded)) == [
         *("flute/-aaaaaaaaaa.mp4", "flute/bbbbbbbbbbb.mp4", "flute_tuba/ddddddddddd.mp4"),
         "manifest.csv",
     ]
@@ -214,38 +246,44 @@ def test_the_published_lists_from_a_server(
     assert summary["category"]["tuba"] == {"done": 0, "unavailable": 1, "failed": 0}
     url = params.dataset.fetch.video_url.replace("{id}", "ccccccccccc")
     assert "404" in summary["unavailable"]["reasons"][url]
-    gone, done = rows(videos)[3], rows(videos)[0]
+    gone, done = rows(downloaded)[3], rows(downloaded)[0]
     assert (gone["id"], gone["status"], gone["source"]) == ("ccccccccccc", "unavailable", url)
     assert done["format"] == "h264 96x72, aac 22050 Hz mono"
     assert float(done["seconds"]) == pytest.approx(2.5, abs=0.1)
-    # What is there, what is gone and the lists are not asked for again.
-    server.asked.clear()
-    make_video(server.folder / "ccccccccccc.mp4")
-    assert download(params, videos) == summary
-    assert asked_for(server) == set()
-    # Unless told to.
-    assert download(changed(params, fetch={"retry_unavailable": True}), videos)["videos"] == 4
-    assert asked_for(server) == {"ccccccccccc.mp4"}
-    download(params, tmp_path / "again")
-    assert tree(videos) == tree(tmp_path / "again")
+    # Downloaded and unavailable videos and the lists are not requested again.
+    late = make_video(server.folder / "ccccccccccc.mp4")
+    try:
+        before = tree(downloaded)
+        assert download(params, downloaded) == summary
+        assert tree(downloaded) == before
+        assert asked_for(server) == set()
+        # Unless the parameters say so.
+        retried = changed(params, fetch={"retry_unavailable": True})
+        assert download(retried, downloaded)["videos"] == 4
+        assert asked_for(server) == {"ccccccccccc.mp4"}
+    finally:
+        late.unlink()
+    again = download(params, downloaded)
+    assert again["videos"] == 4
     without = changed(params, lists={"duets": False})
-    assert download(without, videos)["listed"] == 3
-    assert not (videos / "flute_tuba").exists()
+    assert download(without, downloaded)["listed"] == 3
+    assert not (downloaded / "flute_tuba").exists()
 
 
-def test_what_failed_for_now_is_asked_for_again(
-    music: tuple[Params, Server], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+def test_temporary_failures_are_retried(
+    music: tuple[Params, Server], downloaded: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     params, server = music
     server.answers["bbbbbbbbbbb.mp4"] = status(503)
-    summary = download(params, tmp_path / "videos")
+    (downloaded / "flute" / "bbbbbbbbbbb.mp4").unlink()
+    summary = download(params, downloaded)
     assert summary["category"]["flute"] == {"done": 1, "unavailable": 0, "failed": 1}
     assert summary["failed"]["count"] == summary["unavailable"]["count"] == 1
     said = capsys.readouterr().out
     assert "1 of 4 videos failed temporarily; `dvc repro --force download`" in said
     server.answers.clear()
     server.asked.clear()
-    assert download(params, tmp_path / "videos")["videos"] == 3
+    assert download(params, downloaded)["videos"] == 3
     assert asked_for(server) == {"bbbbbbbbbbb.mp4"}
 
 
@@ -281,25 +319,24 @@ def test_a_list_of_ones_own(music: tuple[Params, Server], tmp_path: Path) -> Non
 
 
 def test_too_little_of_a_list_fails_and_loses_nothing(
-    music: tuple[Params, Server], tmp_path: Path
+    music: tuple[Params, Server], downloaded: Path
 ) -> None:
     params, _ = music
     strict = changed(params, fetch={"min_success_fraction": 0.9})
     with pytest.raises(
         UserError, match=r"3 of 4 videos downloaded.*min_success_fraction requires 90%"
     ):
-        download(strict, tmp_path / "videos")
-    before = times(tmp_path / "videos")
+        download(strict, downloaded)
+    before = times(downloaded)
     assert len(before) == 3
-    download(params, tmp_path / "videos")
-    assert times(tmp_path / "videos") == before
+    download(params, downloaded)
+    assert times(downloaded) == before
 
 
 def test_a_lost_network_fails_in_one_line_and_loses_nothing(
-    music: tuple[Params, Server], tmp_path: Path
+    music: tuple[Params, Server], downloaded: Path, tmp_path: Path
 ) -> None:
     params, _ = music
-    download(params, tmp_path / "videos")
     for name in ("flute/-aaaaaaaaaa.mp4", "flute/bbbbbbbbbbb.mp4"):
         (tmp_path / "videos" / name).unlink()
     before = times(tmp_path / "videos")
@@ -337,9 +374,15 @@ def test_cookies_and_options_are_checked_before_anything_is_asked(
 
 @pytest.mark.skipif(not CLIPS.is_dir(), reason=f"{CLIPS} is absent")
 def test_real_clips_are_all_accounted_for(params: Params, tmp_path: Path) -> None:
-    clips = {f"{clip.parent.name}/{clip.stem}" for clip in CLIPS.glob("*/*.mp4")}
-    summary = download(local(params, CLIPS), tmp_path / "videos")
-    assert summary["videos"] == len(clips) == 55
+    # All 55 in the stress test.
+    chosen = sorted(CLIPS.glob("*/*.mp4"))[:: repeats(6, 1)]
+    for clip in chosen:
+        copy = tmp_path / "clips" / clip.relative_to(CLIPS)
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(clip, copy)
+    clips = {f"{clip.parent.name}/{clip.stem}" for clip in chosen}
+    summary = download(local(params, tmp_path / "clips"), tmp_path / "videos")
+    assert summary["videos"] == len(clips)
     folders = [tmp_path / name for name in ("videos", "audio", "frames")]
     extracted = extract(params.extract, *folders, Workers(2), tmp_path / "hashes.sqlite")
     made = {f"{place.parent.name}/{place.stem}" for place in folders[1].glob("*/*.wav")}

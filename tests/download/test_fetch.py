@@ -6,9 +6,10 @@ from typing import Any
 
 import pytest
 
-from sop.download.fetch import fetch
+from sop.download import ytdlp_process
+from sop.download.fetch import fetch, format_selector
 from sop.download.published_lists import ListedVideo
-from sop.download.ytdlp_process import PERMANENT, TEMPORARY, unknown_options
+from sop.download.ytdlp_process import PERMANENT, TEMPORARY, FetchRequest, unknown_options
 from sop.params import FetchParams, Params
 from sop.runtime.errors import LeftOut, LeftOutForNow, NoNetwork
 from tests.support.server import (
@@ -47,6 +48,23 @@ class Site:
         path = self.videos / video.category / f"{video.id}.mp4"
         return fetch(video, path, params, self.partial)
 
+    def request(self, stem: Path, **changes: Any) -> FetchRequest:
+        """The request that a process would get."""
+        params = self.params.model_copy(update=changes)
+        return FetchRequest(
+            url=params.video_url.replace("{id}", ID),
+            stem=str(stem),
+            format=format_selector(params),
+            clip=None,
+            stall_timeout_seconds=params.stall_timeout_seconds,
+            retries=params.retries,
+            backoff_seconds=params.backoff_seconds,
+            rate_limit=params.rate_limit,
+            cookies=params.cookies,
+            proxy=params.proxy,
+            options=params.yt_dlp,
+        )
+
     def answer(self, answer: Answer, name: str = ID) -> None:
         self.server.answers[f"{name}.mp4"] = answer
 
@@ -72,7 +90,7 @@ def video_of(site: Site, name: str = ID) -> Path:
     return site.server.folder / f"{name}.mp4"
 
 
-@pytest.mark.parametrize("name", ["--IXKwloYLE", "-_-TDDxoaAc", "8DHG_hVSw1o"])
+@pytest.mark.parametrize("name", ["--IXKwloYLE", "8DHG_hVSw1o"])
 def test_a_video_is_fetched_byte_for_byte(name: str, site: Site, make_video: Callable) -> None:
     video = make_video(video_of(site, name))
     found = site.fetch(name)
@@ -83,25 +101,40 @@ def test_a_video_is_fetched_byte_for_byte(name: str, site: Site, make_video: Cal
     assert found.format == "h264 96x72, aac 22050 Hz mono"
 
 
+FAILURES = [
+    (status(404), "permanent"),
+    (status(403), "permanent"),
+    (status(410), "permanent"),
+    (status(451), "permanent"),
+    (status(429, Retry_After="0"), "temporary"),
+    (status(500), "temporary"),
+    (status(503), "temporary"),
+    (redirect(f"/{ID}.mp4"), "temporary"),
+]
+
+
+@pytest.mark.parametrize(("answer", "failure"), FAILURES)
+def test_failures_are_permanent_or_temporary(
+    answer: Answer, failure: str, site: Site, tmp_path: Path
+) -> None:
+    site.answer(answer)
+    result = ytdlp_process.fetch(site.request(tmp_path / "fetched"))
+    assert (result.file, result.failure) == ("", failure)
+    assert "\n" not in result.reason
+    assert len(result.reason) <= 200
+
+
 @pytest.mark.parametrize(
     ("answer", "kind"),
     [
         (status(404), LeftOut),
-        (status(403), LeftOut),
-        (status(410), LeftOut),
-        (status(451), LeftOut),
-        (status(429, Retry_After="0"), LeftOutForNow),
         (status(500), LeftOutForNow),
-        (status(503), LeftOutForNow),
-        (redirect(f"/{ID}.mp4"), LeftOutForNow),
         (lambda handler: handler.body(b"<html><body>gone</body></html>", "text/html"), LeftOut),
         (lambda handler: handler.body(b"<html><body>gone</body></html>"), LeftOut),
         (lambda handler: handler.body(b"\0" * 5000), LeftOut),
     ],
 )
-def test_a_bad_answer_is_left_out_for_good_or_for_now(
-    answer: Answer, kind: type, site: Site
-) -> None:
+def test_bad_answers_leave_no_file(answer: Answer, kind: type, site: Site) -> None:
     site.answer(answer)
     with pytest.raises(LeftOut) as caught:
         site.fetch()
@@ -111,17 +144,17 @@ def test_a_bad_answer_is_left_out_for_good_or_for_now(
     assert site.files(site.videos) == site.files(site.partial) == []
 
 
-def test_a_server_that_asks_to_wait_is_given_the_time(site: Site) -> None:
-    for asked in (lambda: "2", lambda: in_seconds(3)):
+def test_retry_after_is_respected(site: Site, tmp_path: Path) -> None:
+    for number, asked in enumerate((lambda: "2", lambda: in_seconds(3))):
         site.answer(at_first([status(429, Retry_After=asked())], file_of(video_of(site))))
         began = time.monotonic()
-        site.fetch()
+        assert ytdlp_process.fetch(site.request(tmp_path / f"fetched{number}")).file
         assert time.monotonic() - began >= 2
 
 
-def test_a_server_that_recovers_is_asked_again(site: Site) -> None:
+def test_retry_after_server_errors(site: Site, tmp_path: Path) -> None:
     site.answer(at_first([status(500), status(503)], file_of(video_of(site))))
-    site.fetch(retries=2)
+    assert ytdlp_process.fetch(site.request(tmp_path / "fetched", retries=2)).file
 
 
 def test_a_stalled_body_ends_after_the_silence(site: Site, over: threading.Event) -> None:
@@ -175,27 +208,28 @@ def test_a_partial_file_of_another_video_is_thrown_away(site: Site, make_video: 
 
 
 @pytest.mark.parametrize("kind", ["text/plain", "application/octet-stream", "image/png"])
-def test_a_wrong_content_type_costs_nothing(kind: str, site: Site) -> None:
+def test_wrong_content_types_are_ignored(kind: str, site: Site, tmp_path: Path) -> None:
     site.answer(file_of(video_of(site), kind))
-    site.fetch()
-    assert (site.videos / f"flute/{ID}.mp4").read_bytes() == video_of(site).read_bytes()
+    result = ytdlp_process.fetch(site.request(tmp_path / "fetched"))
+    assert Path(result.file).read_bytes() == video_of(site).read_bytes()
 
 
-def test_a_redirect_is_followed(site: Site, make_video: Callable) -> None:
+def test_redirects_are_followed(site: Site, make_video: Callable, tmp_path: Path) -> None:
     make_video(video_of(site, "bbbbbbbbbbb"))
     site.answer(redirect("/bbbbbbbbbbb.mp4"))
-    site.fetch()
+    assert ytdlp_process.fetch(site.request(tmp_path / "fetched")).file
 
 
-def test_no_server_is_no_network(site: Site) -> None:
-    for url in ("http://127.0.0.1:9/{id}.mp4", "http://no-such-host.invalid/{id}.mp4"):
-        with pytest.raises(NoNetwork):
-            site.fetch(video_url=url)
-
-
-def test_a_proxy_is_used(site: Site) -> None:
+def test_no_server_is_no_network(site: Site, tmp_path: Path) -> None:
     with pytest.raises(NoNetwork):
-        site.fetch(proxy="http://127.0.0.1:9")
+        site.fetch(video_url="http://127.0.0.1:9/{id}.mp4")
+    request = site.request(tmp_path / "fetched", video_url="http://no-such-host.invalid/{id}.mp4")
+    assert ytdlp_process.fetch(request).failure == "no network"
+
+
+def test_a_proxy_is_used(site: Site, tmp_path: Path) -> None:
+    request = site.request(tmp_path / "fetched", proxy="http://127.0.0.1:9")
+    assert ytdlp_process.fetch(request).failure == "no network"
     assert site.server.asked == []
 
 
@@ -218,10 +252,10 @@ def test_a_part_from_a_server_that_knows_no_parts_is_left_out_with_advice(site: 
         site.fetch(clip_seconds=[0.5, 1.5], retries=0)
 
 
-def test_the_rate_is_limited(site: Site) -> None:
+def test_the_rate_is_limited(site: Site, tmp_path: Path) -> None:
     size = video_of(site).stat().st_size
     began = time.monotonic()
-    site.fetch(rate_limit=size // 2)
+    assert ytdlp_process.fetch(site.request(tmp_path / "fetched", rate_limit=size // 2)).file
     assert time.monotonic() - began >= 1.5
 
 

@@ -192,7 +192,7 @@ def test_unreadable_mixture_is_left_out_with_its_reason_and_the_others_go_on(
         if tiny_videos[1] in before.videos:
             left_out += 1
             assert isinstance(after, SkippedMixture)
-            assert after.reason == f"{bad}: ends before the length that its header says"
+            assert after.reason == f"{bad}: shorter than its header says"
         else:
             np.testing.assert_allclose(after.estimates, before.estimates, atol=1e-6)
     assert left_out > 0

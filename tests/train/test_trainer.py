@@ -349,9 +349,7 @@ def test_unreadable_clip_is_logged_once(
     params = with_values(tiny_params, {"train.epochs": 3, "train.evaluate_every": 9})
     run = Run(tmp_path, params, videos).train()
     lines = [line for line in capsys.readouterr().out.splitlines() if str(tmp_path) in line]
-    assert lines == [
-        f"left out of training: {videos[2].audio}: ends before the length that its header says"
-    ]
+    assert lines == [f"left out of training: {videos[2].audio}: shorter than its header says"]
     assert run.summary()["train"]["left_out"] == 1
     assert len(run.logged("train/loss")) == 12
 

@@ -1,4 +1,4 @@
-"""Short videos of ten instruments, rendered offline, with the truth of stems and boxes."""
+"""Short videos of ten instruments, rendered offline with ground truth: stems and boxes."""
 
 from sop.download.synthetic.render import PlannedVideo, plan, render
 from sop.download.synthetic.timbre import INSTRUMENTS
