@@ -66,7 +66,8 @@ class Block:
 
     def lines(self) -> list[list[str]]:
         """Its commands, one for each line, split into words, without comments."""
-        lines = (shlex.split(line, comments=True) for line in self.text.splitlines())
+        joined = self.text.replace("\\\n", "")
+        lines = (shlex.split(line, comments=True) for line in joined.splitlines())
         return [line for line in lines if line]
 
 
@@ -413,6 +414,7 @@ def clone(tmp_path_factory: pytest.TempPathFactory) -> Project:
     """A fresh clone of two commits, with the committed results and a small experiment."""
     project = Project(tmp_path_factory.mktemp("docs") / "clone", without=("tests/", "docs/"))
     (project.folder / "notes.txt").touch()
+    project.set({"report.players": 0})
     project.commit("a note")
     return project
 
