@@ -1,4 +1,4 @@
-"""Stage `report`: one page on what a run did, to look at and to listen to."""
+"""Stage `report`: write one page on the run, with pictures and sounds."""
 
 from pathlib import Path
 

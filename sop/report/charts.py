@@ -31,7 +31,6 @@ COLOURS: Mapping[str, Mapping[str, str]] = {
 _FONT = "system-ui, sans-serif"
 _HEIGHT = 220
 _POINTS = 1000
-_BOX = ("least", "low", "median", "high", "most")
 # Room for what is written beside the longest bar.
 _BESIDE_BARS = {"padding": {"left": 2, "top": 2, "right": 34, "bottom": 2}}
 
@@ -81,7 +80,11 @@ def theme(colours: Mapping[str, str]) -> Spec:
         "mark": {"color": colours["series-0"]},
         "text": {"color": colours["ink"], "fontSize": 11},
         "rule": {"color": colours["quiet"]},
-        "tick": {"color": colours["ink"]},
+        "boxplot": {
+            "box": {"opacity": 0.55},
+            "median": {"color": colours["ink"]},
+            "outliers": {"size": 12},
+        },
         "range": {"category": [colours[name] for name in colours if name.startswith("series-")]},
     }
 
@@ -252,46 +255,42 @@ def scatter(points: Sequence[Point]) -> Spec:
     )
 
 
-def histogram(values: Sequence[float], measure: str = "SDR") -> Spec:
-    """How many sources lie where, in dB, with their median."""
-    edges = np.histogram_bin_edges(values, bins=min(30, max(5, round(math.sqrt(len(values))))))
-    counts, _ = np.histogram(values, edges)
-    bars = [
-        {"from": round(float(low), 3), "to": round(float(high), 3), "sources": int(count)}
-        for low, high, count in zip(edges[:-1], edges[1:], counts, strict=True)
-    ]
-    median = round(float(np.median(values)), 3)
-    drawn = {
+def histogram(values: Sequence[float]) -> Spec:
+    """Numbers of sources in intervals of SDR in dB, with a line at the median."""
+    finite = [number for number in map(_number, values) if number is not None]
+    sdr = {"field": "sdr", "type": "quantitative"}
+    bins = {"maxbins": min(30, max(5, 2 * round(math.sqrt(len(finite)))))}
+    axis = {"grid": False, "tickCount": 8}
+    bars = {
         "mark": {"type": "bar", "binSpacing": 1},
         "encoding": {
-            "x": {
-                "field": "from",
-                "type": "quantitative",
-                "bin": {"binned": True},
-                "title": _title(f"{measure}, dB"),
-                "axis": {"grid": False, "tickCount": 8},
-            },
-            "x2": {"field": "to"},
-            "y": {"field": "sources", "type": "quantitative", "title": "sources"},
+            "x": sdr | {"bin": bins, "title": "SDR, dB", "axis": axis},
+            "y": {"aggregate": "count", "title": "sources"},
             "tooltip": [
-                {"field": "from", "title": "from, dB", "format": ".1f"},
-                {"field": "to", "title": "to, dB", "format": ".1f"},
-                {"field": "sources"},
+                sdr | {"bin": bins, "title": "SDR, dB"},
+                {"aggregate": "count", "title": "sources"},
             ],
         },
     }
-    middle = {
-        "data": {"values": [{"median": median}]},
+    median = {
+        "transform": [
+            {"aggregate": [{"op": "median", "field": "sdr", "as": "median"}]},
+            {"calculate": "'median ' + format(datum.median, '.2f')", "as": "label"},
+        ],
         "encoding": {"x": {"field": "median", "type": "quantitative"}},
         "layer": [
             {"mark": {"type": "rule", "strokeDash": [4, 3]}},
             {
                 "mark": {"type": "text", "align": "left", "dx": 4, "baseline": "top"},
-                "encoding": {"text": {"value": f"median {median:.2f}"}, "y": {"value": 0}},
+                "encoding": {"text": {"field": "label"}, "y": {"value": 0}},
             },
         ],
     }
-    return _spec(f"Histogram of {measure}, in dB", bars, {"layer": [drawn, middle]})
+    return _spec(
+        "Histogram of SDR, in dB, with the median",
+        [{"sdr": value} for value in finite],
+        {"layer": [bars, median]},
+    )
 
 
 def sweep(
@@ -367,62 +366,40 @@ def sweep(
 def change_boxes(changes: Mapping[str, Sequence[float]]) -> Spec:
     """Box plots of how much each method changes SDR in each mixture.
 
-    A box holds the middle half, with the median; its whiskers reach to the last value within 1.5
-    times its length, and a dot is one beyond (Tukey, Exploratory Data Analysis, 1977).
+    A box spans the quartiles, with the median; its whiskers reach to the last value within 1.5
+    times its length, and values beyond are dots (Tukey, Exploratory Data Analysis, 1977).
 
     Args:
-        changes: dB, by method.
+        changes: change of SDR in dB in each mixture, by method.
     """
-    boxes, beyond = [], []
-    for place, (name, some) in enumerate(changes.items()):
-        values = np.array([number for number in map(_number, some) if number is not None])
-        if not len(values):
-            continue
-        low, median, high = np.quantile(values, (0.25, 0.5, 0.75))
-        reach = 1.5 * (high - low)
-        within = values[(values >= low - reach) & (values <= high + reach)]
-        named = {"method": name, "place": place}
-        numbers = {"least": within.min(), "low": low, "median": median, "high": high}
-        numbers["most"] = within.max()
-        boxes.append(named | {key: _number(float(value)) for key, value in numbers.items()})
-        outside = values[(values < low - reach) | (values > high + reach)]
-        beyond += [named | {"change": float(value)} for value in outside]
-
-    def along(start: str, end: str | None = None) -> Spec:
-        axis = {"tickCount": 8}
-        x = {"field": start, "type": "quantitative", "title": "change of SDR, dB", "axis": axis}
-        return {"x": x, "x2": {"field": end}} if end else {"x": x}
-
-    tips = [{"field": "method"}, *({"field": key, "format": "+.2f"} for key in _BOX)]
-    named_axis = {"y": _names("method"), "tooltip": tips}
-    layers: list[Spec] = [
-        {
-            "data": {"values": [{"zero": 0}]},
-            "mark": {"type": "rule", "strokeDash": [4, 3]},
-            "encoding": along("zero"),
-        },
-        {"mark": "rule", "encoding": named_axis | along("least", "most")},
-        {
-            "mark": {"type": "bar", "height": 12, "opacity": 0.55},
-            "encoding": named_axis | along("low", "high"),
-        },
-        {
-            "mark": {"type": "tick", "thickness": 2, "height": 14},
-            "encoding": named_axis | along("median"),
-        },
+    values = [
+        {"method": name, "change": number}
+        for name, some in changes.items()
+        for number in map(_number, some)
+        if number is not None
     ]
-    # Vega warns of a layer without data.
-    if beyond:
-        dots = {
-            "data": {"values": beyond},
-            "mark": {"type": "circle", "size": 12},
-            "encoding": {"y": _names("method"), **along("change")},
-        }
-        layers.append(dots)
+    zero = {
+        "data": {"values": [{"zero": 0}]},
+        "mark": {"type": "rule", "strokeDash": [4, 3]},
+        "encoding": {"x": {"field": "zero", "type": "quantitative"}},
+    }
+    title = "change of SDR, dB"
+    boxes = {
+        "mark": {"type": "boxplot", "extent": 1.5, "size": 12},
+        "encoding": {
+            "y": _names("method") | {"sort": None},
+            "x": {
+                "field": "change",
+                "type": "quantitative",
+                "title": title,
+                "axis": {"tickCount": 8},
+            },
+        },
+    }
     return _spec(
         f"Box plots of the change of SDR by {', '.join(changes)}, in dB",
-        boxes,
-        {"height": 28 * len(changes), "layer": layers},
+        values,
+        {"height": 28 * len(changes), "layer": [zero, boxes]},
     )
 
 

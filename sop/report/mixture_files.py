@@ -1,4 +1,4 @@
-"""What the report plays and shows of each mixture, as files beside its page.
+"""Sounds, pictures, videos and players of the mixtures in the report, as files next to its page.
 
 Shapes: N sources, R x M rows x frames of masks, T frames, H x W pixels, L samples.
 """
@@ -12,14 +12,12 @@ import torch
 from matplotlib import colormaps
 from numpy.typing import NDArray
 from PIL import Image
-from torch import Tensor
 
 from sop.dataset.clips import CENTRE, Frames, read_frames, sound_seconds, window_start
 from sop.dataset.index import Video
 from sop.dataset.mixtures import MixtureReader, middle_frame
 from sop.evaluate.figure import heat_maps, overlay
 from sop.evaluate.records import Record, write_sound
-from sop.inference.embedding import Embedding
 from sop.inference.localization import Localizer, Region
 from sop.inference.recording import Recording
 from sop.inference.separator import Separator
@@ -34,149 +32,180 @@ from sop.params import ExtractParams, Params
 from sop.player.clip import limits_of, write_clip, write_side_by_side
 from sop.player.colours import hex_colour
 from sop.player.player import PlayerClip, PlayerRegion, write_player
-from sop.report.page import MixtureFiles, SourceFiles
+from sop.report.page import MixtureFiles
 from sop.runtime.errors import LeftOut
 from sop.runtime.files import replacing
 
+Sound = NDArray[np.float32]
+"""(L,) samples."""
+
+MIXTURES_FOLDER = "mixtures"
 DYNAMIC_RANGE_DB = 60.0
-# Pixels; a heat map has few cells.
-HEAT_PIXELS = 160
 PLAYER_PIXELS = 240
 
 
 @dataclass(frozen=True)
-class Sources:
-    """What the pictures of mixtures are made from."""
+class MixtureFileWriter:
+    """Writes the files of mixtures below the folder of the report."""
 
+    folder: Path
+    """Folder of the report."""
     params: Params
     videos: Mapping[str, Video]
-    """The validation list, by name."""
-    folder: Path
-    """Of the videos themselves, `<category>/<id>.mp4`."""
+    """Sound and frames of the validation videos, by name."""
+    originals: Path
+    """Folder of the videos themselves, `<category>/<id>.mp4`."""
     separator: Separator | None
-    """The model; without one there are neither heat maps nor players."""
+    """The model; without it there are neither heat maps nor players."""
 
+    def write(
+        self, record: Record, denoised: NDArray[np.float32] | None, with_player: bool
+    ) -> MixtureFiles:
+        """Write the files of one mixture, without those whose video is missing or unreadable.
 
-def write_mixture(
-    folder: Path,
-    place: str,
-    record: Record,
-    denoised: NDArray[np.float32] | None,
-    sources: Sources,
-    with_player: bool,
-) -> tuple[MixtureFiles, list[SourceFiles]]:
-    """Write the sounds, pictures and videos of one mixture.
+        Args:
+            record: the mixture.
+            denoised: its sounds after denoising, (N, L); None if there are none.
+            with_player: whether to write its pixel player.
 
-    What cannot be made, because its video is gone or unreadable, is left out.
+        Returns:
+            Paths relative to the folder.
+        """
+        files = _Folder(self.folder, f"{MIXTURES_FOLDER}/{record.number:03d}", self.params)
+        truth, estimates = record.truth(self.params), record.estimates(self.params)
+        ideal = ideal_masks(record, self.params)[self.params.model.mask]
+        mixture = truth.sum(axis=0)
+        loudest = files.level(mixture).max()
+        # How much each bin counts in the loss.
+        weighting = np.log1p(files.magnitude(mixture)).clip(1e-3, 10)
+        of_mixture = {
+            "sound": files.sound("mixture", mixture),
+            "spectrogram": files.spectrogram("mixture", mixture, loudest),
+            "weighting": files.picture("weighting", weighting / weighting.max(), "viridis"),
+        }
+        of_sources = []
+        for n in range(len(truth)):
+            sounds = {"true": truth[n], "separated": estimates[n]}
+            if denoised is not None:
+                sounds["denoised"] = denoised[n]
+            masks = {"predicted_mask": ("mask", record.masks), "true_mask": ("true-mask", ideal)}
+            own = {}
+            for kind, sound in sounds.items():
+                own[kind] = files.sound(f"{n + 1}-{kind}", sound)
+                own[f"{kind}_spectrogram"] = files.spectrogram(f"{n + 1}-{kind}", sound, loudest)
+            for kind, (name, mask) in masks.items():
+                own[kind] = files.picture(f"{n + 1}-{name}", mask[n].clip(0, 1), "viridis")
+            of_sources.append(own)
+        videos = [self.videos[name] for name in record.videos if name in self.videos]
+        if len(videos) == len(record.videos):
+            clips = self._add_clips(files, videos, len(mixture), of_sources)
+            seen = self._add_pictures(files, videos, mixture, of_sources)
+            if with_player and seen and len(clips) == len(videos):
+                of_mixture["player"] = self._player(files, videos, clips, mixture)
+        return MixtureFiles(of_mixture, of_sources)
 
-    Args:
-        folder: of the report.
-        place: of the mixture, below it.
-        record: the mixture.
-        denoised: its sounds after denoise, (N, L).
-        sources: what they are made from.
-        with_player: whether it gets a page on which any pixel can be heard.
+    def _add_clips(
+        self,
+        files: "_Folder",
+        videos: Sequence[Video],
+        samples: int,
+        of_sources: Sequence[dict[str, str]],
+    ) -> list[Path]:
+        """Cut the evaluated clips out of the videos; return those that could be read."""
+        seconds = samples / self.params.extract.sample_rate
+        clips = []
+        for n, (video, own) in enumerate(zip(videos, of_sources, strict=True), start=1):
+            path = files.path(f"{n}-video.mp4")
+            try:
+                begin = clip_begin(video, self.params)
+                original = self.originals / f"{video.name}.mp4"
+                write_clip(original, begin, seconds, path, limits_of(seconds))
+            except LeftOut:
+                continue
+            clips.append(path)
+            own["video"] = files.name(path)
+        return clips
 
-    Returns:
-        What was written: paths below the folder.
-    """
-    writer = _Writer(folder, place, sources.params)
-    truth = record.truth(sources.params)
-    estimates = record.estimates(sources.params)
-    mixture = truth.sum(axis=0)
-    loudest = writer.level(mixture).max()
-    magnitude = _rows(stft(torch.from_numpy(mixture), sources.params.spectrogram), sources.params)
-    weighting = np.log1p(magnitude).clip(1e-3, 10)
-    files = MixtureFiles(
-        sound=writer.sound("mixture", mixture),
-        spectrogram=writer.spectrogram("mixture", mixture, loudest),
-        weighting=writer.picture("weighting", weighting / weighting.max(), "viridis"),
-    )
-    ideal = ideal_masks(record, sources.params)[sources.params.model.mask]
-    each = []
-    for n in range(len(truth)):
-        after = None if denoised is None else denoised[n]
-        each.append(
-            SourceFiles(
-                true=writer.sound(f"{n + 1}-true", truth[n]),
-                separated=writer.sound(f"{n + 1}-separated", estimates[n]),
-                denoised=None if after is None else writer.sound(f"{n + 1}-denoised", after),
-                true_spectrogram=writer.spectrogram(f"{n + 1}-true", truth[n], loudest),
-                separated_spectrogram=writer.spectrogram(
-                    f"{n + 1}-separated", estimates[n], loudest
-                ),
-                denoised_spectrogram=None
-                if after is None
-                else writer.spectrogram(f"{n + 1}-denoised", after, loudest),
-                predicted_mask=writer.picture(
-                    f"{n + 1}-mask", record.masks[n].clip(0, 1), "viridis"
-                ),
-                true_mask=writer.picture(f"{n + 1}-true-mask", ideal[n].clip(0, 1), "viridis"),
-            )
+    def _add_pictures(
+        self,
+        files: "_Folder",
+        videos: Sequence[Video],
+        mixture: Sound,
+        of_sources: Sequence[dict[str, str]],
+    ) -> bool:
+        """Draw the middle frame of each video and its heat map; return whether all were drawn."""
+        if self.separator is None:
+            return False
+        try:
+            reader = MixtureReader(self.params.mixture, self.params.extract)
+            frames = reader.middle(videos).frames
+        except LeftOut:
+            return False
+        heats = heat_maps(self.separator.player, mixture, frames)
+        middle = frames[:, frames.shape[1] // 2]
+        for n, (own, frame, heat) in enumerate(zip(of_sources, middle, heats, strict=True), 1):
+            own["heat"] = files.still(f"{n}-heat", overlay(frame, heat))
+            own["frame"] = files.still(f"{n}-frame", frame)
+        return True
+
+    def _player(
+        self, files: "_Folder", videos: Sequence[Video], clips: Sequence[Path], mixture: Sound
+    ) -> str:
+        """Write the pixel player of a mixture: its videos side by side, with its sound."""
+        params, separator = self.params, self.separator
+        assert separator is not None
+        count = 1 + len(mixture) // params.spectrogram.stft_hop
+        size = params.mixture.image_size
+        embeddings = [
+            separator.embed(_EvaluatedClip(video, params.extract, mixture, size), 0, count)
+            for video in videos
+        ]
+        together = replace(
+            embeddings[0], cells=np.concatenate([one.cells for one in embeddings], axis=2)
         )
-    videos = [sources.videos.get(name) for name in record.videos]
-    if None not in videos:
-        listed = [video for video in videos if video is not None]
-        files, each = _seen(writer, listed, mixture, files, each, sources, with_player)
-    return files, each
+        localizer = Localizer(params.model.image_pooling)
+        localizer.update(together)
+        width = embeddings[0].cells.shape[2]
+        regions = []
+        for n, video in enumerate(videos):
+            cells = np.zeros(together.cells.shape[1:3], bool)
+            cells[:, n * width : (n + 1) * width] = True
+            regions.append(
+                PlayerRegion(
+                    name=video.category.replace("_", " "),
+                    cells=cells,
+                    features=separator.features(together, Region(cells, energy=0.0)),
+                    colour=hex_colour(n),
+                )
+            )
+        clip = PlayerClip(
+            title=" + ".join(video.name for video in videos),
+            embedding=together,
+            regions=tuple(regions),
+            heat=together.heat(),
+            colours=localizer.localize().colours,
+        )
+        video_path, sound = files.path("player/video.mp4"), files.path("player/mixture.wav")
+        write_sound(sound, mixture, params.extract.sample_rate)
+        seconds = len(mixture) / params.extract.sample_rate
+        write_side_by_side(clips, sound, PLAYER_PIXELS, video_path, limits_of(seconds))
+        sound.unlink()
+        return files.name(write_player(video_path.parent, clip, video_path))
 
 
 def ideal_masks(record: Record, params: Params) -> dict[str, NDArray[np.float32]]:
-    """The `binary` and the `ratio` masks that know the sources, each (N, R, M)."""
+    """Return the `binary` and the `ratio` masks of the true sources, each (N, R, M)."""
     spectra = stft(torch.from_numpy(record.sources), params.spectrogram)
-    whole = network_input(spectra.sum(dim=0), params.spectrogram)
-    parts = network_magnitude(spectra, params.spectrogram)
+    mixture = network_input(spectra.sum(dim=0), params.spectrogram)
+    sources = network_magnitude(spectra, params.spectrogram)
     return {
-        "binary": binary_masks(parts[None], whole[None])[0].numpy(),
-        "ratio": ratio_masks(parts[None], whole[None])[0].numpy(),
+        "binary": binary_masks(sources[None], mixture[None])[0].numpy(),
+        "ratio": ratio_masks(sources[None], mixture[None])[0].numpy(),
     }
 
 
-def _seen(
-    writer: "_Writer",
-    videos: Sequence[Video],
-    mixture: NDArray[np.float32],
-    files: MixtureFiles,
-    each: list[SourceFiles],
-    sources: Sources,
-    with_player: bool,
-) -> tuple[MixtureFiles, list[SourceFiles]]:
-    """Add what is made of the videos."""
-    params = sources.params
-    seconds = len(mixture) / params.extract.sample_rate
-    clips = []
-    for n, video in enumerate(videos):
-        original = sources.folder / f"{video.name}.mp4"
-        try:
-            begin = clip_begin(video, params)
-            path = writer.path(f"{n + 1}-video.mp4")
-            write_clip(original, begin, seconds, path, limits_of(seconds))
-        except LeftOut:
-            continue
-        clips.append(path)
-        each[n] = replace(each[n], video=writer.name(path))
-    if sources.separator is None:
-        return files, each
-    try:
-        frames = MixtureReader(params.mixture, params.extract).middle(videos).frames
-    except LeftOut:
-        return files, each
-    heats = heat_maps(sources.separator.player, mixture, frames)
-    for n, heat in enumerate(heats):
-        frame = frames[n, frames.shape[1] // 2]
-        each[n] = replace(
-            each[n],
-            heat=writer.still(f"{n + 1}-heat", overlay(frame, heat)),
-            frame=writer.still(f"{n + 1}-frame", frame),
-        )
-    if with_player and len(clips) == len(videos):
-        page = _write_player(writer, videos, clips, mixture, sources.separator, params)
-        files = replace(files, player=writer.name(page))
-    return files, each
-
-
 def clip_begin(video: Video, params: Params) -> float:
-    """Second at which the clip of a video begins that is mixed for evaluation.
+    """Return the second at which the evaluated clip of a video begins.
 
     Raises:
         LeftOut: its sound cannot be read.
@@ -187,85 +216,26 @@ def clip_begin(video: Video, params: Params) -> float:
     return window_start(int(centre * rate), samples, length) / rate
 
 
-class _Clip(Recording):
-    """The clip of a video as it is evaluated: its middle square, under the mixture's sound."""
+class _EvaluatedClip(Recording):
+    """The clip of a video as it is evaluated: its middle square, with the mixture's sound."""
 
-    def __init__(
-        self, video: Video, extract: ExtractParams, sound: NDArray[np.float32], size: int
-    ) -> None:
+    def __init__(self, video: Video, extract: ExtractParams, sound: Sound, size: int) -> None:
         super().__init__(video, extract, sound)
         self._size = size
 
     def frames(self, seconds: float, count: int, stride: int, size: int) -> Frames:
-        """Always those of the clip's middle, however long after its begin."""
+        """Return the frames in the middle of the clip, whatever the moment."""
         numbers = middle_frame(self._video) + (np.arange(count) - count // 2) * stride
         numbers = np.clip(numbers, 1, self._video.frame_count)
         return read_frames(self._video.frames, numbers.tolist(), self._size, CENTRE)
 
 
-def _write_player(
-    writer: "_Writer",
-    videos: Sequence[Video],
-    clips: Sequence[Path],
-    mixture: NDArray[np.float32],
-    separator: Separator,
-    params: Params,
-) -> Path:
-    """Write the pixel player of a mixture: its videos beside each other, under its sound."""
-    count = 1 + len(mixture) // params.spectrogram.stft_hop
-    size = params.mixture.image_size
-    embeddings = [
-        separator.embed(_Clip(video, params.extract, mixture, size), 0, count) for video in videos
-    ]
-    beside = _beside(embeddings)
-    localizer = Localizer(params.model.image_pooling)
-    localizer.update(beside)
-    width = embeddings[0].cells.shape[2]
-    regions = []
-    for n, video in enumerate(videos):
-        cells = np.zeros(beside.cells.shape[1:3], bool)
-        cells[:, n * width : (n + 1) * width] = True
-        regions.append(
-            PlayerRegion(
-                name=video.category.replace("_", " "),
-                cells=cells,
-                features=separator.features(beside, Region(cells, energy=0.0)),
-                colour=hex_colour(n),
-            )
-        )
-    clip = PlayerClip(
-        title=" + ".join(video.name for video in videos),
-        embedding=beside,
-        regions=tuple(regions),
-        heat=beside.heat(),
-        colours=localizer.localize().colours,
-    )
-    together = writer.path("player/video.mp4")
-    sound = writer.path("player/mixture.wav")
-    write_sound(sound, mixture, params.extract.sample_rate)
-    seconds = len(mixture) / params.extract.sample_rate
-    write_side_by_side(clips, sound, PLAYER_PIXELS, together, limits_of(seconds))
-    sound.unlink()
-    return write_player(together.parent, clip, together)
+class _Folder:
+    """The folder of one mixture; files are returned as paths relative to the report's folder."""
 
-
-def _beside(embeddings: Sequence[Embedding]) -> Embedding:
-    """One embedding of pictures beside each other, under the same sound."""
-    return replace(embeddings[0], cells=np.concatenate([one.cells for one in embeddings], axis=2))
-
-
-def _rows(spectrum: Tensor, params: Params) -> NDArray[np.float32]:
-    """Magnitude on the frequency axis of the masks, (R, M)."""
-    rows: NDArray[np.float32] = network_magnitude(spectrum, params.spectrogram).numpy()
-    return rows
-
-
-class _Writer:
-    """Writes files of one mixture, and knows what the page calls them."""
-
-    def __init__(self, folder: Path, place: str, params: Params) -> None:
-        self._folder = folder
-        self._place = folder / place
+    def __init__(self, root: Path, place: str, params: Params) -> None:
+        self._root = root
+        self._place = root / place
         self._params = params
 
     def path(self, name: str) -> Path:
@@ -274,25 +244,31 @@ class _Writer:
         return path
 
     def name(self, path: Path) -> str:
-        return path.relative_to(self._folder).as_posix()
+        return path.relative_to(self._root).as_posix()
 
-    def sound(self, name: str, sound: NDArray[np.float32]) -> str:
-        # Browsers play it, at half the size of a WAV.
+    def sound(self, name: str, sound: Sound) -> str:
+        # Browsers play FLAC, which is half the size of WAV.
         path = self.path(f"{name}.flac")
         write_sound(path, sound, self._params.extract.sample_rate)
         return self.name(path)
 
-    def level(self, sound: NDArray[np.float32]) -> NDArray[np.float32]:
+    def magnitude(self, sound: Sound) -> NDArray[np.float32]:
+        """Return the spectrogram on the frequency axis of the masks, (R, M)."""
         spectrum = stft(torch.from_numpy(np.ascontiguousarray(sound)), self._params.spectrogram)
-        level: NDArray[np.float32] = 20 * np.log10(_rows(spectrum, self._params).clip(1e-6))
+        rows: NDArray[np.float32] = network_magnitude(spectrum, self._params.spectrogram).numpy()
+        return rows
+
+    def level(self, sound: Sound) -> NDArray[np.float32]:
+        """Return the spectrogram in dB, (R, M)."""
+        level: NDArray[np.float32] = 20 * np.log10(self.magnitude(sound).clip(1e-6))
         return level
 
-    def spectrogram(self, name: str, sound: NDArray[np.float32], loudest: float) -> str:
+    def spectrogram(self, name: str, sound: Sound, loudest: float) -> str:
         shown = (self.level(sound) - loudest) / DYNAMIC_RANGE_DB + 1
         return self.picture(f"{name}-spectrogram", shown.clip(0, 1), "magma")
 
     def picture(self, name: str, values: NDArray[np.floating], colours: str) -> str:
-        """Values in [0, 1], (R, M), the lowest frequency at the bottom."""
+        """Draw values in [0, 1], (R, M), with the lowest frequency at the bottom."""
         return self.still(name, (colormaps[colours](values[::-1])[..., :3] * 255).astype(np.uint8))
 
     def still(self, name: str, pixels: NDArray[np.uint8]) -> str:

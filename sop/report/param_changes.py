@@ -19,7 +19,7 @@ from sop.runtime.errors import UserError
 class Unset(Enum):
     """The value of a parameter that is not in params.yaml; null is a value."""
 
-    UNSET = "(absent)"
+    UNSET = "unset"
 
 
 UNSET = Unset.UNSET
@@ -38,7 +38,7 @@ class ParamChange:
 
     def as_text(self) -> str:
         """Return `key: old -> new`."""
-        old, new = _shown(self.old), _shown(self.new)
+        old, new = value_text(self.old), value_text(self.new)
         if old == new:
             # The text "5" and the number 5.
             old, new = _json(self.old), _json(self.new)
@@ -88,6 +88,13 @@ def flattened(values: Mapping[Any, Any], above: str = "") -> Iterator[tuple[str,
             yield f"{above}{name}", value
 
 
+def value_text(value: Any) -> str:
+    """Return the value of a parameter as text: in JSON unless it is plain text already."""
+    if value is UNSET:
+        return "(absent)"
+    return value if isinstance(value, str) and value and value.isprintable() else _json(value)
+
+
 def _params(revision: Revision, folder: Path) -> Iterator[tuple[str, Any]]:
     text = read_text(revision, PARAMS_PATH, folder)
     place = revision.place(PARAMS_PATH, folder)
@@ -119,12 +126,6 @@ def _plain(value: Any) -> Any:
     if isinstance(value, float) and not math.isfinite(value):
         return str(value)
     return value if value is None or isinstance(value, bool | int | float | str) else str(value)
-
-
-def _shown(value: Any) -> str:
-    if value is UNSET:
-        return Unset.UNSET.value
-    return value if isinstance(value, str) and value and value.isprintable() else _json(value)
 
 
 def _json(value: Any) -> str:

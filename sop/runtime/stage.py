@@ -1,27 +1,44 @@
-"""What every stage does around its work: it says how long it took, and fails in one line."""
+"""What every stage does around its work: it records how it went, and reports errors in one line."""
 
 import json
+import platform
 import resource
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import asdict, dataclass
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import Any
 
 from sop.runtime.errors import UserError, run
 from sop.runtime.files import write_json
 
-# No output: no two runs take equally long. Of this machine, for the report.
+# Not an output of DVC: no two runs take equally long. The report shows notes with their origin.
 NOTES = Path("data/notes")
 
 
+@dataclass(frozen=True)
+class StageNote:
+    """How the last run of a stage went; the defaults stand for unknown values."""
+
+    seconds: float | None = None
+    """Duration of the run."""
+    peak_mib: int | None = None
+    """Peak memory of its largest process."""
+    ended: str = "unknown time"
+    """Time at which the run ended, as `timestamp` writes it."""
+    host: str = "unknown host"
+    """Name of the machine that it ran on."""
+    error: str = ""
+    """Reason of its failure; empty if it succeeded."""
+
+
 def run_stage(name: str, main: Callable[[], int | None]) -> None:
-    """Run a stage to its exit status, as `sop.runtime.errors.run`, and leave a note of how it went.
+    """Run a stage as `sop.runtime.errors.run` does, and write a note of how it went.
 
     Args:
         name: of the stage.
-        main: what it does.
+        main: its work.
     """
 
     def noted() -> int | None:
@@ -43,29 +60,35 @@ def run_stage(name: str, main: Callable[[], int | None]) -> None:
     run(noted)
 
 
-def read_note(name: str) -> dict[str, Any]:
-    """How a stage went the last time; empty if nobody knows."""
+def read_note(name: str) -> StageNote:
+    """Read how the last run of a stage went."""
     try:
         note = json.loads((NOTES / f"{name}.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return note if isinstance(note, dict) else {}
+        return StageNote(**note)
+    except (OSError, ValueError, TypeError):
+        return StageNote()
+
+
+def timestamp() -> str:
+    """Return the current time as `2026-11-27 10:12 UTC`."""
+    return f"{datetime.now(timezone.utc):%Y-%m-%d %H:%M} UTC"
+
+
+def host_name() -> str:
+    """Return the name of this machine."""
+    return platform.node() or StageNote.host
 
 
 def _write_note(name: str, seconds: float, error: str) -> None:
-    kibibytes = max(
+    peak = max(
         resource.getrusage(who).ru_maxrss
         for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)
     )
-    note = {
-        "seconds": round(seconds, 2),
-        # Of the largest process. macOS counts in bytes.
-        "peak_mib": round(kibibytes / (1024 if sys.platform != "darwin" else 1024**2)),
-        "ended": datetime.now(timezone.utc).isoformat(timespec="seconds"),
-        "error": error,
-    }
+    # KiB, but bytes on macOS.
+    mib = round(peak / (1024 if sys.platform != "darwin" else 1024**2))
+    note = StageNote(round(seconds, 2), mib, timestamp(), host_name(), error)
     try:
-        write_json(NOTES / f"{name}.json", note)
+        write_json(NOTES / f"{name}.json", asdict(note))
     except OSError:
-        # No work is lost for want of a note.
+        # The work counts more than its note.
         return

@@ -1,4 +1,4 @@
-"""What the report gathers of a run: of a whole one, of none, and of one that failed."""
+"""The report of a complete run, of no run, and of one that failed."""
 
 import json
 import re
@@ -23,10 +23,17 @@ from sop.evaluate.validation import evaluation_summary, separate_mixtures
 from sop.model.checkpoint import save_player
 from sop.model.pixelplayer import build
 from sop.params import Params
-from sop.report.contents import _meanings, write_report
+from sop.report.contents import write_report
 from sop.report.mixture_files import clip_begin, ideal_masks
+from sop.report.page import Parameter, ParameterTable
+from sop.report.revisions import describe_head
+from sop.report.sections.changes import comparison_section, parameter_section
+from sop.report.sections.evaluation import read_evaluation
+from sop.report.sections.run import timing_section
 from sop.runtime.files import write_json
+from sop.runtime.stage import host_name
 from tests.support.experiment import with_values
+from tests.support.repository import Repository
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -51,7 +58,7 @@ def params(tiny_params: Params) -> Params:
 def root(
     tiny_videos: list[Video], params: Params, tmp_path_factory: pytest.TempPathFactory, one_thread
 ) -> Path:
-    """What the stages leave, made by the same functions, of a model that learnt nothing."""
+    """What the stages write, made by the same functions, with an untrained model."""
     root = tmp_path_factory.mktemp("run")
     player = build(params.model, params.spectrogram, seed=0).eval()
     torch.nn.init.constant_(player.synthesizer.bias, 0.5)
@@ -77,6 +84,10 @@ def root(
             "category": {"flute": {"done": 2, "unavailable": 1, "failed": 0}},
         },
     )
+    repository = Repository(root)
+    repository.write({".gitignore": "/data\n", "params.yaml": "seed: 1\n"})
+    repository.commit()
+    repository.write({"params.yaml": "seed: 2\n"})
     return root
 
 
@@ -97,7 +108,7 @@ def contents(page: Path) -> dict:
     return json.loads(found[1])
 
 
-def test_every_source_is_listed_with_its_measures(page: Path, root: Path) -> None:
+def test_sources_and_measures(page: Path, root: Path) -> None:
     scores = pd.read_csv(root / "metrics/evaluate/mixtures.csv")
     listed = contents(page)
     column = [name for name, _ in listed["measures"]].index("sdr")
@@ -110,7 +121,7 @@ def test_every_source_is_listed_with_its_measures(page: Path, root: Path) -> Non
     assert [mixture["shown"] for mixture in listed["mixtures"]] == [True] * 3 + [False] * 2
 
 
-def test_shown_mixtures_can_be_heard_and_seen(page: Path, root: Path, params: Params) -> None:
+def test_files_of_shown_mixtures(page: Path, root: Path, params: Params) -> None:
     record = read_record(record_paths(root / "data/evaluate")[0])
     folder = page.parent / "mixtures" / "000"
     names = {path.name for path in folder.iterdir()}
@@ -131,7 +142,7 @@ def test_shown_mixtures_can_be_heard_and_seen(page: Path, root: Path, params: Pa
         assert mask.size == (32, 256)
 
 
-def test_masks_have_the_lowest_frequency_at_the_bottom(page: Path, root: Path, params) -> None:
+def test_lowest_frequency_is_at_the_bottom(page: Path, root: Path, params) -> None:
     record = read_record(record_paths(root / "data/evaluate")[0])
     ideal = ideal_masks(record, params)["binary"][0]
     pixels = np.asarray(Image.open(page.parent / "mixtures/000/1-true-mask.png").convert("L"))
@@ -139,17 +150,15 @@ def test_masks_have_the_lowest_frequency_at_the_bottom(page: Path, root: Path, p
     np.testing.assert_array_equal(bright[::-1], ideal > 0.5)
 
 
-def test_one_mixture_has_a_player_and_only_one(page: Path) -> None:
+def test_number_of_players(page: Path) -> None:
     players = list(page.parent.rglob("player/index.html"))
     assert len(players) == 1
     assert (players[0].parent / "video.mp4").is_file()
     assert not list(page.parent.rglob("*.wav"))
 
 
-def test_the_video_begins_where_the_evaluated_sound_does(
-    root: Path, params: Params, tiny_videos: list[Video]
-) -> None:
-    """The sound read from that second on is the one that was mixed."""
+def test_begin_of_the_video(root: Path, params: Params, tiny_videos: list[Video]) -> None:
+    """The sound from that second on is the evaluated one."""
     record = read_record(record_paths(root / "data/evaluate")[0])
     video = next(one for one in tiny_videos if one.name == record.videos[0])
     begin, rate = clip_begin(video, params), params.extract.sample_rate
@@ -158,58 +167,110 @@ def test_the_video_begins_where_the_evaluated_sound_does(
     np.testing.assert_allclose(record.sources[0], sound / 2, atol=1e-3)
 
 
-def test_nothing_of_a_run_before_stays(page: Path, root: Path, params: Params) -> None:
-    reported(root, with_values(params, {"evaluate.shown": 1}))
-    assert [path.name for path in (page.parent / "mixtures").iterdir()] == ["000"]
-    reported(root, params)
-
-
-def test_ideal_masks_are_the_upper_end_of_the_scale(page: Path) -> None:
+def test_steps_of_the_scale(page: Path) -> None:
     text = page.read_text(encoding="utf-8")
-    for name in ("Nothing done", "Model", "Ideal binary masks", "Ideal ratio masks"):
+    for name in ("Mixture", "Model", "Ideal binary masks", "Ideal ratio masks"):
         assert name in text
     with Image.open(page.parents[2] / "metrics/report/scale.png") as twin:
         assert twin.width > 600
 
 
-def test_a_run_of_nothing_says_so(tmp_path: Path, params: Params) -> None:
+def test_origin_of_the_page(page: Path, root: Path) -> None:
+    text = page.read_text(encoding="utf-8")
+    head = f"commit {Repository(root).head[:7]} (branch main)"
+    time = r"\d{4}-\d\d-\d\d \d\d:\d\d UTC"
+    written = re.search(rf"Written on ({time}) on host (.+), from (.+)\.<", text)
+    assert written
+    assert written[2] == host_name()
+    assert written[3] == f"{head}, with uncommitted changes"
+    assert f"Compared with {head}, when this report was written on {written[1]}: " in text
+    assert f"Host {host_name()}, which wrote this report on {written[1]}" in text
+    assert f"Only the 1 that differs from {head}" in text
+    assert "this machine" not in text.lower()
+
+
+def test_comparison_with_a_commit(root: Path) -> None:
+    section = comparison_section(root, 0, "commit X", "a day")
+    lead, table = section.blocks
+    assert lead.text.startswith("Compared with commit X, when this report was written on a day: ")
+    assert lead.text.endswith("the results are the same.")
+    commit = Repository(root).head[:7]
+    assert [column.name for column in table.columns][1:3] == ["This report", commit]
+
+
+def test_comparison_without_git(tmp_path: Path) -> None:
+    assert describe_head(tmp_path) == ("no commit", False)
+    section = comparison_section(tmp_path, 0, "no commit", "a day")
+    assert not section.blocks
+    assert section.empty.startswith("Not compared with no commit: HEAD: cannot be looked up")
+    assert parameter_section(tmp_path, "no commit").empty == "params.yaml cannot be read."
+    (tmp_path / "params.yaml").write_text("seed: 1\n")
+    (table,) = parameter_section(tmp_path, "no commit").blocks
+    assert table.against == "no commit, which has no readable params.yaml"
+
+
+def test_changed_parameters(tmp_path: Path) -> None:
+    repository = Repository(tmp_path)
+    repository.write({"params.yaml": "seed: 1  # all\na:   # a section\n  b: 1\n  d: ''\n"})
+    repository.commit()
+    text = "seed: 1  # all of it\na:   # a section\n  b: [1, 2]   # of b\n  c: x\n# a line\n"
+    repository.write({"params.yaml": text})
+    (table,) = parameter_section(tmp_path, "commit X").blocks
+    items = [
+        Parameter("seed", "1", None, "all of it"),
+        Parameter("a.b", "[1, 2]", "1", "of b"),
+        Parameter("a.c", "x", "", ""),
+        Parameter("a.d", "", '""', ""),
+    ]
+    assert table == ParameterTable(items, "commit X")
+
+
+def test_times_have_a_host_and_an_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    note = {"seconds": 2.5, "peak_mib": 10, "ended": "2026-11-27 10:12 UTC", "error": ""}
+    write_json(Path("data/notes/train.json"), note | {"host": "elsewhere"})
+    write_json(Path("data/notes/evaluate.json"), note)
+    stages, machine = timing_section("a day").blocks
+    assert stages.rows == [
+        ["train", 2.5, 10 * 2**20, "2026-11-27 10:12 UTC", "on host elsewhere"],
+        ["evaluate", 2.5, 10 * 2**20, "2026-11-27 10:12 UTC", "on an unknown host"],
+    ]
+    assert machine.title == f"Host {host_name()}, which wrote this report on a day"
+
+
+def test_run_of_nothing(tmp_path: Path, params: Params) -> None:
+    stale = tmp_path / "data/report/mixtures/007/1-true.flac"
+    stale.parent.mkdir(parents=True)
+    stale.touch()
     text = reported(tmp_path, params).read_text(encoding="utf-8")
-    for reason in (
-        "Nothing was evaluated yet",
-        "Nothing was trained yet",
-        "Nothing was denoised yet",
-        "The stage `download` has not run",
-    ):
-        assert reason in text
+    for stage in ("evaluate", "train", "denoise", "download"):
+        assert f"The stage `{stage}` has not run." in text
+    assert not stale.exists()
 
 
-def test_a_run_whose_training_failed_says_why(
+def test_run_whose_training_failed(
     tmp_path: Path, params: Params, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    write_json(Path("data/notes/train.json"), {"error": "the loss is <not> finite"})
+    note = {"ended": "2026-11-27 10:12 UTC", "host": "elsewhere"}
+    write_json(Path("data/notes/train.json"), note | {"error": "the loss is <not> finite"})
     text = reported(tmp_path, params).read_text(encoding="utf-8")
-    assert "The stage train failed: the loss is &lt;not&gt; finite" in text
+    failure = "The stage train failed (2026-11-27 10:12 UTC, on host elsewhere): "
+    assert f"{failure}the loss is &lt;not&gt; finite. Its results" in text
 
 
-@pytest.mark.parametrize(
-    "name",
-    [
-        "metrics/details/evaluate.json",
-        "metrics/details/denoise.json",
-        "metrics/evaluate/mixtures.csv",
-    ],
-)
-def test_a_damaged_file_is_as_good_as_none(
-    root: Path, params: Params, tmp_path: Path, name: str
-) -> None:
+@pytest.mark.parametrize("name", ["details/evaluate.json", "evaluate/mixtures.csv"])
+def test_damaged_evaluation(root: Path, tmp_path: Path, name: str) -> None:
     shutil.copytree(root / "metrics", tmp_path / "metrics")
-    (tmp_path / name).write_text("\0")
-    text = reported(tmp_path, with_values(params, {"evaluate.shown": 0})).read_text("utf-8")
-    missing = "Nothing was denoised yet" if "denoise" in name else "Nothing was evaluated yet"
-    assert missing in text
+    (tmp_path / "data").symlink_to(root / "data")
+    assert read_evaluation(tmp_path) is not None
+    (tmp_path / "metrics" / name).write_text("\0")
+    assert read_evaluation(tmp_path) is None
 
 
-def test_meanings_are_the_comments_of_params_yaml() -> None:
-    text = "seed: 1  # all of it\na:   # a section\n  b: [1, 2]   # of b\n  c: x\n# a line\n"
-    assert _meanings(text) == {"seed": "all of it", "a": "a section", "a.b": "of b"}
+def test_damaged_denoise_metrics(root: Path, params: Params, tmp_path: Path) -> None:
+    shutil.copytree(root / "metrics/denoise", tmp_path / "metrics/denoise")
+    (tmp_path / "metrics/details").mkdir()
+    (tmp_path / "metrics/details/denoise.json").write_text("\0")
+    text = reported(tmp_path, params).read_text("utf-8")
+    assert "The stage `denoise` has not run." in text

@@ -1,63 +1,73 @@
+"""The page in a real browser; pages are shared by the tests that do not change them."""
+
+import re
 import shutil
-from collections.abc import Callable
-from dataclasses import fields
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote
 
 import numpy as np
+import pandas as pd
 import pytest
 import soundfile
 from PIL import Image
 
 from sop.denoise.bootstrap import Interval
+from sop.report.comparison import Comparison, Difference
 from sop.report.page import (
-    Absent,
+    MEASURE_NAMES,
+    Chart,
     Column,
-    Comparison,
-    Curve,
-    Denoise,
-    DenoiseMethod,
-    Difference,
-    Headline,
-    Mixture,
+    Figure,
     MixtureFiles,
+    MixtureTable,
     PageContent,
     Parameter,
-    Parameters,
-    Scale,
-    Source,
-    SourceFiles,
-    Step,
-    Summary,
-    Sweep,
+    ParameterTable,
+    Section,
     Table,
+    Text,
     write_page,
 )
-from tests.support.pages import make_video
+from sop.report.revisions import Revision
+from sop.report.sections.changes import comparison_blocks
+from sop.report.sections.denoise import SHOWN_MEASURES, denoise_section
+from sop.report.sections.evaluation import (
+    Step,
+    localization_section,
+    mixture_section,
+    result_section,
+    scale_section,
+)
+from sop.report.sections.training import curve_chart
 
 SECONDS = 1.5
-VIDEO_SECONDS = 2.0
+VIDEO_SECONDS = 3.0
 RATE = 11025
 SHOWN = 3
 CATEGORIES = ("accordion", "acoustic_guitar", "cello", "flute", "tuba", "xylophone")
 TRIED = {"lms": -0.1, "nlms": 0.02, "rls": 0.05, "renormalise": 0.1, "wiener": 0.21}
 HOSTILE = '</script><script>document.title="taken"</script>"\'&<b>\u2028 \u00e9\u4e2d'
+HEAD = "commit 1b5ed50 (branch main)"
+WRITTEN = "2026-11-27 10:12 UTC"
+SOUND_FILES = ("true", "separated", "denoised")
+PICTURE_FILES = (
+    *(f"{kind}_spectrogram" for kind in SOUND_FILES),
+    *("predicted_mask", "true_mask", "heat", "frame"),
+)
 
-Open = Callable[..., Any]
 
-
-def shown_files(folder: Path, number: int, sources: int) -> tuple[MixtureFiles, list[SourceFiles]]:
+def shown_files(folder: Path, number: int, video: Path) -> MixtureFiles:
     """Small real files of a mixture, all that there can be; names that addresses must escape."""
     place = folder / f"{number:03d} #1 é%"
     place.mkdir(parents=True)
-    made = {"png": place / "a.png", "flac": place / "a.flac"}
+    made = {"png": place / "a.png", "flac": place / "a.flac", "mp4": video}
     random = np.random.default_rng(number)
     picture = random.integers(0, 255, (64, 96)).astype(np.uint8)
     Image.fromarray(picture).save(made["png"])
     time = np.arange(int(RATE * SECONDS)) / RATE
     soundfile.write(made["flac"], 0.2 * np.sin(2 * np.pi * 440 * time), RATE)
-    made["mp4"] = make_video(place / "a.mp4", VIDEO_SECONDS)
     (place / "index.html").write_text("<title>A player</title>")
 
     def named(name: str, kind: str) -> str:
@@ -65,52 +75,101 @@ def shown_files(folder: Path, number: int, sources: int) -> tuple[MixtureFiles, 
         shutil.copyfile(made[kind], copy)
         return copy.relative_to(folder).as_posix()
 
-    def of_source(k: int) -> SourceFiles:
-        kinds = {"true": "flac", "separated": "flac", "denoised": "flac", "video": "mp4"}
-        names = [field.name for field in fields(SourceFiles)]
-        return SourceFiles(**{name: named(f"{k}-{name}", kinds.get(name, "png")) for name in names})
-
-    files = MixtureFiles(
-        sound=named("mixture", "flac"),
-        spectrogram=named("mixture", "png"),
-        weighting=named("weighting", "png"),
-        player=(place / "index.html").relative_to(folder).as_posix(),
-    )
-    found = files, [of_source(k) for k in range(sources)]
-    for path in made.values():
-        path.unlink()
-    return found
+    kinds = {name: "flac" for name in SOUND_FILES} | {"video": "mp4"}
+    kinds |= {name: "png" for name in PICTURE_FILES}
+    of_mixture = {
+        "sound": named("mixture", "flac"),
+        "spectrogram": named("mixture", "png"),
+        "weighting": named("weighting", "png"),
+        "player": (place / "index.html").relative_to(folder).as_posix(),
+    }
+    of_sources = [{name: named(f"{k}-{name}", kinds[name]) for name in kinds} for k in range(2)]
+    for name in ("a.png", "a.flac"):
+        (place / name).unlink()
+    return MixtureFiles(of_mixture, of_sources)
 
 
-def made_up_mixtures(folder: Path, count: int, shown: int = SHOWN) -> list[Mixture]:
+def made_up_scores(count: int) -> pd.DataFrame:
     random = np.random.default_rng(0)
-    mixtures = []
+    rows = []
     for number in range(count):
-        pair = random.choice(len(CATEGORIES), 2, replace=False)
-        files, of_sources = MixtureFiles(), [SourceFiles(), SourceFiles()]
-        if number < shown:
-            files, of_sources = shown_files(folder, number, 2)
-        sources = []
-        for k, category in enumerate(pair):
+        for category in random.choice(len(CATEGORIES), 2, replace=False):
             mixed = float(random.normal(0, 4))
             gain = float(random.gamma(4, 1.7) + category - 3)
-            values: dict[str, float | None] = {
-                "sdr": mixed + gain,
-                "sir": mixed + gain + float(random.gamma(3)),
-                "sar": mixed + gain + float(random.gamma(6)),
-                "si_sdr": mixed + gain - 2.5,
-                "sdr_mixture": mixed,
-                "sdr_improvement": gain,
-                "sdr_denoised": None if number % 5 else mixed + gain + 0.1,
-            }
             name = CATEGORIES[category]
-            video = f"{name}/{name}_{random.integers(80):03d}"
-            sources.append(Source(name, video, values, of_sources[k]))
-        mixtures.append(Mixture(number, sources, files))
-    return mixtures
+            rows.append(
+                {
+                    "mixture": number,
+                    "category": name,
+                    "video": f"{name}/{name}_{random.integers(80):03d}",
+                    "sdr": mixed + gain,
+                    "sir": mixed + gain + float(random.gamma(3)),
+                    "sar": mixed + gain + float(random.gamma(6)),
+                    "si_sdr": mixed + gain - 2.5,
+                    "sdr_mixture": mixed,
+                    "sdr_improvement": gain,
+                    "sdr_denoised": np.nan if number % 5 else mixed + gain + 0.1,
+                }
+            )
+    return pd.DataFrame(rows)
 
 
-def full(folder: Path, count: int = 256, shown: int = SHOWN) -> PageContent:
+def made_up_parameters() -> ParameterTable:
+    items = [Parameter(f"train.key_{k}", f"{k / 7:.3g}", None, "a meaning") for k in range(90)]
+    items[3] = Parameter("train.epochs", "5", "3", "how often")
+    items[5] = Parameter("train.new", "[1, 2]", "", "steps")
+    items[7] = Parameter("train.gone", "", "null")
+    return ParameterTable(items, HEAD)
+
+
+def made_up_comparison() -> Comparison:
+    measures = {
+        "sdr": Difference(256, 6.4, 7.1, Interval(0.7, 0.41, 0.98), 0.7),
+        "sir": Difference(256, 10.1, 10.0, Interval(-0.1, -0.5, 0.3), 0.4),
+    }
+    a, b = Revision("HEAD", "1b5ed50" + "0" * 33), Revision("workspace", None)
+    return Comparison(a, b, 256, (256, 256), measures, {}, [], ["sar is left out: no value"])
+
+
+def denoise_metrics(reason: str = "best of 40 on 60 mixtures for tuning") -> dict[str, Any]:
+    def interval(mean: float) -> dict[str, float]:
+        return {"mean": mean, "low": mean - 0.06, "high": mean + 0.07}
+
+    methods = {
+        name: {
+            "setting": {"power": 2.0, "frames": 3, "iterations": 5} if name == "wiener" else {},
+            "change": {measure: interval(change) for measure in SHOWN_MEASURES},
+        }
+        for name, change in TRIED.items()
+    }
+    return {
+        "method": "wiener",
+        "setting": methods["wiener"]["setting"],
+        "reason": reason,
+        "mixtures": {"held_out": 150},
+        "before": dict.fromkeys(SHOWN_MEASURES, 7.1),
+        "methods": methods,
+        "footnote": {"about": "a measure", "mean_over_std": {"before": 0.01, "after": None}},
+    }
+
+
+def denoise_tables() -> tuple[pd.DataFrame, pd.DataFrame]:
+    random = np.random.default_rng(1)
+    grid = [(t, r) for t in (4, 16, 64, 128) for r in (1e-3, 1e-2, 1)]
+    names = ("method", "taps", "rate", "forgetting", "power", "frames", "iterations", "sdr_change")
+    sweep = [("lms", taps, rate, *[np.nan] * 4, random.normal()) for taps, rate in grid]
+    sweep += [("rls", taps, np.nan, rate, *[np.nan] * 3, random.normal()) for taps, rate in grid]
+    powers = [("renormalise", *[np.nan] * 3, power, np.nan, np.nan) for power in (1.0, 2.0)]
+    sweep += [(*row, change) for row, change in zip(powers, (0.1, np.nan), strict=True)]
+    held_out = [
+        {"mixture": number, "method": name, "sdr_change": random.normal(mean, 0.4)}
+        for name, mean in TRIED.items()
+        for number in range(150)
+    ]
+    return pd.DataFrame(sweep, columns=names), pd.DataFrame(held_out)
+
+
+def full(scores: pd.DataFrame, files: dict[int, MixtureFiles]) -> PageContent:
     """Every section with something in it."""
     random = np.random.default_rng(1)
     steps = np.arange(1400)
@@ -120,148 +179,179 @@ def full(folder: Path, count: int = 256, shown: int = SHOWN) -> PageContent:
         name: [(epoch, high * (1 - 0.8 ** (k + 1))) for k, epoch in enumerate(epochs)]
         for name, high in (("SDR", 9), ("SIR", 12), ("SAR", 16))
     }
-    changes = {name: random.normal(mean, 0.4, 150) for name, mean in TRIED.items()}
-    methods = [
-        DenoiseMethod(
-            name,
-            "taps 64, rate 0.01",
-            {"sdr": 7.1 + values.mean(), "sir": 10 + 2 * values.mean()},
-            {
-                "sdr": Interval(values.mean(), values.mean() - 0.06, values.mean() + 0.07),
-                "sir": Interval(2 * values.mean(), -0.1, 0.3),
-            },
-            list(values),
-            chosen=name == "wiener",
-        )
-        for name, values in changes.items()
+    values = {
+        "sdr": (7.1, 6.92),
+        "sir": (10.0, 9.38),
+        "sdr_mixture": (-0.34, 0.36),
+        "sdr_improvement": (6.76, 5.6),
+    }
+    reasons = ["a source is silent", "an estimate is silent", "a source is silent"]
+    metrics = {name: {"mean": mean, "median": median} for name, (mean, median) in values.items()}
+    mixtures = {"counted": 256, "reasons": dict(enumerate(reasons))}
+    ladder = [
+        Step("Mixture", "bound", "nothing done", 0.34, 0.35, np.nan),
+        Step("Model", "model", "this one", 7.1, 10.0, 13.69),
+        Step("Ideal binary masks", "bound", "", 13.2, 22.9, 14.0),
+        Step("Ideal ratio masks", "bound", "the best", 14.4, 20.5, 15.6),
     ]
-    grid = [(t, r, float(random.normal(0, 0.3))) for t in (4, 16, 64, 128) for r in (1e-3, 1e-2, 1)]
-    parameters = [Parameter(f"train.key_{k}", f"{k / 7:.3g}", None, "a meaning") for k in range(90)]
-    parameters[3] = Parameter("train.epochs", "5", "3", "how often")
-    parameters[5] = Parameter("train.new", "[1, 2]", "", "steps")
-    parameters[7] = Parameter("train.gone", "", "null")
-    count_column = Column("videos", "count")
+    number = Column("number", "count")
+    kinds = ("silent", "solo", "distractor", "duet")
+    localization = {
+        "scenes": dict.fromkeys(kinds, 30),
+        "regions_right": dict.fromkeys(kinds, 0.37),
+        "pointing": {"solo": 1.0, "distractor": 0.9, "duet": 0.8},
+        "pointing_by_sound": {"solo": 1.0},
+        "overlap": {"above_0.3": 0.7, "above_0.5": 0.39},
+        "duets": {"sdr": 6.07, "sdr_improvement": -1.0},
+    }
     return PageContent(
         title="longer-training",
-        revision="main 1b5ed50, with changes; 21 November 2026, 18:40 UTC",
+        origin=f"Written on {WRITTEN} on host A, from {HEAD}.",
         warnings=["Only 24 of 30 videos of tuba could be had.", "The page of mixture 7 is old."],
-        headline=Headline(
-            {
-                "sdr": Summary(7.1, 6.92),
-                "sir": Summary(10.0, 9.38),
-                "sar": Summary(13.69, 12.98),
-                "si_sdr": Summary(4.59, 4.09),
-                "sdr_mixture": Summary(-0.34, 0.36),
-                "sdr_improvement": Summary(6.76, 5.6),
-            },
-            count,
-            {"a source is silent": 2, "an estimate is silent": 1},
-        ),
-        scale=Scale(
-            [
-                Step(
-                    "Mixture itself", {"sdr": 0.34, "sir": 0.35, "sar": 40.1}, note="nothing done"
-                ),
-                Step("Model", {"sdr": 7.1, "sir": 10.0, "sar": 13.69}, "model", "this one"),
-                Step("Model, denoised", {"sdr": 7.31, "sir": 10.3, "sar": 13.1}, "model"),
-                Step("Ideal binary masks", {"sdr": 13.2, "sir": 22.9, "sar": 14.0}),
-                Step("Ideal ratio masks", {"sdr": 14.4, "sir": 20.5, "sar": 15.6}, note="the best"),
-            ],
-            "Ideal masks are made from the true sources.",
-        ),
-        comparison=Comparison(
-            "main",
-            256,
-            [
-                Difference("SDR", 7.1, 6.4, Interval(0.7, 0.41, 0.98)),
-                Difference("SIR", 10.0, 10.1, Interval(-0.1, -0.5, 0.3)),
-                Difference("loss", 0.17, None, None),
-            ],
-            "SDR is surely better, by 0.41 dB or more; SIR is about the same.",
-        ),
-        curves=[
-            Curve("Training loss", "loss", {"loss": list(zip(steps.tolist(), loss, strict=True))}),
-            Curve("Validation loss", "loss", {"loss": [(e, 0.3 - e / 9999) for e in epochs]}),
-            Curve("Validation SDR, SIR, SAR", "dB", quality),
-            Curve(
-                "Learning rate", "", {"sound net": [(s, 3e-3 * 0.99 ** (s / 10)) for s in epochs]}
+        sections=[
+            result_section(metrics | {"mixtures": mixtures}),
+            scale_section(ladder, 100, is_held_out=True),
+            Section("Comparison", comparison_blocks(made_up_comparison(), HEAD, WRITTEN)),
+            Section(
+                "Training",
+                [
+                    curve_chart(
+                        "Loss", "loss", {"training": list(zip(steps.tolist(), loss, strict=True))}
+                    ),
+                    curve_chart("Validation SDR, SIR, SAR", "dB", quality),
+                ],
             ),
-        ],
-        mixtures=made_up_mixtures(folder, count, shown),
-        denoise=Denoise(
-            "wiener, frames 3",
-            "best of 40 on 60 mixtures for tuning: SDR +0.21 dB (+0.12 to +0.30)",
-            150,
-            {"sdr": 7.1, "sir": 10.0},
-            methods,
-            [
-                Sweep("lms", "taps", "rate", grid),
-                Sweep("rls", "taps", "forgetting", [(t, r, -v) for t, r, v in grid]),
-                Sweep("renormalise", "power", "", [(1.0, None, 0.1), (2.0, None, None)]),
-            ],
-            "LMS rates that would diverge were brought down.",
-        ),
-        localization=[
-            Table(
-                [Column("scenes"), Column("right number", "share"), Column("SDR, dB", "decibels")],
-                [["silence", 1.0, None], ["solo", 0.97, 12.3], ["one player mute", 0.37, -1.0]],
-                note="Over 30 scenes of each kind.",
-            )
-        ],
-        parameters=Parameters(parameters),
-        data=[
-            Table([Column("videos"), count_column], [["found", 430], ["gone", 12]], "Videos"),
-            Table([Column("left out because"), count_column], [["silent", 3]]),
-        ],
-        timing=[
-            Table(
-                [Column("stage"), Column("seconds", "seconds"), Column("leaves", "bytes")],
-                [["train", 312.25, 3e7], ["evaluate", 90.5, 1.2e8]],
+            mixture_section(scores, files),
+            denoise_section(denoise_metrics(), *denoise_tables()),
+            localization_section(localization),
+            Section("Parameters", [made_up_parameters()]),
+            Section(
+                "Data",
+                [
+                    Table([Column("videos"), number], [["found", 4300]], "Videos"),
+                    Table([Column("reason"), number], [["silent", 3]]),
+                ],
             ),
-            Table([Column("of"), Column("is")], [["torch", "2.15.0"], ["processor", "made up"]]),
+            Section(
+                "Timing",
+                [
+                    Table(
+                        [Column("stage"), Column("seconds", "seconds"), Column("size", "bytes")],
+                        [["train", 312.25, 3e7], ["evaluate", 90.5, 1.2e8]],
+                    )
+                ],
+            ),
         ],
     )
 
 
+def opened(
+    browser: Any, folder: Path, content: PageContent, charts: bool = True, **options: Any
+) -> Any:
+    """Write a page and open it from its file."""
+    written = write_page(folder, content)
+    options = {"viewport": {"width": 1200, "height": 900}} | options
+    page = browser.new_context(**options).new_page()
+    page.mistakes, page.requested, page.folder = [], [], folder
+    page.on("console", lambda said: page.mistakes.append(said.text))
+    page.on("pageerror", lambda error: page.mistakes.append(str(error)))
+    page.on("request", lambda request: page.requested.append(request.url))
+    page.goto(written.as_uri())
+    if charts:
+        page.evaluate("report.charts")
+    return page
+
+
+def closed(page: Any) -> None:
+    """Close a page; nothing may have gone wrong or left the folder."""
+    assert page.mistakes == []
+    inside = (page.folder.as_uri() + "/", "data:")
+    assert [url for url in page.requested if not url.startswith(inside)] == []
+    page.context.close()
+
+
 @pytest.fixture
-def open_page(browser: Any, tmp_path: Path) -> Any:
-    """Write a page and open it from its file; nothing may go wrong or leave the folder."""
+def open_page(browser: Any, tmp_path: Path) -> Iterator[Callable[..., Any]]:
     pages = []
-    folder = tmp_path / "a report"
 
-    def opened(content: PageContent, wait: bool = True, **options: Any) -> Any:
-        written = write_page(folder, content)
-        page = browser.new_context(
-            **{"viewport": {"width": 1200, "height": 900}} | options
-        ).new_page()
-        page.mistakes, page.requested = [], []
-        page.on("console", lambda said: page.mistakes.append(said.text))
-        page.on("pageerror", lambda error: page.mistakes.append(str(error)))
-        page.on("request", lambda request: page.requested.append(request.url))
-        page.goto(written.as_uri())
-        if wait:
-            page.evaluate("report.charts")
-        page.folder = folder
-        pages.append(page)
-        return page
+    def open_one(content: PageContent, **options: Any) -> Any:
+        pages.append(opened(browser, tmp_path / "a report", content, **options))
+        return pages[-1]
 
-    yield opened
+    yield open_one
     for page in pages:
-        assert page.mistakes == []
-        inside = (folder.as_uri() + "/", "data:")
-        assert [url for url in page.requested if not url.startswith(inside)] == []
-        page.context.close()
+        closed(page)
+
+
+@pytest.fixture(scope="module")
+def scores() -> pd.DataFrame:
+    return made_up_scores(256)
+
+
+@pytest.fixture(scope="module")
+def full_page(
+    browser: Any, tmp_path_factory: pytest.TempPathFactory, scores: pd.DataFrame, video: Path
+) -> Iterator[Any]:
+    """A page with everything, 256 mixtures."""
+    folder = tmp_path_factory.mktemp("page") / "a report"
+    files = {number: shown_files(folder, number, video) for number in range(SHOWN)}
+    page = opened(browser, folder, full(scores, files))
+    page.locator("#rows").scroll_into_view_if_needed()
+    page.wait_for_timeout(300)
+    page.loaded_first = loaded(page)
+    page.files = files
+    yield page
+    closed(page)
 
 
 @pytest.fixture
-def folder(tmp_path: Path) -> Path:
-    return tmp_path / "a report"
+def whole(full_page: Any) -> Any:
+    """The page with everything, as it is when it opens."""
+    restore(full_page, 512)
+    return full_page
+
+
+@pytest.fixture(scope="module")
+def table_page(
+    browser: Any, tmp_path_factory: pytest.TempPathFactory, scores: pd.DataFrame, video: Path
+) -> Iterator[Any]:
+    """A page without charts: 60 mixtures and the parameters."""
+    folder = tmp_path_factory.mktemp("page") / "a report"
+    files = {number: shown_files(folder, number, video) for number in range(SHOWN)}
+    some = scores[scores["mixture"] < 60]
+    sections = [
+        Section("Mixtures", [MixtureTable(some, files)]),
+        Section("Parameters", [made_up_parameters()]),
+    ]
+    page = opened(browser, folder, PageContent("tables", sections))
+    page.scores = some
+    yield page
+    closed(page)
+
+
+@pytest.fixture
+def tables(table_page: Any) -> Any:
+    """The page without charts, as it is when it opens."""
+    restore(table_page, 120)
+    return table_page
+
+
+def restore(page: Any, rows: int) -> None:
+    page.set_viewport_size({"width": 1200, "height": 900})
+    page.emulate_media(media="screen", color_scheme="light")
+    page.evaluate("document.querySelector('dialog').close()")
+    page.get_by_role("button", name="Show all").click()
+    wait_until(page, f"document.querySelectorAll('#rows tbody tr').length === {rows}")
+    page.evaluate("document.querySelector('#find-parameter').reset()")
+    page.evaluate("document.querySelector('#find-parameter').dispatchEvent(new Event('input'))")
+    if page.locator("#rows th").first.get_attribute("aria-sort") != "ascending":
+        page.locator("#rows thead button").first.click()
 
 
 def cells(page: Any, column: int) -> list[str]:
     """Texts of a column of the table of mixtures, from top to bottom."""
     rows = "[...document.querySelectorAll('#rows tbody tr')]"
-    found: list[str] = page.evaluate(f"{rows}.map(row => row.cells[{column}].innerText)")
+    found: list[str] = page.evaluate(f"{rows}.map(row => row.cells[{column}].textContent)")
     return found
 
 
@@ -281,231 +371,251 @@ def wait_until(page: Any, condition: str) -> None:
 
 
 def loaded(page: Any) -> set[str]:
-    """What was asked for since `page.requested` was emptied."""
+    """Files that were requested since `page.requested` was emptied."""
     return {
         unquote(url).removeprefix(unquote(page.folder.as_uri()) + "/") for url in page.requested
     }
 
 
-def files_of(mixture: Mixture) -> tuple[set[str], set[str], set[str]]:
-    """Pictures, sounds and videos of a mixture."""
-    every = [mixture.files, *(source.files for source in mixture.sources)]
-    paths = {path for files in every for path in vars(files).values() if path}
-    ends = (".png", ".flac", ".mp4")
-    pictures, sounds, videos = ({path for path in paths if path.endswith(end)} for end in ends)
-    return pictures, sounds, videos
+def dialog_title(page: Any) -> str:
+    wait_until(page, "document.querySelector('dialog').open")
+    text: str = page.locator("#mixture-title").inner_text()
+    return text
 
 
 # What is written
 
 
-def test_page_needs_the_library_of_charts_beside_it_and_nothing_else(folder: Path) -> None:
-    page = write_page(folder, full(folder, 3, shown=0))
-    assert page == folder / "index.html"
-    assert sorted(path.name for path in folder.iterdir()) == ["index.html", "vega.js"]
-
-
-def test_page_without_charts_is_one_file(folder: Path) -> None:
-    write_page(folder, PageContent("nothing yet", headline=Absent("Nothing ran.")))
-    assert [path.name for path in folder.iterdir()] == ["index.html"]
-
-
-def test_same_content_makes_the_same_files(folder: Path, tmp_path: Path) -> None:
-    content = full(folder, 20, shown=0)
-    written = [write_page(tmp_path / name, content).parent for name in ("a", "b")]
+def test_files_of_a_page(tmp_path: Path, scores: pd.DataFrame) -> None:
+    """The page and the library of its charts, the same each time."""
+    pages = [write_page(tmp_path / name, full(scores, {})) for name in ("a", "b")]
+    assert pages[0] == tmp_path / "a" / "index.html"
+    for page in pages:
+        assert sorted(path.name for path in page.parent.iterdir()) == ["index.html", "vega.js"]
     for name in ("index.html", "vega.js"):
-        first, second = ((place / name).read_bytes() for place in written)
+        first, second = ((page.parent / name).read_bytes() for page in pages)
         assert first == second
 
 
-@pytest.mark.parametrize("path", ["../a.png", "/etc/hosts", "a/../../a.png", "..\\a.png"])
-def test_file_outside_the_folder_is_refused(folder: Path, path: str) -> None:
-    mixture = Mixture(4, [], MixtureFiles(spectrogram=path))
-    with pytest.raises(ValueError, match=r"mixture 4: .* is not inside the folder"):
-        write_page(folder, PageContent("t", mixtures=[mixture]))
+def test_page_without_charts_is_one_file(tmp_path: Path) -> None:
+    write_page(tmp_path, PageContent("nothing yet", [Section("Result", [], empty="Nothing ran.")]))
+    assert [path.name for path in tmp_path.iterdir()] == ["index.html"]
 
 
-def test_file_that_is_not_there_is_refused(folder: Path) -> None:
-    mixture = Mixture(4, [Source("a", "b", {}, SourceFiles(true="none.flac"))])
-    with pytest.raises(ValueError, match=r"mixture 4: .*none\.flac is not there"):
-        write_page(folder, PageContent("t", mixtures=[mixture]))
+@pytest.mark.parametrize(
+    ("path", "reason"),
+    [
+        *((path, "is not inside the folder") for path in ("../a.png", "/etc/hosts")),
+        *((path, "is not inside the folder") for path in ("a/../../a.png", "..\\a.png")),
+        ("none.flac", "does not exist"),
+    ],
+)
+def test_invalid_path(tmp_path: Path, scores: pd.DataFrame, path: str, reason: str) -> None:
+    of_mixture = MixtureFiles({"spectrogram": path}, [{}, {}])
+    of_source = MixtureFiles({}, [{}, {"heat": path}])
+    for files in (of_mixture, of_source):
+        table = MixtureTable(scores, {4: files})
+        with pytest.raises(ValueError, match=rf"mixture 4: .* {reason}"):
+            write_page(tmp_path, PageContent("t", [Section("Mixtures", [table])]))
 
 
-def test_row_that_does_not_fit_its_table_is_refused(folder: Path) -> None:
-    table = Table([Column("a"), Column("b")], [["only one"]], "Counts")
-    with pytest.raises(ValueError, match=r"Counts: .* has not 2 cells"):
-        write_page(folder, PageContent("t", data=[table]))
+def test_row_that_does_not_fit_its_table() -> None:
+    with pytest.raises(ValueError, match=r"Counts: .* does not have 2 cells"):
+        Table([Column("a"), Column("b")], [["only one"]], "Counts")
 
 
 # How it opens
 
 
-def test_page_of_256_mixtures_opens_soon(open_page: Open, folder: Path) -> None:
-    page = open_page(full(folder))
-    assert page.locator("#rows tbody tr").count() == 512
-    # Milliseconds; other work may be going on beside this.
-    assert page.evaluate("report.usable") < 3000
+def test_time_to_open(whole: Any) -> None:
+    assert whole.locator("#rows tbody tr").count() == 512
+    # Milliseconds, with room for other work on the same machine.
+    assert whole.evaluate("report.usable") < 3000
     seen = "performance.getEntriesByName('first-contentful-paint')[0].startTime"
     asked = "performance.getEntriesByType('resource').find(e => e.name.endsWith('vega.js'))"
-    assert page.evaluate(seen) < 3000
-    assert page.evaluate(f"({asked})?.startTime ?? Infinity") > page.evaluate("report.usable")
+    assert whole.evaluate(seen) < 3000
+    assert whole.evaluate(f"({asked})?.startTime ?? Infinity") > whole.evaluate("report.usable")
 
 
-@pytest.mark.parametrize("scheme", ["light", "dark"])
-@pytest.mark.parametrize("width", [400, 800, 1400])
-def test_page_fits_its_window(open_page: Open, folder: Path, width: int, scheme: str) -> None:
-    content = full(folder, 40, shown=1)
-    page = open_page(content, viewport={"width": width, "height": 900}, color_scheme=scheme)
-    assert page.evaluate("document.documentElement.scrollWidth") <= width
-    drawn = page.locator("[data-chart] svg")
-    assert drawn.count() == page.locator("[data-chart]").count() == 12
-    for box in (drawn.nth(k).bounding_box() for k in range(drawn.count())):
-        assert box["width"] <= width and box["x"] + box["width"] <= width
-    page.evaluate("report.open(0)")
-    wait_until(page, "document.querySelector('dialog').open")
-    assert page.evaluate("document.querySelector('dialog').scrollWidth") <= width
+def test_page_fits_its_window(whole: Any) -> None:
+    drawn = whole.locator("[data-chart] svg")
+    assert drawn.count() == whole.locator("[data-chart]").count() == 10
+    svgs = "[...document.querySelectorAll('[data-chart] svg')].map(e => e.getBoundingClientRect())"
+    for width, scheme in ((400, "light"), (800, "dark"), (1400, "light"), (400, "dark")):
+        whole.emulate_media(color_scheme=scheme)
+        whole.set_viewport_size({"width": width, "height": 900})
+        # Charts follow the width of the window.
+        wait_until(whole, f"{svgs}.every(box => box.right <= {width})")
+        assert whole.evaluate("document.documentElement.scrollWidth") <= width
+        whole.evaluate("report.open(0)")
+        dialog_title(whole)
+        assert whole.evaluate("document.querySelector('dialog').scrollWidth") <= width
+        whole.locator("dialog #close").click()
 
 
-def test_charts_follow_the_ground(open_page: Open, folder: Path) -> None:
-    page = open_page(full(folder, 5, shown=0), color_scheme="light")
+def test_colours_of_charts(whole: Any) -> None:
     paths = "[...document.querySelectorAll('#mixtures svg .mark-rect path')]"
     fills = f"new Set({paths}.map(path => getComputedStyle(path).fill))"
-    assert page.evaluate(f"[...{fills}]") == ["rgb(0, 114, 178)"]
-    page.emulate_media(color_scheme="dark")
-    assert page.evaluate(f"[...{fills}]") == ["rgb(86, 180, 233)"]
+    assert whole.evaluate(f"[...{fills}]") == ["rgb(0, 114, 178)"]
+    whole.emulate_media(color_scheme="dark")
+    assert whole.evaluate(f"[...{fills}]") == ["rgb(86, 180, 233)"]
     texts = "document.querySelector('#mixtures svg .mark-text text')"
-    assert page.evaluate(f"getComputedStyle({texts}).fill") == "rgb(163, 165, 170)"
+    assert whole.evaluate(f"getComputedStyle({texts}).fill") == "rgb(163, 165, 170)"
 
 
-def test_page_without_its_library_says_so(open_page: Open, folder: Path) -> None:
-    page = open_page(full(folder, 5, shown=0))
-    (folder / "vega.js").unlink()
+def test_page_without_its_library(open_page: Any) -> None:
+    content = PageContent("charts", [mixture_section(made_up_scores(5), {})])
+    page = open_page(content)
+    (page.folder / "vega.js").unlink()
     page.reload()
     page.evaluate("report.charts")
-    assert page.get_by_text("The file vega.js").count() == page.locator("[data-chart]").count()
+    missing = page.get_by_text("The chart library vega.js is missing")
+    assert missing.count() == page.locator("[data-chart]").count() == 3
     assert page.locator("#rows tbody tr").count() == 10
     assert any("ERR_FILE_NOT_FOUND" in mistake for mistake in page.mistakes)
     page.mistakes.clear()
 
 
-def test_page_prints_whole_tables(open_page: Open, folder: Path) -> None:
-    # A4 less margins of 1 cm, in CSS pixels.
-    page = open_page(full(folder, 40, shown=0), viewport={"width": 718, "height": 1047})
-    page.emulate_media(media="print")
+def test_print(whole: Any) -> None:
+    # A4 without margins of 1 cm, in CSS pixels.
+    whole.set_viewport_size({"width": 718, "height": 1047})
+    whole.emulate_media(media="print")
     for name in ("rows", "parameter-rows"):
         box = f"document.getElementById('{name}').parentElement"
-        assert page.evaluate(f"{box}.scrollHeight <= {box}.clientHeight + 1")
-        assert page.evaluate(f"{box}.scrollWidth <= {box}.clientWidth + 1")
-    assert not page.locator("nav").is_visible()
+        assert whole.evaluate(f"{box}.scrollHeight <= {box}.clientHeight + 1")
+        assert whole.evaluate(f"{box}.scrollWidth <= {box}.clientWidth + 1")
+    assert not whole.locator("nav").is_visible()
 
 
-def test_page_says_what_it_can_without_a_script(open_page: Open, folder: Path) -> None:
-    page = open_page(full(folder, 5, shown=0), wait=False, java_script_enabled=False)
-    for text in ("+6.76", "Ideal ratio masks", "SDR is surely better", "train.epochs"):
+def test_page_without_javascript(open_page: Any) -> None:
+    content = full(made_up_scores(5), {})
+    page = open_page(content, charts=False, java_script_enabled=False)
+    for text in ("+6.76", "Ideal ratio masks", "this report are better", "train.epochs"):
         assert page.get_by_text(text).first.is_visible()
     assert page.locator("noscript p").is_visible()
 
 
-# What it says
+# What it shows
 
 
-def test_numbers_are_there(open_page: Open, folder: Path) -> None:
-    page = open_page(full(folder, 5, shown=0))
-    result = page.locator("#result").inner_text()
-    for text in ("7.10 dB", "median 6.92", "\u22120.34 dB", "+6.76 dB", "5 mixtures. 3 could not"):
+def test_numbers(whole: Any) -> None:
+    result = whole.locator("#result").inner_text()
+    for text in ("7.10 dB", "median 6.92", "\u22120.34 dB", "+6.76 dB"):
         assert text in result
-    assert "2 a source is silent" in " ".join(result.split())
-    assert "+0.70 [+0.41, +0.98]" in page.locator("#comparison").inner_text()
-    assert "Only 24 of 30 videos" in page.locator("#warnings").inner_text()
-    assert "one player mute\t37 %\t\u22121.00" in page.locator("#localization").inner_text()
-    assert "train\t312.2\t28.6 MiB" in page.locator("#timing").inner_text()
-    denoise = page.locator("#denoise").inner_text()
-    assert "Chosen: wiener, frames 3" in denoise
-    assert "wiener (chosen)" in denoise
+    assert "256 mixtures. 3 mixtures could not be measured" in result
+    assert "2\ta source is silent" in result
+    assert "Only 24 of 30 videos" in whole.locator("#warnings").inner_text()
+    located = whole.locator("#localization").inner_text()
+    assert "Number of regions is correct\t37 %\t37 %\t37 %\t37 %" in located
+    assert "SDR improvement\t\u22121.00" in located
+    assert "train\t312.2\t28.6 MiB" in whole.locator("#timing").inner_text()
+    assert "found\t4\u202f300" in whole.locator("#data").inner_text()
+    denoise = whole.locator("#denoise").inner_text()
+    assert "Chosen: wiener, power 2, frames 3, iterations 5; best of 40" in denoise
+    assert "wiener (chosen)\tpower 2, frames 3, iterations 5\t7.31\t+0.21 [+0.15" in denoise
+    assert "over 150 held-out mixtures" in denoise
+    assert whole.locator("#denoise .emphasized").count() == 1
 
 
-def test_empty_sections_say_why_and_those_left_out_are_not_there(open_page: Open) -> None:
+def test_comparison_names_its_revision_and_time(whole: Any) -> None:
+    text = whole.locator("#comparison").inner_text()
+    when = f"Compared with {HEAD}, when this report was written on {WRITTEN}"
+    assert f"{when}: the results of this report are better." in text
+    assert re.search(r"This report\s+1b5ed50", text)
+    assert "SDR\t7.10\t6.40\t+0.70 [+0.41, +0.98]" in text
+    assert "Paired over the 256 mixtures in both. Sar is left out: no value." in text
+    assert f"Written on {WRITTEN} on host A, from {HEAD}." in whole.locator("header").inner_text()
+
+
+def test_glossary(whole: Any) -> None:
+    terms = whole.locator("#glossary dt").all_inner_texts()
+    assert {"Mask", "Region", "Component", "SDR", "SIR", "SAR", "SI-SDR"} <= set(terms)
+    assert whole.locator("nav a[href='#glossary']").count() == 1
+
+
+def test_empty_sections(open_page: Any) -> None:
     content = PageContent(
         "empty",
-        headline=Absent("Training failed: the loss was not finite."),
-        curves=[],
-        mixtures=[],
-        denoise=Denoise("none", "denoise.method is none", 0, {}, []),
-        comparison=Comparison("main", 0, [], "Nothing to compare."),
-        localization=Absent("No scene is known."),
-        parameters=Parameters([Parameter("seed", "1")]),
-        data=[Table([Column("a")], [], "Nothing")],
+        [
+            Section("Result", [], empty="Training failed: the loss was not finite."),
+            mixture_section(made_up_scores(5)[:0], {}),
+            scale_section([], 0, is_held_out=False),
+            Section("Parameters", [ParameterTable([Parameter("seed", "1")], HEAD)]),
+            Section("Data", [Table([Column("a")], [], "Nothing")]),
+        ],
     )
     page = open_page(content)
     said = page.locator("main").inner_text()
     for text in (
         "Training failed: the loss was not finite.",
-        "No training curve was written.",
-        "No mixture was evaluated.",
-        "No method was tried.",
-        "Nothing to compare.",
-        "No scene is known.",
-        "Nothing to count.",
-        "All as in git HEAD.",
+        "No mixture could be measured.",
+        "None differs from commit 1b5ed50",
+        "No rows.",
     ):
         assert text in said
-    assert page.locator("#scale, #timing").count() == 0
+    assert page.locator("#timing").count() == 0
     links = [link.get_attribute("href") for link in page.locator("nav a").all()]
-    assert "#scale" not in links and "#result" in links
+    assert links == ["#result", "#mixtures", "#scale", "#parameters", "#data", "#glossary"]
     assert page.locator("section h2").count() == len(links)
 
 
-def test_numbers_that_are_not_finite_are_told_and_not_drawn(open_page: Open) -> None:
+def test_numbers_that_are_not_finite(open_page: Any) -> None:
     nan, infinite = float("nan"), float("inf")
+    row = {"mixture": 0, "category": "tuba", "video": "a", "sdr_mixture": nan}
+    scores = pd.DataFrame([row | {"sdr": nan, "sir": 2.0, "sar": infinite}])
+    points = [(0, 1.0), (1, nan), (2, infinite), (3, None)]
+    sweep, held_out = denoise_tables()
+    sweep["sdr_change"], held_out["sdr_change"] = nan, nan
     content = PageContent(
         "diverged",
-        headline=Headline({"sdr": Summary(nan, None)}, 1),
-        scale=Scale([Step("Model", {"sdr": nan}, "model")]),
-        curves=[
-            Curve("Loss", "loss", {"loss": [(0, 1.0), (1, nan), (2, infinite), (3, None)]}),
-            Curve("Validation loss", "loss", {"loss": [(0, nan)]}),
+        [
+            Section("Result", [[Figure("SDR", nan, None, "decibels")]]),
+            scale_section([Step("Model", "model", "", nan, None, nan)], 1, is_held_out=False),
+            Section(
+                "Training",
+                [
+                    curve_chart("Loss", "loss", {"loss": points}),
+                    curve_chart("Validation loss", "loss", {"loss": [(0, nan)]}),
+                ],
+            ),
+            mixture_section(scores, {}),
+            denoise_section(denoise_metrics(), sweep, held_out),
         ],
-        mixtures=[Mixture(0, [Source("tuba", "a", {"sdr": nan, "sir": 2.0, "sar": infinite})])],
-        denoise=Denoise("none", "", 0, {}, [], [Sweep("lms", "taps", "rate", [(4, 0.1, nan)])]),
     )
     page = open_page(content)
     said = page.locator("main").inner_text()
-    assert "3 of 4 values are not finite; they are gaps." in said
-    assert "It has no finite value." in said
+    assert "3 of 4 values are not finite and left out." in said
+    assert "No value is finite." in said
     assert "\u2013 dB" in said
     assert page.locator("[data-chart]").count() == page.locator("[data-chart] svg").count() == 1
     assert page.locator("#rows thead th").all_inner_texts()[3:] == ["SIR"]
+    assert counted(page) == "1 of 1 sources, in 1 of 1 mixture"
 
 
-def test_hostile_names_are_text(open_page: Open, folder: Path) -> None:
-    source = Source(HOSTILE, HOSTILE, {"sdr": 1.0, "sdr_mixture": float("nan")})
-    curve = Curve(HOSTILE, HOSTILE, {HOSTILE: [(1, 1.0), (2, None)], "b": [(1, 2.0)]})
+def test_hostile_names_are_text(open_page: Any) -> None:
+    row = {"mixture": 7, "category": HOSTILE, "video": HOSTILE, "sdr": 1.0, "sdr_mixture": np.nan}
+    sweep, held_out = denoise_tables()
+    series = {HOSTILE: [(1, 1.0), (2, None)], "b": [(1, 2.0)]}
     table = Table([Column(HOSTILE)], [[HOSTILE]], HOSTILE, HOSTILE)
-    interval = Interval(1, 0, 2)
     page = open_page(
         PageContent(
-            title=HOSTILE,
-            revision=HOSTILE,
+            HOSTILE,
+            [
+                Section("Result", [[Figure(HOSTILE, 1.0, 1.0, "change")]], title=HOSTILE),
+                scale_section([Step(HOSTILE, "model", HOSTILE, 1.0, None, None)], 1, False),
+                Section("Comparison", comparison_blocks(made_up_comparison(), HOSTILE, HOSTILE)),
+                Section("Training", [curve_chart(HOSTILE, HOSTILE, series)]),
+                mixture_section(pd.DataFrame([row, row]), {}),
+                denoise_section(denoise_metrics(HOSTILE), sweep, held_out),
+                Section("Localization", [table, Text(HOSTILE), Chart(HOSTILE, None, HOSTILE)]),
+                Section(
+                    "Parameters",
+                    [ParameterTable([Parameter(HOSTILE, HOSTILE, HOSTILE, HOSTILE)], HOSTILE)],
+                ),
+                Section("Data", [], empty=HOSTILE),
+            ],
+            origin=HOSTILE,
             warnings=[HOSTILE],
-            headline=Headline({}, 1, {HOSTILE: 1}),
-            scale=Scale([Step(HOSTILE, {"sdr": 1.0}, note=HOSTILE)], HOSTILE),
-            comparison=Comparison(
-                HOSTILE, 1, [Difference(HOSTILE, 1, 1, interval)], HOSTILE, HOSTILE
-            ),
-            curves=[curve],
-            mixtures=[Mixture(7, [source, source])],
-            denoise=Denoise(
-                HOSTILE,
-                HOSTILE,
-                1,
-                {"sdr": 1.0},
-                [DenoiseMethod(HOSTILE, HOSTILE, {"sdr": 2.0}, {"sdr": interval}, [0.1, 0.2])],
-                [Sweep(HOSTILE, HOSTILE, HOSTILE, [(1, 1, 1.0)])],
-                HOSTILE,
-            ),
-            localization=[table],
-            parameters=Parameters([Parameter(HOSTILE, HOSTILE, HOSTILE, HOSTILE)], HOSTILE),
-            data=Absent(HOSTILE),
         )
     )
     assert page.locator("title").text_content() == HOSTILE
@@ -513,130 +623,110 @@ def test_hostile_names_are_text(open_page: Open, folder: Path) -> None:
     assert page.locator("script").count() == 3
     assert cells(page, 1) == cells(page, 2) == [HOSTILE, HOSTILE]
     page.evaluate("report.open(7)")
-    wait_until(page, "document.querySelector('dialog').open")
+    dialog_title(page)
     assert page.locator("dialog h3").first.text_content() == HOSTILE
     assert page.locator("[data-chart] svg").count() == page.locator("[data-chart]").count()
     page.locator("dialog #close").click()
     page.locator("#filters").get_by_label("Category").select_option(label=HOSTILE)
-    assert counted(page) == "2 of 2 sources, in 1 of 1 mixtures"
+    assert counted(page) == "2 of 2 sources, in 1 of 1 mixture"
 
 
 # The table of mixtures
 
 
-def test_rows_are_sorted_by_each_column_with_what_is_missing_last(
-    open_page: Open, folder: Path
-) -> None:
-    page = open_page(full(folder, 60, shown=0))
-    buttons = page.locator("#rows thead button")
-    assert buttons.count() == 10
-    for column in range(buttons.count()):
-        button = buttons.nth(column)
-        heading = page.locator("#rows thead th").nth(column)
-        # The first click on what is sorted already turns it around.
-        for _ in range(2):
-            button.click()
-            direction = heading.get_attribute("aria-sort")
+def test_sorting(tables: Any) -> None:
+    """The first click on a column sorts up, the second one down; missing values come last."""
+    headings = tables.locator("#rows thead th")
+    assert headings.count() == 3 + len(MEASURE_NAMES)
+    tables.get_by_role("button", name="Best first").click()
+    for column in range(headings.count()):
+        for direction in ("ascending", "descending"):
+            headings.nth(column).locator("button").click()
+            sorts = [heading.get_attribute("aria-sort") for heading in headings.all()]
+            expected: list[str | None] = [None] * len(sorts)
+            expected[column] = direction
+            # Sorted by SDR, the best first, a click on SDR sorts up.
+            assert sorts == expected
             down = direction == "descending"
-            assert down or direction == "ascending"
-            assert page.locator("#rows [aria-sort]").count() == 1
             if column in (1, 2):
-                texts = cells(page, column)
+                texts = cells(tables, column)
                 assert texts == sorted(texts, reverse=down)
                 continue
-            values = numbers(page, column)
-            there = [value for value in values if value is not None]
-            assert there == sorted(there, reverse=down)
-            assert values[: len(there)] == there
-            assert (len(there) < len(values)) == (column == 9)
+            values = numbers(tables, column)
+            existing = [value for value in values if value is not None]
+            assert existing == sorted(existing, reverse=down)
+            assert values[: len(existing)] == existing
+            assert (len(existing) < len(values)) == (column == 9)
 
 
-def test_worst_and_best_come_first(open_page: Open, folder: Path) -> None:
-    content = full(folder, 60, shown=0)
-    page = open_page(content)
-    assert not isinstance(content.mixtures, Absent) and content.mixtures
-    sdr = [source.measures["sdr"] or 0 for one in content.mixtures for source in one.sources]
-    page.get_by_role("button", name="Worst first").click()
-    assert numbers(page, 3)[0] == pytest.approx(min(sdr), abs=0.006)
-    page.get_by_role("button", name="Best first").click()
-    assert numbers(page, 3)[0] == pytest.approx(max(sdr), abs=0.006)
+def test_worst_and_best_first(tables: Any) -> None:
+    for name, sdr in (("Worst", tables.scores["sdr"].min()), ("Best", tables.scores["sdr"].max())):
+        tables.get_by_role("button", name=f"{name} first").click()
+        assert numbers(tables, 3)[0] == pytest.approx(sdr, abs=0.006)
 
 
-def test_rows_are_filtered(open_page: Open, folder: Path) -> None:
-    content = full(folder, 100, shown=2)
-    page = open_page(content)
-    mixtures = content.mixtures
-    assert not isinstance(mixtures, Absent) and mixtures
-    rows = [(one, source) for one in mixtures for source in one.sources]
+def test_filters(tables: Any) -> None:
+    rows = tables.scores.to_dict("records")
+    others = {number: set(some["category"]) for number, some in tables.scores.groupby("mixture")}
 
-    def shown() -> list[tuple[int, str]]:
-        names = zip(numbers(page, 0), cells(page, 2), strict=True)
-        return [(int(number or 0), video) for number, video in names]
-
-    def expect(wanted: Callable[[Mixture, Source], bool]) -> None:
-        expected = [(one.number, source.video) for one, source in rows if wanted(one, source)]
+    def expect(wanted: Callable[[dict[str, Any]], bool]) -> None:
+        expected = [(row["mixture"], row["video"]) for row in rows if wanted(row)]
         assert 0 < len(expected) < len(rows)
-        assert shown() == expected
-        assert counted(page).startswith(f"{len(expected)} of 200 sources")
-        page.get_by_role("button", name="Show all").click()
-        wait_until(page, "document.querySelectorAll('#rows tbody tr').length === 200")
+        names = zip(numbers(tables, 0), cells(tables, 2), strict=True)
+        assert [(int(number or 0), video) for number, video in names] == expected
+        assert counted(tables).startswith(f"{len(expected)} of 120 sources")
+        tables.get_by_role("button", name="Show all").click()
+        wait_until(tables, "document.querySelectorAll('#rows tbody tr').length === 120")
 
-    filters = page.get_by_role("search", name="Mixtures")
+    filters = tables.get_by_role("search", name="Mixtures")
     filters.get_by_label("Category").select_option(label="tuba")
-    expect(lambda _, source: source.category == "tuba")
+    expect(lambda row: row["category"] == "tuba")
 
     filters.get_by_label("mixed with").select_option(label="tuba")
-    expect(lambda one, source: any(s.category == "tuba" for s in one.sources if s is not source))
+    expect(lambda row: row["category"] != "tuba" and "tuba" in others[row["mixture"]])
 
     filters.get_by_label("Category").select_option(label="tuba")
     filters.get_by_label("mixed with").select_option(label="cello")
-    expect(lambda one, _: {source.category for source in one.sources} == {"tuba", "cello"})
+    expect(lambda row: others[row["mixture"]] == {"tuba", "cello"})
 
     filters.get_by_label("from").fill("3")
     filters.get_by_label("to", exact=True).fill("8.5")
-    expect(lambda _, source: 3 <= (source.measures["sdr"] or 0) <= 8.5)
+    expect(lambda row: 3 <= row["sdr"] <= 8.5)
 
     filters.get_by_label("Measure").select_option(label="Denoised SDR")
     filters.get_by_label("from").fill("-100")
-    expect(lambda _, source: source.measures["sdr_denoised"] is not None)
+    expect(lambda row: not np.isnan(row["sdr_denoised"]))
 
     filters.get_by_label("Find").fill("TUBA 7")
-    expect(lambda one, s: "tuba" in s.video and "7" in f"{one.number} {s.video}")
+    expect(lambda row: "tuba" in row["video"] and "7" in f"{row['mixture']} {row['video']}")
 
     filters.get_by_label("Only with sounds").check()
-    expect(lambda one, _: one.shown)
+    expect(lambda row: row["mixture"] < SHOWN)
 
-
-def test_filters_that_fit_nothing_say_so(open_page: Open, folder: Path) -> None:
-    page = open_page(full(folder, 5, shown=0))
-    page.get_by_role("search", name="Mixtures").get_by_label("Find").fill("no such thing")
-    assert counted(page) == "0 of 10 sources, in 0 of 5 mixtures"
+    filters.get_by_label("Find").fill("no such thing")
+    assert counted(tables) == "0 of 120 sources, in 0 of 60 mixtures"
 
 
 # One mixture
 
 
-def test_files_are_loaded_when_their_mixture_is_opened_and_not_before(
-    open_page: Open, folder: Path
-) -> None:
-    content = full(folder, 30)
-    mixtures = content.mixtures
-    assert not isinstance(mixtures, Absent) and mixtures
-    page = open_page(content)
-    page.locator("#rows").scroll_into_view_if_needed()
-    page.wait_for_timeout(300)
-    assert loaded(page) == {"index.html", "vega.js"}
-    page.requested.clear()
-    page.get_by_role("button", name="Open mixture 1, with sounds").first.click()
+def test_files_are_loaded_when_their_mixture_opens(whole: Any) -> None:
+    assert whole.loaded_first == {"index.html", "vega.js"}
+    whole.requested.clear()
+    whole.get_by_role("button", name="Open mixture 1, with sounds").first.click()
     images = "[...document.querySelectorAll('dialog img')]"
-    pictures, sounds, videos = files_of(mixtures[1])
-    # Two pictures stand for the videos until they are played.
+    of_mixture, of_sources = whole.files[1]
+    paths = {path for files in (of_mixture, *of_sources) for path in files.values()}
+    ends = (".png", ".flac", ".mp4")
+    pictures, sounds, videos = ({path for path in paths if path.endswith(end)} for end in ends)
+    # Two of the pictures stand for the videos until these are played.
     assert (len(pictures), len(sounds), len(videos)) == (16, 7, 2)
-    wait_until(page, f"{images}.length === 14 && {images}.every(i => i.complete && i.naturalWidth)")
-    page.wait_for_timeout(300)
-    assert loaded(page) == pictures
+    ready = f"{images}.length === 14 && {images}.every(i => i.complete && i.naturalWidth)"
+    wait_until(whole, ready)
+    whole.wait_for_timeout(300)
+    assert loaded(whole) == pictures
     for kind, files, seconds in (("audio", sounds, SECONDS), ("video", videos, VIDEO_SECONDS)):
-        found = page.locator(f"dialog {kind}")
+        found = whole.locator(f"dialog {kind}")
         assert found.count() == len(files)
         for k in range(found.count()):
             found.nth(k).evaluate(
@@ -646,122 +736,114 @@ def test_files_are_loaded_when_their_mixture_is_opened_and_not_before(
                   media.preload = "metadata";
                 })"""
             )
-            assert found.nth(k).evaluate("media => media.duration") == pytest.approx(
-                seconds, abs=0.05
-            )
-    sources = page.evaluate(
+            duration = found.nth(k).evaluate("media => media.duration")
+            assert duration == pytest.approx(seconds, abs=0.05)
+    sources = whole.evaluate(
         "[...document.querySelectorAll('dialog [src], dialog [poster]')]"
         ".flatMap(e => [e.src, e.poster]).filter(Boolean)"
     )
-    prefix = unquote(page.folder.as_uri()) + "/"
+    prefix = unquote(whole.folder.as_uri()) + "/"
     assert {unquote(url).removeprefix(prefix) for url in sources} == pictures | sounds | videos
-    assert loaded(page) <= pictures | sounds | videos
-    page.locator("dialog #close").click()
-    assert page.locator("audio, video, img").count() == 0
+    assert loaded(whole) <= pictures | sounds | videos
+    whole.locator("dialog #close").click()
+    assert whole.locator("audio, video, img").count() == 0
 
 
-def test_sound_plays_alone_and_moves_a_line_over_its_spectrogram(
-    open_page: Open, folder: Path
-) -> None:
-    page = open_page(full(folder, 3))
-    page.evaluate("report.open(0)")
-    page.locator("dialog .box").first.click()
+def test_playing(tables: Any) -> None:
+    """One sound plays at a time, and moves a line over its spectrogram."""
+    tables.evaluate("report.open(0)")
+    tables.locator("dialog .box").first.click()
     first = "document.querySelectorAll('dialog audio')[0]"
     second = "document.querySelectorAll('dialog audio')[1]"
-    wait_until(page, f"{first}.currentTime > 0.4 * {SECONDS}")
-    wait_until(page, "parseFloat(document.querySelector('.playhead').style.left) > 40")
-    page.evaluate(f"{second}.play()")
-    wait_until(page, f"{first}.paused && !{second}.paused")
+    wait_until(tables, f"{first}.currentTime > 0.4 * {SECONDS}")
+    wait_until(tables, "parseFloat(document.querySelector('.playhead').style.left) > 40")
+    tables.evaluate(f"{second}.play()")
+    wait_until(tables, f"{first}.paused && !{second}.paused")
 
 
-def test_link_opens_the_pixel_player(open_page: Open, folder: Path) -> None:
-    page = open_page(full(folder, 3))
-    page.evaluate("report.open(2)")
-    page.get_by_role("link", name="Pixel player").click()
-    assert page.title() == "A player"
-    page.go_back()
-    wait_until(page, "document.querySelector('dialog').open")
+def test_link_to_the_pixel_player(tables: Any) -> None:
+    tables.evaluate("report.open(2)")
+    tables.get_by_role("link", name="Pixel player").click()
+    assert tables.title() == "A player"
+    tables.go_back()
+    assert dialog_title(tables).startswith("Mixture 2: ")
 
 
-def test_address_opens_a_mixture_and_the_way_back_closes_it(open_page: Open, folder: Path) -> None:
-    page = open_page(full(folder, 10, shown=0))
-    page.evaluate("location.hash = 'mixture-4'")
-    wait_until(page, "document.querySelector('dialog').open")
-    assert page.locator("#mixture-title").inner_text().startswith("Mixture 4: ")
-    assert "No sounds or pictures" in page.locator("dialog").inner_text()
-    page.get_by_role("button", name="Next").click()
-    wait_until(page, "location.hash === '#mixture-5'")
-    assert page.locator("#mixture-title").inner_text().startswith("Mixture 5: ")
-    page.go_back()
-    wait_until(page, "!document.querySelector('dialog').open")
-    page.evaluate("location.hash = 'mixture-999'")
-    assert not page.locator("dialog").is_visible()
+def test_address_of_a_mixture(tables: Any) -> None:
+    """The address opens a mixture, and the way back closes it."""
+    tables.evaluate("location.hash = 'mixture-4'")
+    assert dialog_title(tables).startswith("Mixture 4: ")
+    assert "No sounds or pictures" in tables.locator("dialog").inner_text()
+    tables.get_by_role("button", name="Next").click()
+    wait_until(tables, "location.hash === '#mixture-5'")
+    assert dialog_title(tables).startswith("Mixture 5: ")
+    tables.go_back()
+    wait_until(tables, "!document.querySelector('dialog').open")
+    tables.evaluate("location.hash = 'mixture-999'")
+    assert not tables.locator("dialog").is_visible()
 
 
-def test_one_moves_between_mixtures_in_the_order_of_the_table(
-    open_page: Open, folder: Path
-) -> None:
-    page = open_page(full(folder, 10, shown=0))
-    page.get_by_role("button", name="Worst first").click()
-    order = list(dict.fromkeys(map(int, (number or 0 for number in numbers(page, 0)))))
-    page.locator("#rows tbody button").first.click()
+def test_order_of_previous_and_next(tables: Any) -> None:
+    tables.get_by_role("search", name="Mixtures").get_by_label("Find").fill("cello 1")
+    tables.get_by_role("button", name="Worst first").click()
+    order = list(dict.fromkeys(map(int, (number or 0 for number in numbers(tables, 0)))))
+    assert len(order) > 3
+    tables.locator("#rows tbody button").first.click()
     for number in order:
-        assert page.locator("#mixture-title").inner_text().startswith(f"Mixture {number}: ")
-        page.keyboard.press("ArrowRight")
-    assert page.get_by_role("button", name="Next").is_disabled()
-    page.keyboard.press("ArrowLeft")
-    wait_until(page, f"location.hash === '#mixture-{order[-2]}'")
+        assert dialog_title(tables).startswith(f"Mixture {number}: ")
+        tables.keyboard.press("ArrowRight")
+    assert tables.get_by_role("button", name="Next").is_disabled()
+    tables.keyboard.press("ArrowLeft")
+    wait_until(tables, f"location.hash === '#mixture-{order[-2]}'")
 
 
-def test_dot_of_the_scatter_plot_tells_its_name_and_opens_its_mixture(
-    open_page: Open, folder: Path
-) -> None:
-    page = open_page(full(folder, 3, shown=0))
-    dot = page.locator("#mixtures svg .mark-symbol path").first
+def test_dot_of_the_scatter_plot(whole: Any) -> None:
+    """It shows its name and opens its mixture."""
+    dot = whole.locator("#mixtures svg .mark-symbol path").last
     dot.scroll_into_view_if_needed()
     dot.hover()
-    wait_until(page, "!document.getElementById('tip').hidden")
-    tip = page.locator("#tip").inner_text()
+    wait_until(whole, "!document.getElementById('tip').hidden")
+    tip = whole.locator("#tip").inner_text()
     assert "mixture" in tip and "video" in tip
     dot.click()
-    wait_until(page, "document.querySelector('dialog').open")
+    dialog_title(whole)
 
 
 # With the keyboard
 
 
-def test_all_can_be_done_with_the_keyboard(open_page: Open, folder: Path) -> None:
-    page = open_page(full(folder, 5, shown=1))
-    page.keyboard.press("Tab")
-    assert page.evaluate("document.activeElement.className") == "skip"
-    assert page.locator(".skip").bounding_box()["x"] >= 0
-    page.keyboard.press("Enter")
-    wait_until(page, "document.activeElement.id === 'main'")
-    page.locator("#rows thead button").nth(3).focus()
+def test_keyboard(tables: Any) -> None:
+    tables.evaluate("document.activeElement.blur(); document.querySelector('.skip').focus()")
+    assert tables.locator(".skip").bounding_box()["x"] >= 0
+    tables.keyboard.press("Enter")
+    wait_until(tables, "document.activeElement.id === 'main'")
+    tables.locator("#rows thead button").nth(3).focus()
     outline = "getComputedStyle(document.activeElement).outlineStyle"
-    assert page.evaluate(outline) != "none"
-    page.keyboard.press("Enter")
-    assert page.locator("#rows thead th").nth(3).get_attribute("aria-sort") == "ascending"
-    page.keyboard.press(" ")
-    assert page.locator("#rows thead th").nth(3).get_attribute("aria-sort") == "descending"
-    opener = page.locator("#rows tbody button").nth(2)
+    assert tables.evaluate(outline) != "none"
+    tables.keyboard.press("Enter")
+    assert tables.locator("#rows thead th").nth(3).get_attribute("aria-sort") == "ascending"
+    tables.keyboard.press(" ")
+    assert tables.locator("#rows thead th").nth(3).get_attribute("aria-sort") == "descending"
+    opener = tables.locator("#rows tbody button").nth(2)
     opener.focus()
     number = opener.inner_text()
-    page.keyboard.press("Enter")
-    wait_until(page, "document.activeElement.id === 'mixture-title'")
-    assert page.locator("#mixture-title").inner_text().startswith(f"Mixture {number}: ")
-    page.keyboard.press("Escape")
-    wait_until(page, "!document.querySelector('dialog').open")
-    assert page.evaluate("document.activeElement.value") == number
-    # Whatever scrolls can be reached.
-    assert page.locator(".scroll:not([tabindex='0'])").count() == 0
+    tables.keyboard.press("Enter")
+    wait_until(tables, "document.activeElement.id === 'mixture-title'")
+    assert dialog_title(tables).startswith(f"Mixture {number}: ")
+    tables.keyboard.press("Escape")
+    wait_until(tables, "!document.querySelector('dialog').open")
+    assert tables.evaluate("document.activeElement.value") == number
 
 
-def test_parameters_are_found(open_page: Open, folder: Path) -> None:
-    page = open_page(full(folder, 3, shown=0))
-    rows = page.locator("#parameter-rows tbody tr:visible")
+def test_whatever_scrolls_can_be_focused(whole: Any) -> None:
+    assert whole.locator(".scroll:not([tabindex='0'])").count() == 0
+    assert whole.evaluate("document.querySelectorAll('a, button, input')[0].className") == "skip"
+
+
+def test_search_in_parameters(tables: Any) -> None:
+    rows = tables.locator("#parameter-rows tbody tr:visible")
     assert rows.count() == 90
-    find = page.get_by_role("search", name="Parameters").get_by_label("Find")
+    find = tables.get_by_role("search", name="Parameters").get_by_label("Find")
     find.fill("key_4")
     assert rows.count() == 11
     find.fill("how often")
@@ -769,8 +851,8 @@ def test_parameters_are_found(open_page: Open, folder: Path) -> None:
         ["train.epochs", "5", "3", "how", "often"]
     ]
     find.fill("")
-    page.get_by_label("Only the 3 that differ from git HEAD").check()
+    tables.get_by_label(f"Only the 3 that differ from {HEAD}").check()
     texts = rows.all_inner_texts()
     assert len(texts) == 3
-    assert "not there" in texts[1] and "gone" in texts[2]
-    assert page.locator("#parameter-count").inner_text() == "3 of 90"
+    assert "not set" in texts[1] and "removed" in texts[2]
+    assert tables.locator("#parameter-count").inner_text() == "3 of 90"

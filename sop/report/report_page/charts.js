@@ -1,24 +1,24 @@
-// The charts: drawn one after the other once the page can be seen and used.
+// The charts: drawn one after the other, once the page is visible and usable.
 
-async function drawCharts({ charts, theme, library }, opened) {
+async function drawCharts({ charts, theme, library }, openMixture) {
   const places = [...document.querySelectorAll("[data-chart]")];
   for (const place of places) {
-    // What comes below should stay where it is when the chart arrives.
+    // Reserve the height, so that the content below does not move when the chart is drawn.
     place.style.minHeight = `${charts[place.dataset.chart].height + 40}px`;
   }
   if (!places.length) return;
-  await painted();
+  await firstPaint();
   if (!(await load(library))) {
-    for (const place of places) say(place, `The file ${library}, which draws this, is not there.`);
+    for (const place of places) showMessage(place, `The chart library ${library} is missing.`);
     return;
   }
   for (const place of places) {
-    await breathe();
-    await draw(place, charts[place.dataset.chart], theme, opened);
+    await nextTask();
+    await draw(place, charts[place.dataset.chart], theme, openMixture);
   }
 }
 
-// The library is large: it is asked for last. Whether it came.
+// Loads the library, which is large and therefore comes last. Resolves to whether that worked.
 function load(library) {
   return new Promise((resolve) => {
     const script = make("script", { src: library });
@@ -28,27 +28,27 @@ function load(library) {
   });
 }
 
-async function draw(place, spec, config, opened) {
+async function draw(place, spec, config, openMixture) {
   try {
     const { view } = await vegaEmbed(place, spec, {
       mode: "vega-lite",
       config,
       renderer: "svg",
       actions: false,
-      // The page's policy lets no text become code, and no style come from a script.
+      // The content security policy forbids eval and styles from scripts.
       ast: true,
       defaultStyle: false,
       tooltip: (_, event, item, value) => showTip(event, value),
     });
     view.addEventListener("click", (_, item) => {
-      if (item?.datum?.mixture !== undefined) opened(item.datum.mixture);
+      if (item?.datum?.mixture !== undefined) openMixture(item.datum.mixture);
     });
   } catch (error) {
-    say(place, `This chart could not be drawn: ${error.message}`);
+    showMessage(place, `This chart could not be drawn: ${error.message}`);
   }
 }
 
-function say(place, text) {
+function showMessage(place, text) {
   place.replaceChildren(make("p", { class: "empty" }, text));
 }
 
@@ -67,13 +67,13 @@ function showTip(event, value) {
   tip.style.top = `${fits ? below : event.clientY - tip.offsetHeight - 8}px`;
 }
 
-// Until the page was drawn once; a page in the background is not.
-function painted() {
-  if (document.hidden) return breathe();
+// Resolves after the first paint; at once for a page in the background, which is not painted.
+function firstPaint() {
+  if (document.hidden) return nextTask();
   return new Promise((resolve) => requestAnimationFrame(() => setTimeout(resolve)));
 }
 
-// Let the page answer before the next piece of work.
-function breathe() {
+// Lets the page handle events before the next task.
+function nextTask() {
   return new Promise((resolve) => setTimeout(resolve));
 }

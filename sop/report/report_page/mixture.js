@@ -1,14 +1,14 @@
-// One mixture, opened: its sounds and pictures. They are made when it is opened, and gone when it is
-// closed, so that no file is asked for before someone wants it.
+// The dialog of one mixture, with its sounds and pictures. Its elements exist only while it is open,
+// so that no file is loaded before it is needed.
 
 const SOUNDS = [
-  ["true", "True", "true_spectrogram"],
+  ["true", "True source", "true_spectrogram"],
   ["separated", "Separated", "separated_spectrogram"],
   ["denoised", "Denoised", "denoised_spectrogram"],
 ];
 
-class Opened {
-  // order() gives the numbers of the mixtures between which one moves.
+class MixtureDialog {
+  // order() returns the numbers of the mixtures in the order of Previous and Next.
   constructor(mixtures, measures, order) {
     this.byNumber = new Map(mixtures.map((mixture) => [mixture.number, mixture]));
     this.measures = measures;
@@ -27,7 +27,7 @@ class Opened {
     this.follow();
   }
 
-  // The address says which one is open, so that it can be sent to someone.
+  // The address contains the number of the open mixture, so that it can be shared.
   open(number) {
     location.hash = `mixture-${number}`;
   }
@@ -56,7 +56,7 @@ class Opened {
   move(by) {
     const order = this.order();
     const number = order[order.indexOf(this.number) + by];
-    // In place: the way back leads to the page, not through all that was looked at.
+    // Replaces the history entry: Back leads to the page, not through all mixtures.
     if (number !== undefined) location.replace(`#mixture-${number}`);
   }
 
@@ -82,15 +82,15 @@ class Opened {
     const { files } = mixture;
     const parts = [];
     if (!mixture.shown) {
-      parts.push(make("p", { class: "empty" }, "No sounds or pictures of this mixture were kept."));
+      parts.push(make("p", { class: "empty" }, "No sounds or pictures of this mixture were saved."));
     }
     if (files.player) {
       const link = make("a", { href: files.player }, "Pixel player of this clip");
-      parts.push(make("p", {}, link, ": hear what the model gives to any place of the picture"));
+      parts.push(make("p", {}, link, ": listen to the sound that the model assigns to each place in the picture"));
     }
     const own = [
-      heard("Mixture", files.sound, files.spectrogram),
-      seen("Weight of each bin in the loss", files.weighting),
+      soundFigure("Mixture", files.sound, files.spectrogram),
+      pictureFigure("Weight of each time-frequency bin in the loss", files.weighting),
     ].filter(Boolean);
     if (own.length) parts.push(make("div", { class: "whole" }, ...own));
     const sources = mixture.sources.map((source) => this.source(source));
@@ -114,28 +114,28 @@ class Opened {
       make("h3", {}, source.category),
       make("p", { class: "name" }, source.video),
       make("dl", { class: "measures" }, ...cells),
-      beside(
-        watched("Video, with its true sound", files.video, files.frame),
-        seen("Where it is heard", files.heat, "whole-picture"),
+      sideBySide(
+        videoFigure("Video with its original sound", files.video, files.frame),
+        pictureFigure("Where the model locates the sound", files.heat, "whole-picture"),
       ),
-      ...SOUNDS.map(([sound, name, picture]) => heard(name, files[sound], files[picture])),
-      beside(seen("Predicted mask", files.predicted_mask), seen("True mask", files.true_mask)),
+      ...SOUNDS.map(([sound, name, picture]) => soundFigure(name, files[sound], files[picture])),
+      sideBySide(pictureFigure("Predicted mask", files.predicted_mask), pictureFigure("True mask", files.true_mask)),
     );
   }
 }
 
-// What is there of two figures, next to each other where there is room.
-function beside(...figures) {
-  const there = figures.filter(Boolean);
-  return there.length ? make("div", { class: "beside" }, ...there) : null;
+// Those of two figures that exist, side by side where there is room.
+function sideBySide(...figures) {
+  const existing = figures.filter(Boolean);
+  return existing.length ? make("div", { class: "beside" }, ...existing) : null;
 }
 
-function seen(name, picture, kind = "stretched") {
+function pictureFigure(name, picture, kind = "stretched") {
   if (!picture) return null;
-  return make("figure", {}, make("figcaption", {}, name), pictureOf(name, picture, kind));
+  return make("figure", {}, make("figcaption", {}, name), image(name, picture, kind));
 }
 
-function watched(name, video, frame) {
+function videoFigure(name, video, frame) {
   if (!video) return null;
   const player = make("video", { preload: "none", controls: true, playsinline: true, src: video });
   if (frame) player.poster = frame;
@@ -143,26 +143,26 @@ function watched(name, video, frame) {
   return make("figure", {}, make("figcaption", {}, name), player);
 }
 
-// A sound and, if there is one, its spectrogram, over which a line moves with it.
-function heard(name, sound, picture) {
+// A sound and its spectrogram if there is one, with a line at the current time.
+function soundFigure(name, sound, picture) {
   if (!sound && !picture) return null;
   const parts = [make("figcaption", {}, name)];
   const audio =
     sound && make("audio", { preload: "none", controls: true, "aria-label": name, src: sound });
   if (picture) {
-    const box = make("div", { class: "box" }, pictureOf(`Spectrogram: ${name}`, picture, "stretched"));
-    if (audio) follow(audio, box);
+    const box = make("div", { class: "box" }, image(`Spectrogram: ${name}`, picture, "stretched"));
+    if (audio) addPlayhead(audio, box);
     parts.push(box);
   }
   if (audio) parts.push(audio);
   return make("figure", {}, ...parts);
 }
 
-function pictureOf(name, address, kind) {
+function image(name, address, kind) {
   return make("img", { src: address, alt: name, class: kind });
 }
 
-function follow(audio, box) {
+function addPlayhead(audio, box) {
   const line = make("div", { class: "playhead", hidden: true });
   box.append(line);
   const place = () => {
@@ -171,7 +171,7 @@ function follow(audio, box) {
     if (!audio.paused && audio.isConnected) requestAnimationFrame(place);
   };
   for (const event of ["play", "seeked", "timeupdate"]) audio.addEventListener(event, place);
-  // The sound's own control does the same for the keyboard.
+  // For the keyboard, the audio controls do the same.
   box.addEventListener("click", async (event) => {
     const bounds = box.getBoundingClientRect();
     const share = (event.clientX - bounds.left) / bounds.width;

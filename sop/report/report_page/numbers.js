@@ -1,8 +1,8 @@
-// Numbers and elements as the page writes them.
+// Formatting of numbers, and creation of elements.
 
 const DASH = "\u2013";
 
-// As Python's `_written`: true minus, two places, a dash for what is missing.
+// As `_written` in page.py: a minus sign, two decimals, a dash for a missing value.
 function decibels(value, signed = false) {
   if (value === null) return DASH;
   const text = Math.abs(value).toFixed(2);
@@ -10,7 +10,7 @@ function decibels(value, signed = false) {
   return signed ? `+${text}` : text;
 }
 
-// An element; strings among its children are text, whatever they hold.
+// Creates an element; strings among its children become text, never markup.
 function make(tag, attributes = {}, ...children) {
   const element = document.createElement(tag);
   for (const [name, value] of Object.entries(attributes)) {

@@ -1,8 +1,8 @@
-// What happens when the page opens. The table first; the charts, whose library is large, after it.
+// Runs when the page opens: first the table, then the charts, whose library is large.
 //
-// `window.report` is for tests and for the curious in the browser's console:
-//   report.usable                  milliseconds from asking for the page to its table being there
-//   await report.charts            every chart is drawn
+// `window.report` is for tests and for the browser's console:
+//   report.usable                  milliseconds from the navigation to the finished table
+//   await report.charts            resolves when every chart is drawn
 //   report.open(number)            opens a mixture
 
 const contents = JSON.parse(document.getElementById("contents").textContent);
@@ -10,8 +10,8 @@ const report = { open: () => {} };
 
 if (document.getElementById("rows")) {
   const rows = new Rows(contents.mixtures, contents.measures, (number) => report.open(number));
-  const opened = new Opened(contents.mixtures, contents.measures, () => rows.order());
-  report.open = (number) => opened.open(number);
+  const dialog = new MixtureDialog(contents.mixtures, contents.measures, () => rows.order());
+  report.open = (number) => dialog.open(number);
 }
 const form = document.getElementById("find-parameter");
 if (form) findParameters(form);

@@ -1,4 +1,4 @@
-// The parameters: found by words, or by what differs.
+// The search in the parameters, by words or by what differs.
 
 function findParameters(form) {
   const rows = [...document.querySelectorAll("#parameter-rows tbody tr")];

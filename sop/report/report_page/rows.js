@@ -1,8 +1,8 @@
-// The table of all sources: sorted, filtered.
+// The table of all sources: sorting and filters.
 
 class Rows {
-  // mixtures and measures as in the page's contents; opened(number) is called for a click.
-  constructor(mixtures, measures, opened) {
+  // mixtures and measures as in the page's contents; openMixture(number) is called on a click.
+  constructor(mixtures, measures, openMixture) {
     this.table = document.getElementById("rows");
     this.body = this.table.tBodies[0];
     this.form = document.getElementById("filters");
@@ -16,7 +16,7 @@ class Rows {
     this.offerCategories();
     this.form.addEventListener("input", () => this.show());
     this.form.addEventListener("submit", (event) => event.preventDefault());
-    // A form is reset after its event.
+    // The form is reset after this event.
     this.form.addEventListener("reset", () => setTimeout(() => this.show()));
     for (const button of this.table.tHead.querySelectorAll("button")) {
       button.addEventListener("click", () => this.toggle(keyOf(button)));
@@ -26,7 +26,7 @@ class Rows {
     document.getElementById("best").addEventListener("click", () => this.sort(sdr, true));
     this.body.addEventListener("click", (event) => {
       const button = event.target.closest("button");
-      if (button) opened(Number(button.value));
+      if (button) openMixture(Number(button.value));
     });
     this.sort("number", false);
   }
@@ -62,13 +62,13 @@ class Rows {
   offerCategories() {
     const names = [...new Set(this.rows.map((row) => row.category))].sort(byName);
     for (const select of [this.form.elements.category, this.form.elements.other]) {
-      // The first says "any"; names are told apart by place, for one of them may be empty.
+      // The first option is "any". Values are positions, because a name may be empty.
       names.forEach((name, k) => select.append(make("option", { value: k }, name)));
     }
     this.categories = names;
   }
 
-  // The first click on a column sorts up: the worst comes first.
+  // The first click on a column sorts in ascending order.
   toggle(key) {
     this.sort(key, this.sorted.key === key && !this.sorted.down);
   }
@@ -79,7 +79,7 @@ class Rows {
     const sign = down ? -1 : 1;
     this.rows.sort((a, b) => {
       const [x, y] = [value(a), value(b)];
-      // What is missing comes last, whichever way it goes.
+      // Missing values come last in both directions.
       if (x === null || y === null) return (x === null) - (y === null) || inOrder(a, b);
       return sign * (typeof x === "string" ? byName(x, y) : x - y) || inOrder(a, b);
     });
@@ -92,12 +92,12 @@ class Rows {
   }
 
   show() {
-    const { text, category, other, measure, least, most, shown } = this.form.elements;
+    const { text, category, other, measure, min, max, shown } = this.form.elements;
     const words = text.value.toLowerCase().split(/\s+/).filter(Boolean);
     const chosen = category.value === "" ? null : this.categories[category.value];
     const mixed = other.value === "" ? null : this.categories[other.value];
-    const low = least.value === "" ? -Infinity : Number(least.value);
-    const high = most.value === "" ? Infinity : Number(most.value);
+    const low = min.value === "" ? -Infinity : Number(min.value);
+    const high = max.value === "" ? Infinity : Number(max.value);
     const bounded = low > -Infinity || high < Infinity;
     const fits = (row) => {
       if (shown.checked && !row.shown) return false;
@@ -111,16 +111,16 @@ class Rows {
     const mixtures = new Set(this.visible.map((row) => row.number)).size;
     this.count.textContent =
       `${this.visible.length} of ${this.rows.length} sources, ` +
-      `in ${mixtures} of ${this.total} mixtures`;
+      `in ${mixtures} of ${this.total} ${this.total === 1 ? "mixture" : "mixtures"}`;
   }
 
-  // The mixtures shown, in the order in which their first row is.
+  // Returns the numbers of the visible mixtures, in the order of their first rows.
   order() {
     return [...new Set(this.visible.map((row) => row.number))];
   }
 }
 
-// Of one category, the rows of it; of two, both rows of the mixtures that have them.
+// With one category, its rows match; with two, both rows of the mixtures that contain them.
 function isOf(row, chosen, mixed) {
   const is = (a, b) =>
     (a === null || row.category === a) && (b === null || row.others.includes(b));

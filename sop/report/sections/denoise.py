@@ -1,0 +1,125 @@
+"""Section on denoising: what was chosen, and what each method changes."""
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import pandas as pd
+
+from sop.denoise.bootstrap import Interval
+from sop.denoise.settings import NONE, MethodSettings, settings_of
+from sop.report import charts
+from sop.report.page import MEASURE_NAMES, Cell, Chart, Column, Section, Table, Text
+from sop.report.wording import counted
+
+SHOWN_MEASURES = ("sdr", "sir", "sar", "si_sdr")
+
+
+def chosen_settings(metrics: Mapping[str, Any] | None) -> MethodSettings | None:
+    """Return the denoising that was chosen; None if there is none.
+
+    Args:
+        metrics: the content of metrics/details/denoise.json; None if it is missing.
+    """
+    if metrics is None or metrics["method"] == NONE:
+        return None
+    return settings_of(metrics["method"], metrics["setting"])
+
+
+def denoised_sdr(metrics: Mapping[str, Any], held_out: pd.DataFrame) -> pd.DataFrame:
+    """Return the SDR after denoising of held-out sources: `mixture`, `source`, `sdr_denoised`."""
+    rows = held_out[(held_out["method"] == metrics["method"]) & (held_out["method"] != NONE)]
+    # Of a method with two settings, the last one is the chosen one.
+    rows = rows.drop_duplicates(["mixture", "source"], keep="last")
+    return rows[["mixture", "source", "sdr"]].rename(columns={"sdr": "sdr_denoised"})
+
+
+def denoise_section(
+    metrics: Mapping[str, Any], sweep: pd.DataFrame, held_out: pd.DataFrame
+) -> Section:
+    """Show the choice, the best setting of each method on held-out mixtures, and all settings.
+
+    Args:
+        metrics: the content of metrics/details/denoise.json.
+        sweep: the change of each setting on the tuning mixtures.
+        held_out: measures of each held-out source and method.
+    """
+    chosen = chosen_settings(metrics) or NONE
+    before = [metrics["before"][name] for name in SHOWN_MEASURES]
+    # Mean, then its change, of each measure.
+    columns = [Column("Method"), Column("Setting")]
+    rows: list[list[Cell]] = [["not denoised", ""]]
+    for name, value in zip(SHOWN_MEASURES, before, strict=True):
+        columns += [Column(MEASURE_NAMES[name], "decibels"), Column("Change", "change")]
+        rows[0] += [value, None]
+    emphasized = []
+    for method, found in metrics["methods"].items():
+        is_chosen = (method, found["setting"]) == (metrics["method"], metrics["setting"])
+        if is_chosen:
+            emphasized.append(len(rows))
+        row: list[Cell] = [method + " (chosen)" * is_chosen, _setting(found["setting"])]
+        for name, value in zip(SHOWN_MEASURES, before, strict=True):
+            change = found["change"][name]
+            after = None if value is None or change is None else value + change["mean"]
+            row += [after, None if change is None else Interval(**change)]
+        rows.append(row)
+    footnote = metrics["footnote"]
+    notebook = footnote["mean_over_std"]
+    note = (
+        f"Means in dB over {counted(metrics['mixtures']['held_out'], 'held-out mixture')}; changes "
+        f"with 95 % intervals. For comparison only, {footnote['about']}: "
+        f"{_number(notebook['before'])} before, {_number(notebook['after'])} after."
+    )
+    return Section(
+        "Denoise",
+        [
+            Text(f"Chosen: {chosen}; {metrics['reason']}.", "lead"),
+            Table(columns, rows, emphasized=emphasized, note=note),
+            *_change_charts(metrics["methods"], held_out),
+            *_sweep_charts(sweep),
+        ],
+        title="Denoising",
+    )
+
+
+def _change_charts(methods: Mapping[str, Any], held_out: pd.DataFrame) -> Iterator[Chart]:
+    changes = {
+        method: held_out[held_out["method"] == method].groupby("mixture")["sdr_change"].mean()
+        for method in methods
+    }
+    changes = {method: values.dropna().tolist() for method, values in changes.items()}
+    if any(changes.values()):
+        spec = charts.change_boxes(changes)
+        yield Chart("Change of SDR", spec, "In each held-out mixture", wide=True)
+
+
+def _sweep_charts(sweep: pd.DataFrame) -> Iterator[Chart]:
+    """Draw all settings of each method as heat maps of two of its parameters."""
+    axes = {
+        "lms": ("taps", "rate"),
+        "nlms": ("taps", "rate"),
+        "rls": ("taps", "forgetting"),
+        "renormalise": ("power", ""),
+    }
+    parts = [(method, sweep[sweep["method"] == method], *axes[method]) for method in axes]
+    wiener = sweep[sweep["method"] == "wiener"].groupby("iterations")
+    parts += [(f"wiener, iterations {n:g}", part, "power", "frames") for n, part in wiener]
+    for title, part, rows, columns in parts:
+        cells = [
+            (
+                float(row[rows]),
+                float(row[columns]) if columns else None,
+                None if pd.isna(row["sdr_change"]) else float(row["sdr_change"]),
+            )
+            for row in part.to_dict("records")
+        ]
+        if any(change is not None for _, _, change in cells):
+            spec = charts.sweep(rows, columns, cells)
+            yield Chart(title, spec, "Change of SDR on the tuning mixtures, dB")
+
+
+def _setting(setting: Mapping[str, float]) -> str:
+    return ", ".join(f"{name} {value:g}" for name, value in setting.items())
+
+
+def _number(value: float | None) -> str:
+    return "none" if value is None else f"{value:.4f}"

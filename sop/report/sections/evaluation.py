@@ -1,0 +1,267 @@
+"""Sections on the evaluation: result, scale, mixtures, localization."""
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+from threadpoolctl import threadpool_limits
+
+from sop.denoise.settings import MethodSettings
+from sop.denoise.trial import Trial
+from sop.evaluate.localization_metrics import KINDS
+from sop.evaluate.measures import MEASURES, bss_eval
+from sop.evaluate.records import read_record, record_paths
+from sop.evaluate.results import MIXTURES_FILE
+from sop.params import Params
+from sop.report import charts
+from sop.report.mixture_files import ideal_masks
+from sop.report.outputs import details, read_csv
+from sop.report.page import (
+    MEASURE_NAMES,
+    Block,
+    Cell,
+    Chart,
+    Column,
+    Figure,
+    MixtureFiles,
+    MixtureTable,
+    Section,
+    Table,
+    Text,
+)
+from sop.report.wording import counted
+from sop.runtime.device import one_thread
+from sop.runtime.errors import UserError
+from sop.runtime.progress import progress
+
+MAX_ON_SCALE = 100
+"""Mixtures over which the scale is averaged: more would not change what its chart shows."""
+
+
+class Evaluation(NamedTuple):
+    """What the stage `evaluate` wrote."""
+
+    metrics: Mapping[str, Any]
+    scores: pd.DataFrame
+    """Measures of each source of each mixture."""
+    records: Sequence[Path]
+
+
+class Step(NamedTuple):
+    """A way to separate, between doing nothing and the best that masks can do."""
+
+    name: str
+    kind: Literal["bound", "model"]
+    """Whether it is a bound of what is possible, or what this model does."""
+    meaning: str
+    sdr: float | None
+    """Mean in dB."""
+    sir: float | None
+    """Mean in dB."""
+    sar: float | None
+    """Mean in dB."""
+
+
+def read_evaluation(root: Path) -> Evaluation | None:
+    """Read what the stage `evaluate` wrote; None if any of it is missing or damaged."""
+    metrics = details(root, "evaluate")
+    scores = read_csv(
+        root / "metrics/evaluate" / MIXTURES_FILE,
+        "mixture",
+        "source",
+        "category",
+        "video",
+        *MEASURES,
+    )
+    try:
+        records = record_paths(root / "data/evaluate")
+    except UserError:
+        return None
+    return None if metrics is None or scores is None else Evaluation(metrics, scores, records)
+
+
+def result_section(metrics: Mapping[str, Any]) -> Section:
+    """Show the means of all measures, and what could not be measured.
+
+    Args:
+        metrics: the content of metrics/details/evaluate.json.
+    """
+    figures = [
+        Figure(
+            title,
+            metrics[name]["mean"],
+            metrics[name]["median"],
+            "change" if name == "sdr_improvement" else "decibels",
+        )
+        for name, title in MEASURE_NAMES.items()
+        if name in metrics
+    ]
+    mixtures = metrics["mixtures"]
+    reasons = Counter(mixtures["reasons"].values())
+    means = f"Means over the sources of {counted(mixtures['counted'], 'mixture')}."
+    if not reasons:
+        return Section("Result", [figures, Text(f"{means} All mixtures could be measured.")])
+    left_out = Table(
+        [Column("Mixtures", "count"), Column("Reason")],
+        [[number, reason] for reason, number in reasons.items()],
+    )
+    note = f"{means} {counted(reasons.total(), 'mixture')} could not be measured:"
+    return Section("Result", [figures, Text(note), left_out])
+
+
+def scale_steps(
+    evaluation: Evaluation,
+    held_out: pd.DataFrame | None,
+    settings: MethodSettings | None,
+    params: Params,
+) -> tuple[list[Step], int]:
+    """Measure the mixtures themselves, the model, and ideal masks, on the same mixtures.
+
+    Args:
+        evaluation: whose mixtures are measured.
+        held_out: table of the mixtures that did not choose the denoising; only those are measured.
+        settings: the denoising; None if there is none.
+        params: parameters of the run.
+
+    Returns:
+        The steps, and the number of mixtures that they are means over; none if there is no mixture.
+    """
+    wanted = set(evaluation.scores["mixture"])
+    if held_out is not None and len(held_out):
+        wanted &= set(held_out["mixture"])
+    records = [path for path in evaluation.records if int(path.stem) in wanted][:MAX_ON_SCALE]
+    if not records:
+        return [], 0
+    steps: list[tuple[str, Literal["bound", "model"], str]] = [
+        ("Mixture", "bound", "the mixture itself as the estimate of each source"),
+        ("Model", "model", "the separated sounds"),
+    ]
+    if settings is not None:
+        steps.append(("Model, denoised", "model", str(settings)))
+    steps += [
+        ("Ideal binary masks", "bound", "masks computed from the true sources"),
+        ("Ideal ratio masks", "bound", "masks computed from the true sources"),
+    ]
+
+    def measure(path: Path) -> NDArray[np.float64]:
+        trial = Trial(read_record(path), params)
+        sets = [np.broadcast_to(trial.truth.sum(axis=0), trial.truth.shape), trial.before]
+        if settings is not None:
+            sets.append(trial.after(settings))
+        ideal = ideal_masks(trial.record, params)
+        sets.append(trial.record.masked(ideal["binary"], params, threshold=0.5))
+        sets.append(trial.record.masked(ideal["ratio"], params))
+        measured = bss_eval(trial.truth, np.stack(sets))
+        means: NDArray[np.float64] = np.stack(measured, axis=1).mean(axis=-1)
+        return means
+
+    with one_thread(), threadpool_limits(1), ThreadPoolExecutor(params.worker_count) as pool:
+        shown = progress(pool.map(measure, records), "scale", len(records), unit="mixture")
+        means = np.mean(list(shown), axis=0)
+    # The mixture has no artifacts: its SAR is rounding error.
+    means[0, 2] = np.nan
+    return [Step(*step, *row.tolist()) for step, row in zip(steps, means, strict=True)], len(
+        records
+    )
+
+
+def scale_section(steps: Sequence[Step], count: int, is_held_out: bool) -> Section:
+    """Show how far the model is from both ends.
+
+    Args:
+        steps: from the lowest to the highest.
+        count: number of mixtures that they are means over.
+        is_held_out: whether these did not take part in the choice of the denoising.
+    """
+    choice = ", which did not take part in the choice of denoising" if is_held_out else ""
+    values = [(step.name, step.sdr, step.kind) for step in steps]
+    measured = any(sdr is not None and np.isfinite(sdr) for _, sdr, _ in values)
+    names = [Column(MEASURE_NAMES[name], "decibels") for name in ("sdr", "sir", "sar")]
+    table = Table(
+        [Column("Estimates"), *names, Column("Meaning", "prose")],
+        [[step.name, step.sdr, step.sir, step.sar, step.meaning] for step in steps],
+        emphasized=[n for n, step in enumerate(steps) if step.kind == "model"],
+        note=f"Means in dB over {counted(count, 'mixture')}{choice}.",
+    )
+    drawn = [Chart("Mean SDR", charts.scale(values), wide=True)] if measured else []
+    return Section(
+        "Scale",
+        [*drawn, table] if steps else [],
+        title="From the mixture itself to the best possible masks",
+        empty="No mixture could be measured.",
+    )
+
+
+def mixture_section(scores: pd.DataFrame, files: Mapping[int, MixtureFiles]) -> Section:
+    """Show every source of every mixture, and the charts that follow from them.
+
+    Args:
+        scores: a row for each source, as `MixtureTable` needs them.
+        files: files of the shown mixtures.
+    """
+    blocks: list[Block] = [*_mixture_charts(scores), MixtureTable(scores, files)]
+    return Section("Mixtures", blocks if len(scores) else [], empty="No mixture could be measured.")
+
+
+def localization_section(found: Mapping[str, Any]) -> Section:
+    """Show how well sounds were located in synthetic videos.
+
+    Args:
+        found: the content of metrics/details/localization.json.
+    """
+    scenes = found["scenes"]
+    kinds = [Column(f"{kind} ({scenes[kind]})", "percent") for kind in KINDS]
+    rows: list[list[Cell]] = [
+        [label, *(found[key].get(kind) for kind in KINDS)]
+        for key, label in (
+            ("regions_right", "Number of regions is correct"),
+            ("pointing", "A region points at every player"),
+            ("pointing_by_sound", "The region with the player's sound points at every player"),
+        )
+    ]
+    overlap, duets = found["overlap"], found["duets"]
+    overlaps: list[list[Cell]] = [
+        [f"At least {share}", overlap.get(f"above_{share}")] for share in ("0.3", "0.5")
+    ]
+    measures: list[list[Cell]] = [
+        [title, duets[name]] for name, title in MEASURE_NAMES.items() if name in duets
+    ]
+    tables = [
+        Table([Column("Scenes (number)"), *kinds], rows, "Regions found without labels"),
+        Table(
+            [Column("Intersection over union"), Column("Players", "percent")],
+            overlaps,
+            "Overlap of the boxes of region and player",
+        ),
+        Table([Column("Mean"), Column("dB", "decibels")], measures, "Sounds of regions in duets"),
+    ]
+    return Section(
+        "Localization",
+        tables if sum(scenes.values()) else [],
+        empty="Localization is measured on synthetic videos only, whose truth is known.",
+    )
+
+
+def _mixture_charts(scores: pd.DataFrame) -> list[Chart]:
+    rows = scores[np.isfinite(scores["sdr"].astype(float))]
+    if not len(rows):
+        return []
+    means = {
+        str(name): (float(values.mean()), len(values))
+        for name, values in rows.groupby("category", sort=False)["sdr"]
+    }
+    drawn = [Chart("Mean SDR by category, with the number of sources", charts.categories(means))]
+    points = [
+        charts.Point(int(row.mixture), row.category, row.video, row.sdr_mixture, row.sdr)
+        for row in rows.itertuples()
+        if np.isfinite(row.sdr_mixture)
+    ]
+    if points:
+        caption = "Each dot is a source; click it to open its mixture. SDR is equal on the line."
+        drawn.append(Chart("SDR against the mixture's SDR", charts.scatter(points), caption))
+    return [*drawn, Chart("Distribution of SDR", charts.histogram(rows["sdr"].tolist()))]

@@ -1,0 +1,95 @@
+"""Sections on the data and on times."""
+
+import platform
+from pathlib import Path
+
+import psutil
+import torch
+
+from sop.report.outputs import STAGES, details, on_host, why_missing
+from sop.report.page import Cell, Column, Section, Table
+from sop.runtime.stage import host_name, read_note
+
+
+def data_section(root: Path) -> Section:
+    """Show how many videos each stage got and used."""
+    download, extract, index = (details(root, name) for name in ("download", "extract", "index"))
+    # The metrics are empty where prepared data took the place of the stage's outputs.
+    if not download:
+        missing = why_missing("download", "The stage `download` has not run.")
+        return Section("Data", [], empty=missing)
+    extracted = (extract or {}).get("category", {})
+    sides = (index or {}).get("category", {})
+    names = ("downloaded", "unavailable", "failed", "extracted", "training", "validation")
+    counts = {
+        category: [
+            *(found[name] for name in ("done", "unavailable", "failed")),
+            extracted.get(category, 0),
+            *(sides.get(side, {}).get(category, 0) for side in ("train", "validation")),
+        ]
+        for category, found in download["category"].items()
+    }
+    sums = [sum(column) for column in zip(*counts.values(), strict=True)] or [0] * len(names)
+    rows = [[category, *row] for category, row in (("all", sums), *counts.items())]
+    videos = Table(
+        [Column("category"), *(Column(name, "count") for name in names)],
+        rows,
+        "Videos",
+        f"{download['hours']:.2f} hours, {download['bytes'] / 2**20:.0f} MiB, source "
+        f"{download['source']}.",
+    )
+    tables = [videos]
+    for name, found in (("extract", extract), ("index", index)):
+        reasons = (found or {}).get("left_out", {}).get("reasons", {})
+        if reasons:
+            columns = [Column("video"), Column("reason")]
+            tables.append(Table(columns, sorted(reasons.items()), f"Left out by {name}"))
+    return Section("Data", tables)
+
+
+def timing_section(written: str) -> Section:
+    """Show when, where and how long the stages ran, and the machine that writes the report.
+
+    Args:
+        written: time at which the report is written.
+    """
+    notes = {name: read_note(name) for name in STAGES}
+    rows: list[list[Cell]] = [
+        [name, note.seconds, (note.peak_mib or 0) * 2**20, note.ended, on_host(note)]
+        for name, note in notes.items()
+        if note.seconds is not None
+    ]
+    columns = [
+        Column("stage"),
+        Column("seconds", "seconds"),
+        Column("largest process", "bytes"),
+        Column("ended"),
+        Column("host"),
+    ]
+    note = (
+        "The last recorded run of each stage in this working copy. Results that DVC took from its "
+        "cache come from another run, which may have taken place on another host."
+    )
+    gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else "none"
+    machine: list[list[Cell]] = [
+        ["processor", _processor()],
+        ["cores", f"{psutil.cpu_count()}"],
+        ["memory", f"{psutil.virtual_memory().total / 2**30:.0f} GiB"],
+        ["GPU", gpu],
+        ["system", f"{platform.system()} {platform.machine()}"],
+        ["Python", platform.python_version()],
+        ["PyTorch", torch.__version__],
+    ]
+    title = f"Host {host_name()}, which wrote this report on {written}"
+    tables = [Table(columns, rows, "Stages", note)] if rows else []
+    tables.append(Table([Column("property"), Column("value")], machine, title))
+    return Section("Timing", tables, title="Times and machine")
+
+
+def _processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return platform.processor()
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor()
