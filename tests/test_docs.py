@@ -245,6 +245,15 @@ def test_names_in_the_text_exist(name: str) -> None:
     assert missing == []
 
 
+@pytest.mark.parametrize("name", NAMES)
+def test_definitions_are_where_the_text_says(name: str) -> None:
+    """As in: `stft` and `istft` in `sop/model/spectrogram.py`."""
+    found = re.findall(r"((?:`\w+`(?:, | and )?)+) in `([\w/]+\.py)`", prose(name))
+    for symbols, path in found:
+        for symbol in re.findall(r"\w+", symbols.replace(" and ", " ")):
+            assert f"def {symbol}(" in text_of(path), (symbol, path)
+
+
 def is_file_name(text: str) -> bool:
     return text.endswith((".py", ".yaml", ".json", ".csv", ".txt", ".pt"))
 
