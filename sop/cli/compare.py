@@ -25,6 +25,12 @@ def add_parser(commands: Any) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Print the comparison."""
+    # Imports pygit2, which `sop --help` does not need.
+    from sop.report.revisions import find_revision
+
+    for name in (options.a, options.b):
+        find_revision(name, Path())
+
     # Imports SciPy, which takes a moment.
     from sop.cli.comparison_text import comparison_text
     from sop.params import load_params

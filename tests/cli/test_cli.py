@@ -118,6 +118,7 @@ def test_help_of_each_command(command: str, capsys: pytest.CaptureFixture[str]) 
         ("export-published", 2),
         ("import-published --out video.mp4", 2),
         ("import-published", 2),
+        ("compare nonsense", 2),
     ],
 )
 def test_wrong_arguments_import_nothing_heavy(tmp_path: Path, arguments: str, status: int) -> None:

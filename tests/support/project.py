@@ -14,13 +14,13 @@ from ruamel.yaml import YAML
 from tests.support.experiment import ROOT
 
 SMALL = {
-    "dataset.synthetic.solos": 3,
+    "dataset.synthetic.solos": 2,
     "dataset.synthetic.duets": 1,
     "dataset.synthetic.seconds": 3.0,
     "dataset.synthetic.width": 64,
     "dataset.synthetic.height": 48,
     "index.min_seconds": 2.0,
-    "index.train_fraction": 0.6,
+    "index.train_fraction": 0.5,
     "mixture.audio_samples": 16383,
     "mixture.margin_seconds": 0.5,
     "mixture.frame_stride": 2,
@@ -38,9 +38,11 @@ SMALL = {
     "train.evaluate_mixtures": 2,
     "evaluate.mixtures": 4,
     "evaluate.shown": 2,
+    "evaluate.localization_scenes": 1,
     "denoise.taps": [4, 16],
     "denoise.nlms_rates": [0.01],
     "denoise.rls_forgetting": [0.999],
+    "report.players": 1,
 }
 
 

@@ -1,0 +1,97 @@
+"""The code dependencies in dvc.yaml, which are written from the imports."""
+
+from pathlib import Path
+
+import pytest
+
+from sop.runtime.code import code_dependencies, code_hash
+from stages.dependencies import code_entries, updated
+from tests.support.experiment import ROOT
+
+FILES = {
+    "stages/train.py": "from sop.train import loop\n",
+    "sop/__init__.py": "",
+    "sop/params.py": "from sop.dsp.mel import mel\n",
+    "sop/train/__init__.py": '"""Training."""\n',
+    "sop/train/loop.py": "import sop.model\nfrom sop.params import load\n",
+    "sop/train/resume.py": "",
+    "sop/model/__init__.py": '"""Networks."""\nfrom sop.model.unet import UNet\n',
+    "sop/model/unet.py": "def build():\n    import sop.dsp.stft\n",
+    "sop/dsp/__init__.py": "",
+    "sop/dsp/stft.py": "",
+    "sop/dsp/mel.py": "",
+    "sop/page/__init__.py": "",
+    "sop/page/page.py": "",
+    "sop/page/templates/page.html": "<html>",
+}
+PIPELINE = """\
+stages:
+  train:
+    cmd: python -m stages.train
+    deps:
+      - stages/train.py
+      - sop/old.py
+      - data/index
+    outs:
+      - data/model
+"""
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    for name, text in FILES.items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(text)
+    return tmp_path
+
+
+def add_import(root: Path, name: str, line: str) -> None:
+    path = root / name
+    path.write_text(f"{path.read_text()}{line}\n")
+
+
+def entries(root: Path) -> list[str]:
+    return code_entries(Path("stages/train.py"), root)
+
+
+def test_pipeline_is_up_to_date() -> None:
+    text = (ROOT / "dvc.yaml").read_text(encoding="utf-8")
+    assert updated(text, ROOT) == text, "run `make deps`"
+
+
+def test_folder_where_all_of_it_is_used(root: Path) -> None:
+    # Imports in functions and in parameters count; the parameters themselves do not.
+    assert entries(root) == ["stages/train.py", "sop/dsp", "sop/model", "sop/train/loop.py"]
+
+
+def test_changed_import_changes_the_entries(root: Path) -> None:
+    add_import(root, "sop/train/loop.py", "from sop.train.resume import resume")
+    assert "sop/train" in entries(root)
+    (root / "sop/model/unet.py").write_text("")
+    (root / "sop/params.py").write_text("")
+    assert not any(entry.startswith("sop/dsp") for entry in entries(root))
+
+
+def test_templates_belong_to_the_module_beside_them(root: Path) -> None:
+    add_import(root, "sop/train/loop.py", "import sop.page.page")
+    assert "sop/page" in entries(root)
+    assert Path("sop/page/templates/page.html") in code_dependencies(Path("stages/train.py"), root)
+
+
+def test_update_keeps_data(root: Path) -> None:
+    text = updated(PIPELINE, root)
+    assert text == PIPELINE.replace(
+        "      - sop/old.py\n", "      - sop/dsp\n      - sop/model\n      - sop/train/loop.py\n"
+    )
+    assert updated(text, root) == text
+
+
+def test_hash_follows_names_and_content(root: Path) -> None:
+    hashes = [code_hash(Path("stages/train.py"), root)]
+    for name in ("sop/dsp/mel.py", "sop/model/__init__.py"):
+        add_import(root, name, "x = 1")
+        hashes.append(code_hash(Path("stages/train.py"), root))
+    assert len(set(hashes)) == 3
+    for name in ("sop/params.py", "sop/train/resume.py", "sop/page/page.py"):
+        add_import(root, name, "x = 1")
+    assert code_hash(Path("stages/train.py"), root) == hashes[-1]
