@@ -5,6 +5,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+from sop.report.wording import counted
 from sop.runtime.errors import UserError
 
 DETAILS = Path("metrics/details")
@@ -64,7 +65,8 @@ def _read(path: Path) -> dict[str, Any]:
 def _evaluated(mixtures: dict[str, Any]) -> str:
     """Describe how many mixtures were evaluated, and why others were left out."""
     reasons = "".join(f"\n  mixture {n}: {why}" for n, why in mixtures["reasons"].items())
-    return f"{_counted(mixtures['counted'])} evaluated, {mixtures['left_out']} left out{reasons}"
+    evaluated = counted(mixtures["counted"], "mixture")
+    return f"{evaluated} evaluated, {mixtures['left_out']} left out{reasons}"
 
 
 def _denoised(metrics: dict[str, Any]) -> str:
@@ -77,10 +79,6 @@ def _denoised(metrics: dict[str, Any]) -> str:
             lines.append(
                 f"  {name.upper()} {metrics['before'][name]:.2f} to {metrics['after'][name]:.2f} "
                 f"dB, change {change['mean']:+.2f} ({change['low']:+.2f} to {change['high']:+.2f})"
-                f", {_counted(metrics['mixtures']['held_out'], 'held-out ')}"
+                f", {counted(metrics['mixtures']['held_out'], 'held-out mixture')}"
             )
     return "\n".join(lines)
-
-
-def _counted(mixtures: int, kind: str = "") -> str:
-    return f"{mixtures} {kind}mixture{'' if mixtures == 1 else 's'}"

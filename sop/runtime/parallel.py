@@ -149,6 +149,7 @@ def _attempt() -> Callable[[bytes], bytes]:
     """
 
     def attempt(task: bytes) -> bytes:
+        # A function that is pickled by value takes no imports of its module along.
         import pickle
 
         from sop.runtime.errors import LeftOut, UserError
@@ -165,6 +166,7 @@ def _attempt() -> Callable[[bytes], bytes]:
 
 
 def _cluster_result(future: "Future[bytes]", scheduler: str) -> Any:
+    # Takes half a second to import, and only work on a cluster needs it.
     import distributed
 
     try:
