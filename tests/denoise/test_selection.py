@@ -1,4 +1,4 @@
-"""The stage `denoise`: what competes, how the winner is chosen, and what is told of it."""
+"""The stage `denoise`: candidates, choice, measures and files."""
 
 import json
 from pathlib import Path
@@ -54,7 +54,7 @@ def params(tiny_params: Params) -> Params:
 
 
 def notes(seed: int) -> np.ndarray:
-    """A second and a half of a few notes with overtones."""
+    """Return 1.5 s of notes with overtones."""
     rng = np.random.default_rng(seed)
     time = np.arange(16383) / RATE
     sound = np.zeros(16383)
@@ -68,7 +68,7 @@ def notes(seed: int) -> np.ndarray:
 
 
 def record(params: Params, number: int, blur: float = 0.35, sources: int = 2) -> Record:
-    """A mixture whose masks are the ratio masks, with errors of their own in each bin."""
+    """Return a mixture whose masks are ratio masks with independent errors in each bin."""
     rng = np.random.default_rng(100 + number)
     sounds = np.stack([notes(10 * number + n) for n in range(sources)])
     magnitude = to_log_frequency(stft(torch.from_numpy(sounds), params.spectrogram).abs()).numpy()
@@ -81,15 +81,15 @@ def record(params: Params, number: int, blur: float = 0.35, sources: int = 2) ->
 @pytest.fixture(scope="module")
 def records(params: Params, tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
     folder = tmp_path_factory.mktemp("evaluate")
-    for number in range(24):
+    for number in range(16):
         made = record(params, number)
-        # Few videos, so that a split by video finds whole mixtures.
+        # With few videos, the split by video leaves complete mixtures on both sides.
         first, second = f"flute/{number % 4}", f"cello/{number // 4 % 2}"
         write_record(folder, made._replace(videos=(first, second)))
     return record_paths(folder)
 
 
-def test_candidates_are_every_filter_in_every_setting_and_both_kinds_of_masks(params) -> None:
+def test_candidates_are_all_methods_in_all_settings(params) -> None:
     every = candidates(params.denoise)
     assert len(every) == len(set(every)) == 3 * 2 + 2 + 2
     assert {candidate.method for candidate in every} == set(METHODS)
@@ -112,7 +112,7 @@ def test_filters_take_the_other_sounds_as_references(params, settings) -> None:
         assert_allclose(after[target], expected, atol=1e-6)
 
 
-def test_masks_that_sum_to_one_make_sounds_that_sum_to_the_mixture(params) -> None:
+def test_masked_sounds_sum_to_the_mixture(params) -> None:
     trial = Trial(record(params, 0), params)
     for candidate in (
         RenormaliseSettings(power=2.0),
@@ -121,7 +121,7 @@ def test_masks_that_sum_to_one_make_sounds_that_sum_to_the_mixture(params) -> No
         assert_allclose(trial.after(candidate).sum(axis=0), trial.truth.sum(axis=0), atol=1e-4)
 
 
-def test_measures_are_those_of_the_libraries(params) -> None:
+def test_measures_equal_their_definitions(params) -> None:
     trial = Trial(record(params, 0), params)
     candidate = RenormaliseSettings(power=2.0)
     values = trial.measure([None, candidate])
@@ -141,7 +141,7 @@ def test_measures_are_those_of_the_libraries(params) -> None:
             )
 
 
-def test_a_rate_that_would_diverge_is_brought_down_and_remembered(params) -> None:
+def test_diverging_rate_is_reduced_and_recorded(params) -> None:
     trial = Trial(record(params, 0), params)
     steep, gentle = (LmsSettings(taps=16, rate=rate) for rate in (50.0, 1e-5))
     assert np.isfinite(trial.after(steep)).all()
@@ -150,18 +150,18 @@ def test_a_rate_that_would_diverge_is_brought_down_and_remembered(params) -> Non
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_a_mixture_of_one_source_stays_as_it_is(params, method) -> None:
+def test_mixture_of_one_source_stays_unchanged(params, method) -> None:
     trial = Trial(record(params, 0, sources=1), params)
     for candidate in candidates(with_values(params, {"denoise.method": method}).denoise):
         np.testing.assert_array_equal(trial.after(candidate), trial.before)
 
 
-def test_a_sound_of_which_nothing_would_be_left_stays_as_it_is(params) -> None:
+def test_sound_that_would_be_silent_stays_unchanged(params) -> None:
     made = record(params, 0)
     masks = made.masks.copy()
     masks[0], masks[1] = 0.6, 0.9
     trial = Trial(made._replace(masks=masks), params)
-    # The second takes all of every bin.
+    # The second source gets all of each bin.
     after = trial.after(RenormaliseSettings(power=5000.0))
     np.testing.assert_array_equal(after[0], trial.before[0])
     assert_allclose(after[1], trial.truth.sum(axis=0), atol=1e-4)
@@ -180,7 +180,7 @@ def test_no_video_is_on_both_sides_of_the_split() -> None:
 
 
 def planted(changes: dict[str, list[float]], tried: list[MethodSettings]) -> Changes:
-    """Changes of SDR and SIR in each mixture: the first candidate's, the second's, ..."""
+    """Return changes with given values of SDR and SIR for each candidate and mixture."""
     count = len(changes["sdr"][0])
     values = np.zeros((count, len(tried) + 1, len(TRIAL_MEASURES), 2))
     for name, of_candidates in changes.items():
@@ -193,33 +193,33 @@ A, B = NlmsSettings(taps=4, rate=0.01), RenormaliseSettings(power=2.0)
 SURE, UNSURE = [0.9, 1.1] * 20, [-6.0, 8.4] * 20
 
 
-def test_auto_takes_what_is_surely_better() -> None:
+def test_auto_chooses_a_significant_improvement() -> None:
     tuning = planted({"sdr": [UNSURE, SURE], "sir": [[0.0] * 40] * 2}, [A, B])
     choice = choose("auto", tuning)
     assert choice.candidate == B
     assert "SDR +1.00 dB" in choice.reason
 
 
-def test_auto_takes_nothing_if_nothing_is_surely_better() -> None:
+def test_auto_chooses_none_without_significant_improvement() -> None:
     for sdr in (UNSURE, [0.0] * 40, [-value for value in SURE]):
         tuning = planted({"sdr": [sdr], "sir": [[0.0] * 40]}, [A])
         assert choose("auto", tuning).candidate is None
 
 
-def test_auto_takes_nothing_that_may_cost_sir() -> None:
+def test_auto_chooses_none_with_a_loss_of_sir() -> None:
     tuning = planted({"sdr": [SURE], "sir": [[-0.2] * 40]}, [A])
     assert choose("auto", tuning).candidate is None
     tuning = planted({"sdr": [SURE], "sir": [[-0.05] * 40]}, [A])
     assert choose("auto", tuning).candidate == A
 
 
-def test_a_forced_method_is_taken_even_if_it_harms() -> None:
+def test_forced_method_is_chosen_even_if_worse() -> None:
     tuning = planted({"sdr": [[-2.0, -2.1]], "sir": [[-3.0, -3.0]]}, [A])
     assert choose("nlms", tuning).candidate == A
     assert choose("none", tuning).candidate is None
 
 
-def test_without_mixtures_for_tuning_auto_takes_nothing_and_says_so() -> None:
+def test_auto_chooses_none_without_tuning_mixtures() -> None:
     choice = choose("auto", Changes([A, B], [], seed=0))
     assert choice.candidate is None
     assert "no mixture is left for tuning" in choice.reason
@@ -230,20 +230,20 @@ def denoised(params: Params, records: list[Path]):
     return denoise(records, params)
 
 
-def test_masks_with_errors_are_mended_and_filters_are_not_taken(denoised) -> None:
+def test_masks_with_errors_are_improved(denoised) -> None:
     assert denoised.choice.candidate.method in ("renormalise", "wiener")
-    told = denoise_summary(denoised)
-    assert told["method"] == denoised.choice.candidate.method
-    assert told["change"]["sdr"]["low"] > 0
-    assert told["change"]["sdr"]["mean"] == pytest.approx(
-        told["after"]["sdr"] - told["before"]["sdr"]
+    summary = denoise_summary(denoised)
+    assert summary["method"] == denoised.choice.candidate.method
+    assert summary["change"]["sdr"]["low"] > 0
+    assert summary["change"]["sdr"]["mean"] == pytest.approx(
+        summary["after"]["sdr"] - summary["before"]["sdr"]
     )
-    assert set(told["methods"]) == set(METHODS)
-    json.dumps(told, allow_nan=False)
+    assert set(summary["methods"]) == set(METHODS)
+    json.dumps(summary, allow_nan=False)
 
 
-def test_nothing_is_told_by_mixtures_that_chose(denoised, params: Params) -> None:
-    """The held-out numbers are those of a run over the held-out mixtures alone."""
+def test_summary_is_of_held_out_mixtures_only(denoised, params: Params) -> None:
+    """The measures are means over the held-out mixtures."""
     table = held_out_table(denoised)
     assert len(denoised.measured) == denoised.held_out.mixtures > 0
     assert set(table.mixture) == set(denoised.measured)
@@ -256,7 +256,7 @@ def test_results_do_not_depend_on_the_number_of_workers(denoised, records, param
     assert denoise_summary(others) == denoise_summary(denoised)
 
 
-def test_tables_hold_every_candidate_and_every_held_out_sound(denoised) -> None:
+def test_tables_have_all_candidates_and_held_out_sounds(denoised) -> None:
     sweep, held_out = sweep_table(denoised), held_out_table(denoised)
     assert len(sweep) == len(denoised.tuning.tried)
     assert sweep.chosen.sum() == 1
@@ -290,20 +290,18 @@ def test_sounds_of_the_shown_mixtures_are_written(denoised, records, params, tmp
     assert len(pd.read_csv(tmp_path / "plots/sweep.csv")) == len(denoised.tuning.tried)
 
 
-def test_forced_none_leaves_the_sounds_alone_and_still_measures(records, params, tmp_path) -> None:
+def test_forced_none_changes_nothing_but_measures(records, params, tmp_path) -> None:
     none = denoise(records, with_values(params, {"denoise.method": "none"}))
-    told = denoise_summary(none)
-    assert told["method"] == "none"
-    assert told["after"] == told["before"]
-    assert told["change"]["sdr"] == {"mean": 0, "low": 0, "high": 0}
-    assert set(told["methods"]) == set(METHODS)
+    summary = denoise_summary(none)
+    assert summary["method"] == "none"
+    assert summary["after"] == summary["before"]
+    assert summary["change"]["sdr"] == {"mean": 0, "low": 0, "high": 0}
+    assert set(summary["methods"]) == set(METHODS)
 
 
 @pytest.mark.parametrize("share", [0.01, 0.99])
-def test_mixtures_that_cannot_be_measured_are_left_out_with_the_reason(
-    params, tmp_path, share: float
-) -> None:
-    """On either side: all four mixtures are held out, or all are for tuning."""
+def test_unmeasurable_mixtures_are_left_out_with_reason(params, tmp_path, share: float) -> None:
+    """All four mixtures are held out, or all are for tuning."""
     for number in range(4):
         made = record(params, number)
         sources = made.sources.copy()
@@ -317,29 +315,29 @@ def test_mixtures_that_cannot_be_measured_are_left_out_with_the_reason(
     assert (counts["tuning"], counts["held_out"]) == ((0, 3) if share < 0.5 else (3, 0))
 
 
-def test_a_single_mixture_chooses_nothing_and_says_why(params, tmp_path) -> None:
+def test_single_mixture_chooses_none(params, tmp_path) -> None:
     write_record(tmp_path, record(params, 0))
     denoised = denoise(record_paths(tmp_path), replace_share(params, 0.01))
     assert denoised.choice.candidate is None
-    told = denoise_summary(denoised)
-    assert told["reason"].startswith("no mixture is left for tuning")
-    assert told["mixtures"]["held_out"] == 1
+    summary = denoise_summary(denoised)
+    assert summary["reason"].startswith("no mixture is left for tuning")
+    assert summary["mixtures"]["held_out"] == 1
     write_denoised(denoised, record_paths(tmp_path), params, tmp_path / "s", tmp_path / "p")
 
 
-def test_all_mixtures_for_tuning_leave_nothing_to_tell(params, tmp_path) -> None:
+def test_summary_without_held_out_mixtures(params, tmp_path) -> None:
     write_record(tmp_path, record(params, 0))
-    told = denoise_summary(denoise(record_paths(tmp_path), replace_share(params, 0.99)))
-    assert told["mixtures"]["held_out"] == 0
-    assert told["before"]["sdr"] is None
-    assert told["change"]["sdr"] is None
-    json.dumps(told, allow_nan=False)
+    summary = denoise_summary(denoise(record_paths(tmp_path), replace_share(params, 0.99)))
+    assert summary["mixtures"]["held_out"] == 0
+    assert summary["before"]["sdr"] is None
+    assert summary["change"]["sdr"] is None
+    json.dumps(summary, allow_nan=False)
 
 
 def replace_share(params: Params, share: float) -> Params:
     return with_values(params, {"denoise.tuning_fraction": share})
 
 
-def test_changes_of_equal_mixtures_have_no_width() -> None:
+def test_interval_of_equal_changes_has_no_width() -> None:
     changes = planted({"sdr": [[1.0, 1.0, 1.0]], "sir": [[0.0] * 3]}, [A])
     assert changes.interval(A, "sdr") == (1.0, 1.0, 1.0)

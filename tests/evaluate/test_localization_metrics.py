@@ -41,7 +41,7 @@ def measured(separator: Separator, scene: LocalizationScene) -> LocalizationResu
     return found
 
 
-def test_players_are_found_where_they_are_and_hear_their_own_sound(planted: Separator) -> None:
+def test_players_are_found_by_place_and_sound(planted: Separator) -> None:
     found = measured(planted, duet())
     assert found.regions == 2
     assert found.placed == found.pointed == (True, True)
@@ -50,14 +50,14 @@ def test_players_are_found_where_they_are_and_hear_their_own_sound(planted: Sepa
     assert found.scores["sdr_improvement"].min() > 10
 
 
-def test_players_that_swapped_places_are_placed_but_not_by_sound(planted: Separator) -> None:
+def test_swapped_players_are_placed_but_not_pointed(planted: Separator) -> None:
     found = measured(planted, replace(duet(), boxes=(RIGHT, LEFT)))
     assert found.placed == (True, True)
     assert found.pointed == (False, False)
     assert found.overlaps == (0, 0)
 
 
-def test_player_that_is_not_found_counts_as_missed_and_is_left_with_the_mixture(
+def test_missed_player_is_measured_with_the_mixture(
     tiny_params: Params,
 ) -> None:
     changes = {"spectrogram.log_frequency": False, "mixture.image_size": 32}
@@ -91,13 +91,13 @@ def test_summary_counts_what_is_right(planted: Separator) -> None:
     assert summary["left_out"] == {"b/b_000": "damaged"}
 
 
-def test_nothing_known_is_nothing_measured() -> None:
+def test_summary_without_scenes() -> None:
     summary = localization_summary([])
     assert summary["regions_right"]["mean"] is None
     assert summary["overlap"] == {"mean": None, "above_0.3": None, "above_0.5": None}
     assert summary["duets"]["sdr"] is None
 
 
-def test_videos_without_their_truth_make_no_scene(tmp_path: Path, tiny_params: Params) -> None:
+def test_videos_without_truth_make_no_scene(tmp_path: Path, tiny_params: Params) -> None:
     video = Video(tmp_path / "a/x.wav", tmp_path / "a/x.zip", 8)
     assert list(scenes([video], [video], tmp_path, tiny_params.extract)) == []

@@ -67,13 +67,13 @@ def real_sounds(music_clips: list[Path]) -> Sounds:
     return np.stack(sounds)
 
 
-@pytest.mark.parametrize("pair", [(0, 1), (2, 3), (3, 0)])
+@pytest.mark.parametrize("pair", [(0, 1), (3, 2)])
 def test_bss_eval_equals_mir_eval_on_real_clips(real_sounds: Sounds, pair: tuple[int, int]) -> None:
     references = real_sounds[list(pair)]
     assert_scores_equal_mir_eval(references, leaky(references, np.random.default_rng(pair)))
 
 
-@pytest.mark.parametrize("sources", [1, 2, 3])
+@pytest.mark.parametrize("sources", [1, 3])
 def test_bss_eval_equals_mir_eval_for_any_number_of_sources(sources: int) -> None:
     rng = np.random.default_rng(sources)
     references = coloured(sources, rng)
@@ -99,7 +99,7 @@ def test_bss_eval_equals_mir_eval_on_near_perfect_estimates() -> None:
         assert bss_eval(references, estimates).sdr.min() > -20 * np.log10(error)
 
 
-def test_bss_eval_equals_mir_eval_on_estimates_of_the_other_source() -> None:
+def test_bss_eval_equals_mir_eval_on_swapped_sources() -> None:
     rng = np.random.default_rng(1)
     references = coloured(2, rng)
     estimates = references[::-1] + 0.1 * rng.standard_normal(references.shape)
@@ -139,7 +139,7 @@ def test_several_sets_at_once_equal_one_at_a_time() -> None:
         np.testing.assert_allclose(ratios[at], si_sdr(references, sets[at]), atol=1e-9)
 
 
-def test_filter_within_its_taps_is_forgiven_and_a_longer_delay_is_not() -> None:
+def test_delay_within_the_taps_is_allowed() -> None:
     references = coloured(1, np.random.default_rng(5))
     within, beyond = (np.roll(references, delay, axis=-1) for delay in (12, 40))
     for delayed in (within, beyond):
@@ -160,7 +160,7 @@ def test_si_sdr_equals_its_formula() -> None:
         assert si_sdr(references, estimates)[n] == pytest.approx(expected, abs=1e-9)
 
 
-def test_si_sdr_ignores_scale_and_offset_and_bss_eval_ignores_scale() -> None:
+def test_measures_ignore_scale() -> None:
     rng = np.random.default_rng(7)
     references = coloured(2, rng)
     estimates = leaky(references, rng)
@@ -174,7 +174,7 @@ def test_si_sdr_ignores_scale_and_offset_and_bss_eval_ignores_scale() -> None:
 
 
 @pytest.mark.parametrize("measure", [bss_eval, si_sdr])
-def test_signals_without_a_defined_measure_are_refused(measure) -> None:  # type: ignore[no-untyped-def]
+def test_signals_without_a_measure_are_errors(measure) -> None:  # type: ignore[no-untyped-def]
     sounds = coloured(2, np.random.default_rng(8))
     silent, broken, infinite = sounds.copy(), sounds.copy(), sounds.copy()
     silent[1] = 0
@@ -192,13 +192,13 @@ def test_signals_without_a_defined_measure_are_refused(measure) -> None:  # type
         measure(sounds[0], sounds[0])
 
 
-def test_sound_shorter_than_the_filter_is_refused() -> None:
+def test_sound_shorter_than_the_filter_is_an_error() -> None:
     sounds = coloured(2, np.random.default_rng(9))[:, :511]
     with pytest.raises(ValueError, match=r"511 samples .* 512"):
         bss_eval(sounds, sounds)
 
 
-def test_si_sdr_of_a_constant_reference_is_refused() -> None:
+def test_si_sdr_of_a_constant_reference_is_an_error() -> None:
     sounds = coloured(2, np.random.default_rng(10))
     constant = sounds.copy()
     constant[0] = 0.25
