@@ -22,6 +22,9 @@ from sop.train.optimizer import make_optimizer
 from tests.support.experiment import ROOT, Reference
 from tests.support.stress import repeats
 
+# Networks of the published size.
+pytestmark = pytest.mark.slow
+
 ROUNDING = 1e-4
 TRAINING = 1e-3
 DECIBELS = 0.01
@@ -225,7 +228,6 @@ def gradient_norm(net: nn.Module) -> float:
     return float(sum(p.grad.double().square().sum() for p in net.parameters()).sqrt())
 
 
-@pytest.mark.slow
 def test_training_steps(reference, params, player, audio, frames):
     """Batch statistics per source, learning rates per net, momentum and weight decay."""
     expected = reference.expected
