@@ -220,7 +220,7 @@ def test_remix_gains() -> None:
 
 
 @pytest.mark.parametrize(
-    ("options", "said"),
+    ("options", "message"),
     [
         ({"gains": {"3": 1.0}}, "--gain 3: no such region in this video; use 1, 2 or rest"),
         ({"regions": 9}, "--regions 9: must be at most 8"),
@@ -230,9 +230,9 @@ def test_remix_gains() -> None:
     ],
 )
 def test_impossible_options_leave_nothing(
-    tmp_path: Path, planted: Separator, video: Path, options: dict[str, Any], said: str
+    tmp_path: Path, planted: Separator, video: Path, options: dict[str, Any], message: str
 ) -> None:
-    with pytest.raises(UserError, match=said):
+    with pytest.raises(UserError, match=message):
         write_separation(video, tmp_path / "a" / "out", planted, SeparationOptions(**options))
     assert not (tmp_path / "a").exists()
 
@@ -450,11 +450,11 @@ def bad_inputs(folder: Path, video: Path) -> Iterator[tuple[list[str], str]]:
 
 def test_bad_input(tmp_path: Path, checkpoint: Path, video: Path) -> None:
     before: set[str] = set()
-    for arguments, said in bad_inputs(tmp_path, video):
+    for arguments, message in bad_inputs(tmp_path, video):
         before = before or everything(tmp_path)
         if "--checkpoint" not in arguments:
             arguments = [*arguments, "--checkpoint", str(checkpoint)]
-        with pytest.raises(UserError, match=re.escape(said)) as error:
+        with pytest.raises(UserError, match=re.escape(message)) as error:
             main(["separate", *arguments])
         assert "\n" not in str(error.value)
         assert everything(tmp_path) == before

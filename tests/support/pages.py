@@ -22,7 +22,7 @@ LOW, HIGH = 500.0, 2500.0
 LOW_LEVEL, HIGH_LEVEL = 0.2 / np.sqrt(2), 0.1 / np.sqrt(2)
 
 
-# Not for the session: while it runs, the thread has an event loop, which other tests must not see.
+# Not session-scoped: Playwright runs an event loop in this thread, which breaks other tests.
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Any]:
     names = ("chromium", "chromium-browser", "google-chrome")
@@ -30,7 +30,7 @@ def browser() -> Iterator[Any]:
     if found is None:
         pytest.skip(f"no browser: none of {', '.join(names)} on PATH (SOP_CHROMIUM)")
     playwright = pytest.importorskip("playwright.sync_api")
-    # A sandbox cannot be had as root, as in a container.
+    # Chromium has no sandbox for root, the usual user in a container.
     root = hasattr(os, "geteuid") and os.geteuid() == 0
     switches = ["--disable-gpu", "--disable-background-networking", "--disable-component-update"]
     with playwright.sync_playwright() as driver:
@@ -42,7 +42,7 @@ def browser() -> Iterator[Any]:
 
 
 def make_video(path: Path, seconds: float = SECONDS) -> Path:
-    """A test picture with a tone, H.264 and AAC."""
+    """Write a video of a test picture and a tone, H.264 and AAC."""
     pictures = f"testsrc=size=160x120:rate=24:duration={seconds}"
     tone = f"sine=frequency=440:sample_rate=44100:duration={seconds}"
     command = [binary(), "-v", "error", "-y", "-f", "lavfi", "-i", pictures]
@@ -67,10 +67,10 @@ def clip_of(embedding: Embedding, regions: tuple[PlayerRegion, ...], title: str)
 
 
 def tones(audio: np.ndarray | None = None, names: tuple[str, str] = ("low", "high")) -> PlayerClip:
-    """A low tone on the left of the picture and a high one, half as strong, on the right.
+    """Return a low tone on the left of the picture and a high one at half the level on the right.
 
-    Two rows of four cells; the top right one is silent, the bottom right one has part of the high
-    tone.
+    The picture has two rows of four cells. The top right cell is silent, and the bottom right cell
+    has a part of the high tone.
     """
     spectrogram = SpectrogramParams(stft_frame=1022, stft_hop=512, log_frequency=False)
     time = np.arange(int(RATE * SECONDS)) / RATE
@@ -113,7 +113,7 @@ def noise(
     seconds: float = SECONDS,
     grid: tuple[int, int] = (3, 4),
 ) -> PlayerClip:
-    """Everything random, of three windows; components that 8 bits hold without loss."""
+    """Return random data of three windows, with components that 8 bits store exactly."""
     random = np.random.default_rng(3)
     spectrogram = SpectrogramParams(stft_frame=frame, stft_hop=hop, log_frequency=log_frequency)
     audio = random.uniform(-0.5, 0.5, int(RATE * seconds)).astype(np.float32)
