@@ -1,1 +1,1 @@
-"""The networks, their spectrogram, their checkpoints and the published weights."""
+"""The networks, their spectrograms, and checkpoint files."""

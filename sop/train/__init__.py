@@ -1,1 +1,1 @@
-"""Stage `train`: the training run, its resume checkpoint, its processes and its monitor."""
+"""Stage `train`: training loop, initial weights, resuming, distributed training and monitoring."""

@@ -104,7 +104,7 @@ class Throughput:
         self._waited = 0.0
         self._steps = 0
 
-    def watch(self, batches: Iterable[Batch]) -> Iterator[Batch]:
+    def timed(self, batches: Iterable[Batch]) -> Iterator[Batch]:
         """Yield the batches; the time until each of them arrives counts as waiting."""
         remaining = iter(batches)
         while True:

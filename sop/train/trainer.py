@@ -148,7 +148,7 @@ class Trainer:
             shown: Iterable[Batch] = batches
             if self.group.is_main:
                 shown = progress(batches, "train", len(steps), unit="step")
-            for batch in self.throughput.watch(shown):
+            for batch in self.throughput.timed(shown):
                 self.train_step(batch)
                 ends_epoch = state.step % self.plan.epoch_steps == 0
                 stop = self.stop_requested(bool(signals))

@@ -40,7 +40,7 @@ def test_throughput_excludes_the_start(time: Time) -> None:
             time.now += 1
 
     throughput = Throughput(batch_size=8)
-    for _ in throughput.watch(batches()):
+    for _ in throughput.timed(batches()):
         time.now += 3
     # Five steps of 3 s, and five waits of 1 s, the last of them for the end.
     assert throughput.waiting_fraction == pytest.approx(4 / 20)
