@@ -141,7 +141,7 @@ def test_raising_the_share_moves_videos_to_training_only(extracted: Extracted) -
     assert few < many
 
 
-def test_the_split_follows_the_seed_and_the_share(tmp_path: Path) -> None:
+def test_split(tmp_path: Path) -> None:
     extracted = Extracted(tmp_path / "data")
     for number in range(150):
         extracted.add(f"flute/{number}", seconds=0.25)

@@ -304,9 +304,7 @@ def test_frames_of_a_clip_share_their_crop_and_clips_do_not(
     assert centre not in clips
 
 
-def test_volume_is_scaled_then_clipped_then_divided_by_the_number_of_sources(
-    ramps: Callable[..., Video], tiny_params: Params
-) -> None:
+def test_volume_clipping_and_division(ramps: Callable[..., Video], tiny_params: Params) -> None:
     sources = 3
     params = with_values(tiny_params, {"mixture.sources": sources, "mixture.audio_samples": 81919})
     videos = [ramps(f"i{n}/v", level=0.8) for n in range(sources)]
@@ -340,7 +338,7 @@ def test_evaluation_takes_the_middle_as_it_is(
         np.testing.assert_array_equal(frames, read_frames(video.frames, [30, 32], 32))
 
 
-def test_evaluation_draws_are_fixed_by_the_seed_and_do_not_depend_on_their_number(
+def test_evaluation_videos_are_fixed_by_the_seed(
     tiny_params: Params,
 ) -> None:
     videos = paper(*(f"i{n}/v" for n in range(7)))
@@ -355,9 +353,7 @@ def test_evaluation_draws_are_fixed_by_the_seed_and_do_not_depend_on_their_numbe
     assert many[:7] != many[7:14]
 
 
-def test_unreadable_clip_is_named_and_another_takes_its_place(
-    ramps: Callable[..., Video], tiny_params: Params
-) -> None:
+def test_unreadable_clip_is_replaced(ramps: Callable[..., Video], tiny_params: Params) -> None:
     videos = [ramps(f"i{n}/v") for n in range(6)]
     videos[0].audio.write_bytes(videos[0].audio.read_bytes()[:5000])
     with zipfile.ZipFile(videos[1].frames, "w") as archive:
@@ -381,9 +377,7 @@ def test_training_gives_up_when_nothing_is_readable(tiny_params: Params) -> None
         mixtures_of(paper("a/v", "b/v"), tiny_params)[0]
 
 
-def test_unreadable_clip_of_evaluation_is_left_out_with_its_reason(
-    ramps: Callable[..., Video], tiny_params: Params
-) -> None:
+def test_unreadable_clip_of_evaluation(ramps: Callable[..., Video], tiny_params: Params) -> None:
     videos = [ramps("a/v"), ramps("b/v")]
     videos[1].audio.write_bytes(b"garbage")
     with pytest.raises(LeftOut, match=f"{videos[1].audio}: not readable as sound"):

@@ -31,7 +31,8 @@ def own(tmp_path: Path, make_video: Callable) -> Path:
     return folder
 
 
-def test_synthetic_videos_with_their_truth(params: Params, tmp_path: Path) -> None:
+@pytest.mark.slow
+def test_synthetic_videos(params: Params, tmp_path: Path) -> None:
     params = changed(params, synthetic=TINY)
     summary = download(params, tmp_path / "one")
     assert (summary["source"], summary["listed"], summary["videos"]) == ("synthetic", 11, 11)
@@ -50,7 +51,7 @@ def test_synthetic_videos_with_their_truth(params: Params, tmp_path: Path) -> No
     assert tree(tmp_path / "one") == files
 
 
-def test_own_videos(params: Params, own: Path, tmp_path: Path) -> None:
+def test_local_videos(params: Params, own: Path, tmp_path: Path) -> None:
     videos = tmp_path / "videos"
     summary = download(local(params, own), videos)
     assert sorted(tree(videos)) == [
@@ -66,7 +67,7 @@ def test_own_videos(params: Params, own: Path, tmp_path: Path) -> None:
     ]
 
 
-def test_only_what_changed_is_made_again(
+def test_changed_local_videos(
     params: Params, own: Path, tmp_path: Path, make_video: Callable
 ) -> None:
     videos = tmp_path / "videos"
@@ -85,9 +86,7 @@ def test_only_what_changed_is_made_again(
     assert tree(videos) == tree(tmp_path / "again")
 
 
-def test_missing_damaged_and_unlisted_files_are_put_right(
-    params: Params, own: Path, tmp_path: Path
-) -> None:
+def test_missing_damaged_and_unlisted_files(params: Params, own: Path, tmp_path: Path) -> None:
     videos = tmp_path / "videos"
     download(local(params, own), videos)
     whole = tree(videos)
@@ -101,7 +100,7 @@ def test_missing_damaged_and_unlisted_files_are_put_right(
         assert tree(videos) == whole
 
 
-def test_unusable_files_are_left_out_and_the_others_go_on(
+def test_unusable_files_are_left_out(
     params: Params,
     own: Path,
     tmp_path: Path,
@@ -135,7 +134,7 @@ def test_unusable_files_are_left_out_and_the_others_go_on(
     assert download(local(params, own), tmp_path / "videos") == summary
 
 
-def test_nothing_usable_ends_in_one_line(params: Params, tmp_path: Path) -> None:
+def test_no_usable_video(params: Params, tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"dataset\.local\.folder"):
         download(local(params, tmp_path / "nowhere"), tmp_path / "videos")
     (tmp_path / "own").mkdir()
@@ -146,9 +145,7 @@ def test_nothing_usable_ends_in_one_line(params: Params, tmp_path: Path) -> None
         download(local(params, tmp_path / "own"), tmp_path / "videos")
 
 
-def test_a_folder_of_ones_own_is_never_written_to(
-    params: Params, own: Path, tmp_path: Path
-) -> None:
+def test_local_folder_is_never_written_to(params: Params, own: Path, tmp_path: Path) -> None:
     before = tree(own)
     for folder in (own, own.parent):
         with pytest.raises(UserError, match="is where this stage writes"):
@@ -159,9 +156,7 @@ def test_a_folder_of_ones_own_is_never_written_to(
     assert tree(own) == before
 
 
-def test_a_missing_folder_costs_nothing_already_there(
-    params: Params, own: Path, tmp_path: Path
-) -> None:
+def test_missing_folder_keeps_old_videos(params: Params, own: Path, tmp_path: Path) -> None:
     videos = tmp_path / "videos"
     download(local(params, own), videos)
     before = tree(videos)
@@ -287,9 +282,7 @@ def test_temporary_failures_are_retried(
     assert asked_for(server) == {"bbbbbbbbbbb.mp4"}
 
 
-def test_categories_and_the_first_so_many_of_each(
-    music: tuple[Params, Server], tmp_path: Path
-) -> None:
+def test_categories_and_max_per_category(music: tuple[Params, Server], tmp_path: Path) -> None:
     params, _ = music
     few = changed(params, lists={"categories": ["flute", "flute_tuba"], "max_per_category": 1})
     download(few, tmp_path / "videos")
@@ -300,7 +293,8 @@ def test_categories_and_the_first_so_many_of_each(
         download(changed(params, lists={"categories": ["oboe"]}), tmp_path / "videos")
 
 
-def test_a_list_of_ones_own(music: tuple[Params, Server], tmp_path: Path) -> None:
+@pytest.mark.slow
+def test_own_list(music: tuple[Params, Server], tmp_path: Path) -> None:
     params, server = music
     (server.folder / "My clip.mp4").write_bytes((server.folder / "bbbbbbbbbbb.mp4").read_bytes())
     place = tmp_path / "list.csv"
@@ -318,9 +312,7 @@ def test_a_list_of_ones_own(music: tuple[Params, Server], tmp_path: Path) -> Non
     assert float(rows(tmp_path / "videos")[2]["seconds"]) == pytest.approx(1.0, abs=0.1)
 
 
-def test_too_little_of_a_list_fails_and_loses_nothing(
-    music: tuple[Params, Server], downloaded: Path
-) -> None:
+def test_min_success_fraction(music: tuple[Params, Server], downloaded: Path) -> None:
     params, _ = music
     strict = changed(params, fetch={"min_success_fraction": 0.9})
     with pytest.raises(
@@ -333,9 +325,8 @@ def test_too_little_of_a_list_fails_and_loses_nothing(
     assert times(downloaded) == before
 
 
-def test_a_lost_network_fails_in_one_line_and_loses_nothing(
-    music: tuple[Params, Server], downloaded: Path, tmp_path: Path
-) -> None:
+@pytest.mark.slow
+def test_lost_network(music: tuple[Params, Server], downloaded: Path, tmp_path: Path) -> None:
     params, _ = music
     for name in ("flute/-aaaaaaaaaa.mp4", "flute/bbbbbbbbbbb.mp4"):
         (tmp_path / "videos" / name).unlink()
@@ -359,7 +350,7 @@ def test_a_lost_network_fails_in_one_line_and_loses_nothing(
     assert times(tmp_path / "videos") == before
 
 
-def test_cookies_and_options_are_checked_before_anything_is_asked(
+def test_cookies_and_options_are_checked_first(
     music: tuple[Params, Server], tmp_path: Path
 ) -> None:
     params, server = music
@@ -372,8 +363,9 @@ def test_cookies_and_options_are_checked_before_anything_is_asked(
     assert asked_for(server) == set()
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not CLIPS.is_dir(), reason=f"{CLIPS} is absent")
-def test_real_clips_are_all_accounted_for(params: Params, tmp_path: Path) -> None:
+def test_real_clips(params: Params, tmp_path: Path) -> None:
     # All 55 in the stress test.
     chosen = sorted(CLIPS.glob("*/*.mp4"))[:: repeats(6, 1)]
     for clip in chosen:

@@ -91,7 +91,7 @@ def video_of(site: Site, name: str = ID) -> Path:
 
 
 @pytest.mark.parametrize("name", ["--IXKwloYLE", "8DHG_hVSw1o"])
-def test_a_video_is_fetched_byte_for_byte(name: str, site: Site, make_video: Callable) -> None:
+def test_fetched_bytes(name: str, site: Site, make_video: Callable) -> None:
     video = make_video(video_of(site, name))
     found = site.fetch(name)
     assert site.files(site.videos) == [f"flute/{name}.mp4"]
@@ -144,6 +144,7 @@ def test_bad_answers_leave_no_file(answer: Answer, kind: type, site: Site) -> No
     assert site.files(site.videos) == site.files(site.partial) == []
 
 
+@pytest.mark.slow
 def test_retry_after_is_respected(site: Site, tmp_path: Path) -> None:
     for number, asked in enumerate((lambda: "2", lambda: in_seconds(3))):
         site.answer(at_first([status(429, Retry_After=asked())], file_of(video_of(site))))
@@ -157,7 +158,7 @@ def test_retry_after_server_errors(site: Site, tmp_path: Path) -> None:
     assert ytdlp_process.fetch(site.request(tmp_path / "fetched", retries=2)).file
 
 
-def test_a_stalled_body_ends_after_the_silence(site: Site, over: threading.Event) -> None:
+def test_stalled_server(site: Site, over: threading.Event) -> None:
     site.answer(stalled(video_of(site), over))
     began = time.monotonic()
     with pytest.raises(LeftOutForNow, match="timed out"):
@@ -165,7 +166,8 @@ def test_a_stalled_body_ends_after_the_silence(site: Site, over: threading.Event
     assert time.monotonic() - began < 10
 
 
-def test_a_dripping_body_ends_at_the_limit(site: Site, over: threading.Event) -> None:
+@pytest.mark.slow
+def test_slow_server(site: Site, over: threading.Event) -> None:
     site.answer(stalled(video_of(site), over, drip=True))
     began = time.monotonic()
     with pytest.raises(LeftOutForNow, match="took longer than 3 s"):
@@ -173,7 +175,8 @@ def test_a_dripping_body_ends_at_the_limit(site: Site, over: threading.Event) ->
     assert time.monotonic() - began < 6
 
 
-def test_a_truncated_body_is_never_taken_for_a_whole_one(site: Site) -> None:
+@pytest.mark.slow
+def test_truncated_body(site: Site) -> None:
     site.answer(truncated(video_of(site), 0.6))
     with pytest.raises(LeftOutForNow):
         site.fetch()
@@ -184,7 +187,8 @@ def test_a_truncated_body_is_never_taken_for_a_whole_one(site: Site) -> None:
     assert site.files(site.videos) == site.files(site.partial) == []
 
 
-def test_a_partial_file_is_resumed(site: Site) -> None:
+@pytest.mark.slow
+def test_partial_file_is_resumed(site: Site) -> None:
     size = video_of(site).stat().st_size
     site.answer(truncated(video_of(site), 0.6))
     with pytest.raises(LeftOutForNow):
@@ -198,7 +202,8 @@ def test_a_partial_file_is_resumed(site: Site) -> None:
     assert (site.videos / f"flute/{ID}.mp4").read_bytes() == video_of(site).read_bytes()
 
 
-def test_a_partial_file_of_another_video_is_thrown_away(site: Site, make_video: Callable) -> None:
+@pytest.mark.slow
+def test_partial_file_of_another_video(site: Site, make_video: Callable) -> None:
     site.answer(truncated(video_of(site), 0.6))
     with pytest.raises(LeftOutForNow):
         site.fetch(retries=0)
@@ -227,13 +232,14 @@ def test_no_server_is_no_network(site: Site, tmp_path: Path) -> None:
     assert ytdlp_process.fetch(request).failure == "no network"
 
 
-def test_a_proxy_is_used(site: Site, tmp_path: Path) -> None:
+def test_proxy(site: Site, tmp_path: Path) -> None:
     request = site.request(tmp_path / "fetched", proxy="http://127.0.0.1:9")
     assert ytdlp_process.fetch(request).failure == "no network"
     assert site.server.asked == []
 
 
-def test_a_clip_begins_and_ends_where_asked(site: Site, clock_video: Callable) -> None:
+@pytest.mark.slow
+def test_clips(site: Site, clock_video: Callable) -> None:
     clock_video(video_of(site), "25", 8.0)
     found = site.fetch(entry=ListedVideo("flute", ID, clip=(3.0, 5.5)))
     assert found.seconds == pytest.approx(2.5, abs=0.1)
@@ -241,7 +247,7 @@ def test_a_clip_begins_and_ends_where_asked(site: Site, clock_video: Callable) -
     assert found.seconds == pytest.approx(1.0, abs=0.1)
 
 
-def test_a_part_from_a_server_that_knows_no_parts_is_left_out_with_advice(site: Site) -> None:
+def test_clip_from_a_server_without_ranges(site: Site) -> None:
     whole = video_of(site).read_bytes()
     # Its index at the end, which ffmpeg cannot reach without parts.
     index = whole.index(b"moov") - 4
@@ -252,14 +258,15 @@ def test_a_part_from_a_server_that_knows_no_parts_is_left_out_with_advice(site: 
         site.fetch(clip_seconds=[0.5, 1.5], retries=0)
 
 
-def test_the_rate_is_limited(site: Site, tmp_path: Path) -> None:
+@pytest.mark.slow
+def test_rate_limit(site: Site, tmp_path: Path) -> None:
     size = video_of(site).stat().st_size
     began = time.monotonic()
     assert ytdlp_process.fetch(site.request(tmp_path / "fetched", rate_limit=size // 2)).file
     assert time.monotonic() - began >= 1.5
 
 
-def test_cookies_are_sent_and_their_file_is_left_as_it_was(site: Site, tmp_path: Path) -> None:
+def test_cookies(site: Site, tmp_path: Path) -> None:
     cookies = tmp_path / "cookies.txt"
     cookies.write_text(
         "# Netscape HTTP Cookie File\n127.0.0.1\tFALSE\t/\tFALSE\t4102444800\tsession\tsecret\n"
@@ -277,7 +284,7 @@ def test_cookies_are_sent_and_their_file_is_left_as_it_was(site: Site, tmp_path:
     assert cookies.read_bytes() == before
 
 
-def test_options_are_passed_on_to_yt_dlp(site: Site) -> None:
+def test_yt_dlp_options(site: Site) -> None:
     agents = []
 
     def answer(handler: Any) -> None:
@@ -292,13 +299,13 @@ def test_options_are_passed_on_to_yt_dlp(site: Site) -> None:
     ]
 
 
-def test_another_container_becomes_mp4(site: Site, make_video: Callable) -> None:
+def test_other_container(site: Site, make_video: Callable) -> None:
     make_video(site.server.folder / f"{ID}.mkv", "-c", "copy")
     site.fetch(video_url=f"{site.server.root}/{{id}}.mkv")
     assert site.files(site.videos) == [f"flute/{ID}.mp4"]
 
 
-def test_an_old_video_stays_when_the_new_one_cannot_be_had(site: Site) -> None:
+def test_failed_fetch_keeps_the_old_video(site: Site) -> None:
     site.fetch()
     kept = (site.videos / f"flute/{ID}.mp4").read_bytes()
     site.answer(status(404))

@@ -41,7 +41,7 @@ def test_categories_and_flat_files_are_found(tmp_path: Path) -> None:
     assert refused == []
 
 
-def test_two_files_of_one_name(tmp_path: Path) -> None:
+def test_two_files_with_the_same_name(tmp_path: Path) -> None:
     touch(tmp_path / "flute" / "one.avi")
     touch(tmp_path / "flute" / "one.mp4")
     videos, _ = find_videos(tmp_path)
@@ -65,7 +65,7 @@ def test_links(tmp_path: Path) -> None:
     assert "leaves the folder" in found["outside.mp4"]
 
 
-def test_names_and_things_that_cannot_be_used(tmp_path: Path) -> None:
+def test_unusable_names_and_files(tmp_path: Path) -> None:
     touch(tmp_path / "flute" / "line\nbreak.mp4")
     touch(tmp_path / "flute" / f"{'x' * 240}.mp4")
     touch(tmp_path / "flute" / "deeper" / "a.mp4")

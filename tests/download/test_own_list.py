@@ -200,9 +200,7 @@ def test_an_address_at_youtube_is_named_by_its_id(write: Write, url: str, id_: s
         ("https://youtu.be.example.org/8DHG_hVSw1o", "8DHG_hVSw1o_"),
     ],
 )
-def test_another_address_gives_a_name_that_is_safe_and_tells_it_apart(
-    write: Write, url: str, begins_with: str
-) -> None:
+def test_names_of_other_addresses(write: Write, url: str, begins_with: str) -> None:
     path = write(f"category,url\nflute,{url}\nflute,{url}#other\n")
     entry, other = read_own_list(path, VIDEO_URL)
     assert (entry.url, other.url) == (url, f"{url}#other")
@@ -245,9 +243,7 @@ def test_what_is_listed_twice_is_kept_once(write: Write) -> None:
         (f"flute tuba,x,{PAGE},,", f"flute_tuba,x,{PAGE}?,,", "flute_tuba/x"),
     ],
 )
-def test_two_videos_of_one_name_are_refused(
-    write: Write, first: str, second: str, name: str
-) -> None:
+def test_two_videos_with_the_same_name(write: Write, first: str, second: str, name: str) -> None:
     message = complaint(write(f"category,id,url,begin,end\n{first}\ntuba,{A}\n\n{second}\n"))
     assert message.startswith(f", line 5: {name} is another video in line 2;")
 
@@ -365,7 +361,7 @@ def test_times_of_json_that_are_no_part_of_a_video_are_refused(
 
 @pytest.mark.parametrize("value", [3, 0, 1.5, True, False, [], ["flute"], {}, {"a": 1}])
 @pytest.mark.parametrize("key", ["category", "id", "url"])
-def test_a_value_that_is_no_text_is_refused(write: Write, key: str, value: Any) -> None:
+def test_values_must_be_strings(write: Write, key: str, value: Any) -> None:
     rows = [{"category": "flute", "id": A, "url": PAGE} | {key: value}]
     message = complaint(write(rows, "list.json"))
     assert message == f", video 1: {key} {value!r} is not allowed; it must be a string"
@@ -387,7 +383,7 @@ def test_null_is_no_value(write: Write) -> None:
     ],
     ids=lambda header: repr(header[:20]),
 )
-def test_a_csv_without_its_header_is_refused(write: Write, header: str) -> None:
+def test_invalid_csv_header(write: Write, header: str) -> None:
     message = complaint(write(f"{header}\nflute,{A}\n"))
     assert message.startswith(", line 1: header '")
     assert message.endswith(
@@ -413,7 +409,7 @@ def test_a_csv_without_its_header_is_refused(write: Write, header: str) -> None:
     ],
     ids=lambda value: repr(value[:40]),
 )
-def test_what_is_wrong_with_a_csv_is_said_with_its_line(write: Write, text: str, said: str) -> None:
+def test_invalid_csv(write: Write, text: str, said: str) -> None:
     assert complaint(write(text)).startswith(said)
 
 
@@ -452,9 +448,7 @@ def test_what_is_wrong_with_a_csv_is_said_with_its_line(write: Write, text: str,
     ],
     ids=lambda value: repr(value)[:40],
 )
-def test_what_is_wrong_with_json_is_said_with_its_place(
-    write: Write, content: Any, said: str
-) -> None:
+def test_invalid_json(write: Write, content: Any, said: str) -> None:
     assert complaint(write(content, "list.json")).startswith(said)
 
 
@@ -467,7 +461,7 @@ def test_a_file_that_is_no_text_says_so(write: Write, name: str, tmp_path: Path)
     assert complaint(tmp_path / f"folder-{name}").startswith(": not readable (")
 
 
-def test_a_missing_list_says_what_it_should_be(tmp_path: Path) -> None:
+def test_missing_list(tmp_path: Path) -> None:
     path = tmp_path / "list.csv"
     with pytest.raises(UserError, match=r"dataset\.lists\.own: .*list\.csv not found; create it"):
         read_own_list(path, VIDEO_URL)
@@ -484,7 +478,7 @@ PIECES = [
 
 
 @pytest.mark.parametrize("ending", ["csv", "json"])
-def test_any_list_is_read_or_refused_in_one_line(write: Write, ending: str, tmp_path: Path) -> None:
+def test_random_lists(write: Write, ending: str, tmp_path: Path) -> None:
     random_ = random.Random(7)
     rows = [
         {"category": "flute", "id": A, "url": "", "begin": "", "end": ""},

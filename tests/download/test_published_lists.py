@@ -136,7 +136,7 @@ def test_another_list_than_the_published_is_refused(
 
 
 @pytest.mark.parametrize("url", ["{}/missing-{{file}}", "http://127.0.0.1:9/{{file}}"])
-def test_a_list_that_cannot_be_had(
+def test_list_that_cannot_be_fetched(
     url: str, tmp_path: Path, served: tuple[Path, str, list[str]]
 ) -> None:
     url = url.format(served[1].removesuffix("/{file}"))
@@ -165,7 +165,7 @@ def test_names_that_could_leave_the_folder_are_refused(videos: dict[str, list[st
 
 
 @pytest.mark.parametrize("text", [b"", b"[]", b'{"videos": 3}', b"\xff", b'{"videos": {"a": 3}}'])
-def test_what_is_no_list_is_refused(text: bytes) -> None:
+def test_invalid_published_list(text: bytes) -> None:
     with pytest.raises(UserError, match=r"list\.json: not a list"):
         parse_list(text, "list.json")
 
@@ -220,9 +220,7 @@ LISTED = [
         (["tuba", "tuba"], 1, "b"),
     ],
 )
-def test_of_some_categories_the_first_so_many_are_chosen(
-    categories: list[str], max_per_category: int | None, ids: str
-) -> None:
+def test_select_videos(categories: list[str], max_per_category: int | None, ids: str) -> None:
     kept = select_videos(LISTED, categories, max_per_category)
     assert "".join(entry.id[0] for entry in kept) == ids
     assert set(kept) <= set(LISTED)

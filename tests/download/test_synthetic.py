@@ -12,7 +12,7 @@ from sop.download.synthetic import INSTRUMENTS, PlannedVideo, Truth, plan, read_
 from sop.download.synthetic.melody import Note, melody
 from sop.download.synthetic.pen import Pen
 from sop.download.synthetic.player import Look, Pose, draw_player, look, poses
-from sop.download.synthetic.scene import Scene
+from sop.download.synthetic.scene import RenderedScene
 from sop.download.synthetic.sound import stems
 from sop.download.synthetic.timbre import note
 from sop.media.ffmpeg import binary
@@ -50,9 +50,9 @@ def decoded_frames(path: Path) -> np.ndarray:
     return np.frombuffer(raw, np.uint8).reshape(-1, HEIGHT, WIDTH, 3)
 
 
-def scene_of(*instruments: str, index: int = 0, frames: int = 24) -> Scene:
+def scene_of(*instruments: str, index: int = 0, frames: int = 24) -> RenderedScene:
     rng = np.random.default_rng([SEED, index])
-    return Scene(
+    return RenderedScene(
         instruments,
         [melody(instrument, frames / 12, rng) for instrument in instruments],
         width=WIDTH,
@@ -81,7 +81,7 @@ def test_ten_instruments_in_alphabetical_order():
     assert tuple(sorted(INSTRUMENTS)) == INSTRUMENTS
 
 
-def test_plan_has_what_was_asked_for_under_unique_names():
+def test_plan():
     planned = plan(PARAMS, SEED)
     assert len(planned) == 10 * PARAMS.solos + PARAMS.duets
     assert len({video.name for video in planned}) == len(planned)
@@ -91,7 +91,7 @@ def test_plan_has_what_was_asked_for_under_unique_names():
         assert list(video.instruments) == sorted(set(video.instruments))
 
 
-def test_asking_for_more_videos_keeps_the_earlier_ones():
+def test_more_videos_keep_the_earlier_ones():
     fewer = plan(SimpleNamespace(solos=2, duets=7), SEED)
     more = plan(SimpleNamespace(solos=5, duets=30), SEED)
     assert fewer[:20] == more[:20]
@@ -110,7 +110,7 @@ def test_another_seed_plans_other_duets():
 
 
 @pytest.mark.parametrize("video", [SOLO, DUET], ids=lambda video: video.name)
-def test_same_video_twice_is_the_same_to_the_byte(videos: Path, tmp_path: Path, video):
+def test_rendering_is_reproducible(videos: Path, tmp_path: Path, video):
     render(video, PARAMS, SEED, tmp_path)
     for name in (f"{video.name}.mp4", f"{video.name}.truth.npz"):
         again = tmp_path / video.category / name
@@ -166,7 +166,7 @@ def test_truth_is_complete_and_needs_no_pickle(videos: Path):
     assert set(truth.onset_instruments.tolist()) == {0, 1}
 
 
-def test_failure_of_ffmpeg_tells_its_reason_and_leaves_nothing(tmp_path: Path):
+def test_failure_of_ffmpeg(tmp_path: Path):
     odd = SimpleNamespace(**{**vars(PARAMS), "width": 97})
     with pytest.raises(RuntimeError, match=r"trumpet_000\.mp4: ffmpeg failed: .*width"):
         render(SOLO, odd, SEED, tmp_path)
@@ -174,7 +174,7 @@ def test_failure_of_ffmpeg_tells_its_reason_and_leaves_nothing(tmp_path: Path):
 
 
 @pytest.mark.parametrize("instrument", INSTRUMENTS)
-def test_box_encloses_the_player_tightly_and_lies_inside_the_frame(instrument: str):
+def test_box_encloses_the_player(instrument: str):
     scene = scene_of(instrument)
     (boxes,) = scene.boxes
     left, top, right, bottom = boxes.T
@@ -185,7 +185,7 @@ def test_box_encloses_the_player_tightly_and_lies_inside_the_frame(instrument: s
     assert np.abs(drawn - boxes[7]).max() <= 2
 
 
-def _where_the_player_is(scene: Scene, frame: int) -> np.ndarray:
+def _where_the_player_is(scene: RenderedScene, frame: int) -> np.ndarray:
     """Box of the pixels that differ when the player is left out."""
     scene._distractors = []
     with_player = _frame(scene, frame)
@@ -195,7 +195,7 @@ def _where_the_player_is(scene: Scene, frame: int) -> np.ndarray:
     return np.array([columns[0], rows[0], columns[-1] + 1, rows[-1] + 1])
 
 
-def _frame(scene: Scene, frame: int) -> np.ndarray:
+def _frame(scene: RenderedScene, frame: int) -> np.ndarray:
     raw = list(scene.frames())[frame]
     return np.frombuffer(raw, np.uint8).reshape(HEIGHT, WIDTH, 3).astype(int)
 
@@ -245,14 +245,14 @@ def test_duet_boxes_do_not_overlap(index: int):
     assert np.all(shared / (areas[0] + areas[1] - shared) < 0.05)
 
 
-def test_either_instrument_of_a_duet_may_stand_on_the_left():
+def test_order_of_duets_is_random():
     order = [np.diff(scene_of(*DUET.instruments, index=i).boxes[:, 0, 0])[0] > 0 for i in range(12)]
     assert any(order)
     assert not all(order)
 
 
 @pytest.mark.parametrize("instrument", INSTRUMENTS)
-def test_melody_sounds_most_of_the_time_and_stays_inside(instrument: str):
+def test_melody(instrument: str):
     for index in range(10):
         notes = melody(instrument, 12.0, np.random.default_rng([SEED, index]))
         moments = np.arange(0, 12, 0.01)
@@ -268,7 +268,7 @@ def test_melody_sounds_most_of_the_time_and_stays_inside(instrument: str):
 
 @pytest.mark.parametrize("instrument", INSTRUMENTS)
 @pytest.mark.parametrize("pitch_hz", [110.0, 1200.0])
-def test_note_is_finite_ends_silent_and_does_not_alias(instrument: str, pitch_hz: float):
+def test_note(instrument: str, pitch_hz: float):
     sound = note(instrument, pitch_hz, 0.5, 0.8, np.random.default_rng(SEED), RATE)
     assert sound.dtype == np.float32
     assert sound.shape == (RATE // 2,)
@@ -278,7 +278,7 @@ def test_note_is_finite_ends_silent_and_does_not_alias(instrument: str, pitch_hz
     assert power[-len(power) // 20 :].sum() < 1e-3 * power.sum()
 
 
-def test_masks_separate_what_no_single_cutoff_does():
+def test_masks_separate_better_than_a_cutoff():
     rng = np.random.default_rng(SEED)
     by_mask, by_cutoff = [], []
     for index in range(12):

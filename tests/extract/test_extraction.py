@@ -44,7 +44,7 @@ def changed(before: dict[str, int], after: dict[str, int]) -> set[str]:
     return {name for name, when in after.items() if before.get(name) != when}
 
 
-def test_one_video_becomes_one_wav_and_one_zip(folders: Folders) -> None:
+def test_one_wav_and_one_zip_per_video(folders: Folders) -> None:
     summary = folders.extract()
     assert sorted(folders.tree()) == [
         "audio/cello_flute/b.wav",
@@ -71,12 +71,12 @@ def test_one_video_becomes_one_wav_and_one_zip(folders: Folders) -> None:
     assert read_frames(folders.frames / "flute/a.zip", [1, len(entries)], 32).std() > 10
 
 
-def test_the_same_twice_is_the_same_bytes(folders: Folders, tmp_path: Path) -> None:
+def test_extraction_is_reproducible(folders: Folders, tmp_path: Path) -> None:
     folders.extract()
     assert folders.tree() == from_nothing(folders, tmp_path / "again")
 
 
-def test_nothing_to_do_does_nothing(folders: Folders) -> None:
+def test_up_to_date_files_are_kept(folders: Folders) -> None:
     first = folders.extract()
     before = folders.times()
     assert folders.extract() == first
@@ -91,7 +91,7 @@ def test_nothing_to_do_does_nothing(folders: Folders) -> None:
         ({"sample_rate": 8000}, "audio"),
     ],
 )
-def test_a_parameter_makes_again_what_depends_on_it(
+def test_changed_parameters(
     change: dict[str, Any], again: str, folders: Folders, tmp_path: Path
 ) -> None:
     folders.extract()
@@ -103,7 +103,7 @@ def test_a_parameter_makes_again_what_depends_on_it(
     assert folders.tree() == from_nothing(folders, tmp_path / "again", **change)
 
 
-def test_a_video_that_comes_changes_or_goes(
+def test_added_changed_and_removed_videos(
     folders: Folders, tmp_path: Path, make_video: Callable
 ) -> None:
     folders.extract()
@@ -120,7 +120,7 @@ def test_a_video_that_comes_changes_or_goes(
     assert folders.tree() == from_nothing(folders, tmp_path / "again")
 
 
-def test_what_is_missing_damaged_or_foreign_is_put_right(folders: Folders) -> None:
+def test_missing_damaged_and_foreign_files(folders: Folders) -> None:
     folders.extract()
     whole = folders.tree()
     (folders.audio / "flute/a.wav").unlink()
@@ -134,7 +134,7 @@ def test_what_is_missing_damaged_or_foreign_is_put_right(folders: Folders) -> No
     assert folders.tree() == whole
 
 
-def test_files_linked_to_a_cache_are_replaced_not_written(folders: Folders, tmp_path: Path) -> None:
+def test_files_linked_to_a_cache(folders: Folders, tmp_path: Path) -> None:
     folders.extract()
     kept = tmp_path / "cache.zip"
     place = folders.frames / "flute/a.zip"
@@ -146,7 +146,7 @@ def test_files_linked_to_a_cache_are_replaced_not_written(folders: Folders, tmp_
     assert place.read_bytes() != old
 
 
-def test_names_are_only_ever_names(
+def test_odd_file_names(
     tmp_path: Path, make_video: Callable, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # Relative paths, so that a name with a dash could be taken for an option.
@@ -168,7 +168,8 @@ def damaged(video: Path) -> None:
     video.write_bytes(data)
 
 
-def test_what_cannot_be_used_is_left_out_with_its_reason(
+@pytest.mark.slow
+def test_reasons_of_unusable_videos(
     folders: Folders, make_video: Callable, capsys: pytest.CaptureFixture[str]
 ) -> None:
     folder = folders.videos / "flute"
@@ -211,9 +212,7 @@ def test_what_cannot_be_used_is_left_out_with_its_reason(
     assert folders.extract() == summary
 
 
-def test_a_video_that_becomes_unusable_loses_its_files(
-    folders: Folders, make_video: Callable
-) -> None:
+def test_video_that_becomes_unusable(folders: Folders, make_video: Callable) -> None:
     folders.extract()
     make_video(folders.videos / "flute/a.mp4", "-an", "-c", "copy")
     folders.extract()
@@ -221,7 +220,7 @@ def test_a_video_that_becomes_unusable_loses_its_files(
     assert {path.name for path in folders.frames.glob("*/*")} == {"b.zip"}
 
 
-def test_nothing_usable_ends_in_one_line(tmp_path: Path) -> None:
+def test_no_usable_video(tmp_path: Path) -> None:
     folders = Folders(tmp_path)
     with pytest.raises(UserError, match=f"{folders.videos}: contains no videos"):
         folders.extract()
@@ -233,7 +232,7 @@ def test_nothing_usable_ends_in_one_line(tmp_path: Path) -> None:
         folders.extract()
 
 
-def test_a_failure_replaces_nothing(tmp_path: Path, make_video: Callable) -> None:
+def test_failure_keeps_old_files(tmp_path: Path, make_video: Callable) -> None:
     audio, frames = tmp_path / "a.wav", tmp_path / "a.zip"
     extract_video(make_video(tmp_path / "a.mp4"), audio, frames, PARAMS)
     before = audio.read_bytes(), frames.read_bytes()
@@ -244,7 +243,7 @@ def test_a_failure_replaces_nothing(tmp_path: Path, make_video: Callable) -> Non
     assert (audio.read_bytes(), frames.read_bytes()) == before
 
 
-def test_the_manifest_says_what_files_were_made_from(folders: Folders) -> None:
+def test_manifest(folders: Folders) -> None:
     folders.extract()
     rows = json.loads((folders.frames / "manifest.json").read_text())
     assert list(rows) == ["cello_flute/b", "flute/a"]
@@ -279,7 +278,7 @@ def test_only_changed_videos_of_many_are_extracted(tmp_path: Path, make_video: C
     assert folders.tree() == from_nothing(folders, tmp_path / "again", frame_rate=4.0)
 
 
-def test_what_is_of_no_use_is_not_decoded_again_until_it_changes(
+def test_unusable_video_is_not_decoded_again(
     folders: Folders, make_video: Callable, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     make_video(folders.videos / "flute" / "silent.mp4", "-c:v", "copy", "-af", "volume=0")

@@ -79,7 +79,8 @@ def made(folders: Folders) -> set[str]:
     return {str(p.relative_to(folders.audio).with_suffix("")) for p in folders.audio.glob("*/*")}
 
 
-def test_a_bad_ffmpeg_costs_one_video_and_only_this_time(
+@pytest.mark.slow
+def test_ffmpeg_that_hangs_or_crashes(
     folders: Folders, bad_ffmpeg: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     before = psutil.Process().children(recursive=True)
@@ -112,7 +113,7 @@ def test_a_bad_ffmpeg_costs_one_video_and_only_this_time(
     ],
     ids=["pictures", "sound"],
 )
-def test_what_goes_on_for_days_is_not_decoded_beyond_the_other(
+def test_one_stream_of_several_days(
     times: tuple[str, ...], folders: Folders, make_video: Callable
 ) -> None:
     make_video(folders.videos / "flute" / "days.mp4", "-c", "copy", *times)
@@ -121,7 +122,8 @@ def test_what_goes_on_for_days_is_not_decoded_beyond_the_other(
     assert summary["frames"] == 20 * summary["videos"]
 
 
-def test_days_of_both_are_left_out(folders: Folders, make_video: Callable) -> None:
+@pytest.mark.slow
+def test_both_streams_of_several_days(folders: Folders, make_video: Callable) -> None:
     days = ("-bsf:v", "setts=ts=TS+N*1e8", "-bsf:a", "setts=ts=TS+N*1e8")
     make_video(folders.videos / "flute" / "days.mp4", "-c", "copy", *days)
     began = time.monotonic()

@@ -24,25 +24,26 @@ def check_form(form: Form, folder: Path, ffmpeg_run: Callable) -> None:
     check_in_step(sound, frames, [(begin - shift, end - shift) for begin, end in flashes])
 
 
-@pytest.mark.parametrize("form", FORMS.values(), ids=FORMS.keys())
-def test_what_begins_together_is_found_together(
-    form: Form, tmp_path: Path, ffmpeg_run: Callable
-) -> None:
+CASES = [
+    # Every fourth also in the quick tests.
+    pytest.param(form, id=name, marks=() if number % 4 == 0 else pytest.mark.slow)
+    for number, (name, form) in enumerate(FORMS.items())
+]
+
+
+@pytest.mark.parametrize("form", CASES)
+def test_sound_and_pictures_in_step(form: Form, tmp_path: Path, ffmpeg_run: Callable) -> None:
     check_form(form, tmp_path, ffmpeg_run)
 
 
 @pytest.mark.parametrize("delay", [0.1, -0.1, 0.07, -0.07])
-def test_sound_that_is_out_of_step_is_noticed(
-    delay: float, tmp_path: Path, ffmpeg_run: Callable
-) -> None:
+def test_late_sound_is_detected(delay: float, tmp_path: Path, ffmpeg_run: Callable) -> None:
     with pytest.raises(AssertionError, match="sound is late by"):
         check_form(replace(FORMS["plain"], delay=delay), tmp_path, ffmpeg_run)
 
 
 @pytest.mark.parametrize("delay", [0.1, -0.1])
-def test_pictures_that_are_out_of_step_are_noticed(
-    delay: float, tmp_path: Path, ffmpeg_run: Callable
-) -> None:
+def test_late_pictures_are_detected(delay: float, tmp_path: Path, ffmpeg_run: Callable) -> None:
     video = render(tmp_path / "video.mp4", FORMS["plain"], ffmpeg_run)
     extract_video(video, tmp_path / "sound.wav", tmp_path / "frames.zip", PARAMS)
     flashes = [(begin + delay, end + delay) for begin, end in edges("25")]

@@ -94,9 +94,7 @@ def run(folders: Folders, workers: Workers) -> dict[str, Any]:
 
 
 @pytest.mark.slow
-def test_the_death_of_a_worker_changes_nothing(
-    cluster: Cluster, folders: Folders, tmp_path: Path
-) -> None:
+def test_death_of_a_worker(cluster: Cluster, folders: Folders, tmp_path: Path) -> None:
     here = Folders(tmp_path / "here")
     here.videos.rmdir()
     here.videos.symlink_to(folders.videos)
@@ -119,7 +117,7 @@ def test_the_death_of_a_worker_changes_nothing(
 
 
 @pytest.mark.slow
-def test_a_worker_with_another_ffmpeg_stops_the_run(
+def test_other_ffmpeg_version_on_a_worker(
     cluster: Cluster, folders: Folders, tmp_path: Path
 ) -> None:
     other = tmp_path / "other" / "ffmpeg"
@@ -147,7 +145,7 @@ def misfortune(kind: str) -> str:
 
 
 @pytest.mark.slow
-def test_what_goes_wrong_on_a_worker_counts_as_it_would_here(cluster: Cluster) -> None:
+def test_exceptions_on_a_worker(cluster: Cluster) -> None:
     cluster.worker()
     workers = Workers(1, cluster.address)
     done = dict(map_unordered(str.upper, ["a", "b"], workers))
@@ -160,7 +158,7 @@ def test_what_goes_wrong_on_a_worker_counts_as_it_would_here(cluster: Cluster) -
 
 
 @pytest.mark.slow
-def test_an_item_that_kills_its_workers_costs_itself_only(cluster: Cluster) -> None:
+def test_item_that_kills_its_workers(cluster: Cluster) -> None:
     for _ in range(6):
         cluster.worker()
     workers = Workers(1, cluster.address, limit=1)
@@ -170,16 +168,14 @@ def test_an_item_that_kills_its_workers_costs_itself_only(cluster: Cluster) -> N
     assert done["fine"] == "FINE"
 
 
-def test_a_scheduler_that_is_not_there_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_scheduler(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("sop.runtime.parallel.ANSWER_SECONDS", 1.0)
     with pytest.raises(UserError, match=r"^cluster\.scheduler: tcp://127\.0\.0\.1:9 does not ans"):
         list(map_unordered(str.upper, ["a"], Workers(1, "tcp://127.0.0.1:9")))
 
 
 @pytest.mark.slow
-def test_a_scheduler_that_goes_away_is_one_line(
-    cluster: Cluster, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_lost_scheduler(cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("sop.runtime.parallel.ANSWER_SECONDS", 3.0)
     cluster.worker()
     work = map_unordered(time.sleep, [0.2] * 100, Workers(1, cluster.address))
@@ -190,7 +186,7 @@ def test_a_scheduler_that_goes_away_is_one_line(
 
 
 @pytest.mark.slow
-def test_videos_are_fetched_by_workers_into_relative_folders(
+def test_workers_fetch_into_relative_folders(
     cluster: Cluster,
     params: Params,
     tmp_path: Path,

@@ -80,7 +80,7 @@ def test_json_refuses_numbers_that_are_not_finite(tmp_path: Path, value: float) 
     assert names(tmp_path) == ["metrics.json"]
 
 
-def test_what_a_kill_left_is_found_and_removed(tmp_path: Path) -> None:
+def test_remove_partials(tmp_path: Path) -> None:
     kept = tmp_path / "flute" / "a.wav"
     write_text(kept, "whole")
     writer = replacing(tmp_path / "flute" / "b.wav")
@@ -100,7 +100,7 @@ def partial_of(path: Path) -> str:
 @pytest.mark.skipif(
     "fork" not in multiprocessing.get_all_start_methods(), reason="this system cannot fork"
 )
-def test_processes_of_one_origin_write_to_files_of_their_own(tmp_path: Path) -> None:
+def test_forked_processes_use_separate_files(tmp_path: Path) -> None:
     path = tmp_path / "a.wav"
     reader, writer = os.pipe()
     child = os.fork()
@@ -119,7 +119,8 @@ def test_processes_of_one_origin_write_to_files_of_their_own(tmp_path: Path) -> 
     assert f"-{os.getpid()}-" in ours
 
 
-def test_machines_write_to_files_of_their_own(tmp_path: Path) -> None:
+@pytest.mark.slow
+def test_machines_use_separate_files(tmp_path: Path) -> None:
     code = (
         "import os, socket, sys\n"
         "from pathlib import Path\n"
@@ -145,7 +146,7 @@ def test_machines_write_to_files_of_their_own(tmp_path: Path) -> None:
     assert names(tmp_path) == ["a.wav"]
 
 
-def test_a_half_written_file_is_hidden_and_beside_its_place(tmp_path: Path) -> None:
+def test_partial_file_is_hidden_in_the_same_folder(tmp_path: Path) -> None:
     name = partial_of(tmp_path / "a.wav")
     assert name.startswith(".") and name.startswith(PARTIAL_PREFIX) and name.endswith("-a.wav")
 
@@ -176,7 +177,7 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     return clock
 
 
-def test_nothing_is_saved_before_the_interval_is_over(clock: Clock) -> None:
+def test_first_save_after_the_interval(clock: Clock) -> None:
     saver = PeriodicSaver(clock.save)
     for _ in range(100):
         saver.save_if_due()
@@ -188,12 +189,12 @@ def test_nothing_is_saved_before_the_interval_is_over(clock: Clock) -> None:
     assert len(clock.saved) == 1
 
 
-def test_a_quick_save_is_done_once_an_interval(clock: Clock) -> None:
+def test_quick_saves(clock: Clock) -> None:
     clock.run(PeriodicSaver(clock.save), 10 * SAVE_INTERVAL_SECONDS)
     assert clock.saved == [1000.0 + n * SAVE_INTERVAL_SECONDS for n in range(1, 11)]
 
 
-def test_nothing_is_saved_while_nothing_is_done(clock: Clock) -> None:
+def test_no_save_without_calls(clock: Clock) -> None:
     saver = PeriodicSaver(clock.save)
     clock.now += 100 * SAVE_INTERVAL_SECONDS
     assert clock.saved == []
@@ -203,7 +204,7 @@ def test_nothing_is_saved_while_nothing_is_done(clock: Clock) -> None:
 
 
 @pytest.mark.parametrize("seconds", [0.5, 1.0, 60.0])
-def test_a_slow_save_puts_off_the_next(clock: Clock, seconds: float) -> None:
+def test_slow_saves(clock: Clock, seconds: float) -> None:
     clock.seconds_of_a_save = seconds
     clock.run(PeriodicSaver(clock.save), 100 * seconds / SAVE_SHARE)
     gaps = {b - a for a, b in zip(clock.saved, clock.saved[1:], strict=False)}
@@ -211,7 +212,7 @@ def test_a_slow_save_puts_off_the_next(clock: Clock, seconds: float) -> None:
     assert len(clock.saved) * seconds <= SAVE_SHARE * (clock.now - 1000.0)
 
 
-def test_a_save_that_was_slow_once_does_not_put_off_all(clock: Clock) -> None:
+def test_save_that_is_slow_once(clock: Clock) -> None:
     saver = PeriodicSaver(clock.save)
     clock.seconds_of_a_save = 10.0
     clock.run(saver, SAVE_INTERVAL_SECONDS)
@@ -221,7 +222,7 @@ def test_a_save_that_was_slow_once_does_not_put_off_all(clock: Clock) -> None:
     assert (second - first, third - second) == (10.0 + 10.0 / SAVE_SHARE, SAVE_INTERVAL_SECONDS)
 
 
-def test_a_save_that_fails_is_tried_again(clock: Clock) -> None:
+def test_failed_save_is_repeated(clock: Clock) -> None:
     def full_disk() -> None:
         clock.save()
         if len(clock.saved) == 1:

@@ -46,13 +46,13 @@ def file(tmp_path: Path) -> Path:
 
 
 @pytest.mark.parametrize("length", [0, 1, (1 << 20) - 1, 1 << 20, (1 << 20) + 1, 3_500_000])
-def test_a_hash_is_that_of_the_bytes(tmp_path: Path, length: int) -> None:
+def test_hash_of_a_file(tmp_path: Path, length: int) -> None:
     content = bytes(range(251)) * (length // 251 + 1)
     file = old_file(tmp_path / "a.mp4", content[:length])
     assert sha256(file) == hashlib.sha256(content[:length]).hexdigest()
 
 
-def test_what_cannot_be_read_is_an_error(tmp_path: Path) -> None:
+def test_unreadable_file(tmp_path: Path) -> None:
     for path in (tmp_path / "missing", tmp_path):
         with pytest.raises(OSError):
             sha256(path)
@@ -60,7 +60,7 @@ def test_what_cannot_be_read_is_an_error(tmp_path: Path) -> None:
         file_stamp(tmp_path / "missing")
 
 
-def test_a_hash_is_remembered_over_two_openings(place: Path, file: Path) -> None:
+def test_hashes_are_stored(place: Path, file: Path) -> None:
     other = old_file(file.with_name("b.mp4"), b"other")
     assert known(place, file, other) == {}
     remembered(place, file)
@@ -70,9 +70,7 @@ def test_a_hash_is_remembered_over_two_openings(place: Path, file: Path) -> None
     assert [path.name for path in place.parent.iterdir()] == [place.name]
 
 
-def test_a_hash_is_known_wherever_it_is_asked_from(
-    place: Path, file: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_hashes_of_relative_paths(place: Path, file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(file.parent)
     remembered(place, Path(file.name))
     monkeypatch.chdir(file.parents[1])
@@ -83,7 +81,7 @@ def test_a_hash_is_known_wherever_it_is_asked_from(
 
 
 @pytest.mark.parametrize("name", ["a'b;--.mp4", "二胡.mp4", "line\nbreak.mp4", "-rf", "100%.mp4"])
-def test_a_file_may_be_called_anything(place: Path, tmp_path: Path, name: str) -> None:
+def test_odd_file_names(place: Path, tmp_path: Path, name: str) -> None:
     file = old_file(tmp_path / name)
     remembered(place, file)
     assert known(place, file) == {file: sha256(file)}
@@ -111,9 +109,7 @@ def by_a_nanosecond(file: Path) -> None:
 
 
 @pytest.mark.parametrize("change", [longer, later, earlier, in_place_of_it, by_a_nanosecond])
-def test_a_hash_is_not_used_after_the_file_changed(
-    place: Path, file: Path, change: Callable[[Path], None]
-) -> None:
+def test_changed_file(place: Path, file: Path, change: Callable[[Path], None]) -> None:
     remembered(place, file)
     change(file)
     assert known(place, file) == {}
@@ -121,14 +117,14 @@ def test_a_hash_is_not_used_after_the_file_changed(
     assert known(place, file) == {file: sha256(file)}
 
 
-def test_a_hash_is_not_used_when_the_file_is_gone(place: Path, file: Path) -> None:
+def test_removed_file(place: Path, file: Path) -> None:
     other = old_file(file.with_name("b.mp4"))
     remembered(place, file, other)
     file.unlink()
     assert known(place, file, other) == {other: sha256(other)}
 
 
-def test_a_change_while_it_is_hashed_is_noticed(place: Path, file: Path) -> None:
+def test_change_during_hashing(place: Path, file: Path) -> None:
     stamp, digest = file_stamp(file), sha256(file)
     later(file)
     with HashCache(place) as hashes:
@@ -136,7 +132,7 @@ def test_a_change_while_it_is_hashed_is_noticed(place: Path, file: Path) -> None
         assert hashes.known([file]) == {}
 
 
-def test_what_changed_just_now_is_not_remembered(place: Path, file: Path) -> None:
+def test_recent_change_is_not_stored(place: Path, file: Path) -> None:
     for age, is_remembered in ((CLOCK_SECONDS - 1, False), (CLOCK_SECONDS + 1, True)):
         now = time.time()
         os.utime(file, (now, now - age))
@@ -149,23 +145,21 @@ def test_what_changed_just_now_is_not_remembered(place: Path, file: Path) -> Non
 
 
 @pytest.mark.parametrize("at", [0, -LONG_AGO, 2**33])
-def test_a_file_may_be_of_any_time(place: Path, file: Path, at: int) -> None:
+def test_any_modification_time(place: Path, file: Path, at: int) -> None:
     os.utime(file, (at, at))
     remembered(place, file)
     assert known(place, file) == ({} if at > time.time() else {file: sha256(file)})
 
 
 @pytest.mark.parametrize("stamp", [FileStamp(5, 10**18, 2**64 - 1), FileStamp(5, -(2**70), 1)])
-def test_numbers_too_large_for_the_database_are_not_remembered(
-    place: Path, file: Path, stamp: FileStamp
-) -> None:
+def test_integers_too_large_for_the_database(place: Path, file: Path, stamp: FileStamp) -> None:
     # Some network file systems number their files with all of 64 bits.
     with HashCache(place) as hashes:
         hashes.remember(file, stamp, sha256(file))
         assert hashes.known([file]) == {}
 
 
-def test_a_name_that_is_no_text_is_not_remembered(place: Path, tmp_path: Path) -> None:
+def test_file_name_that_is_not_unicode(place: Path, tmp_path: Path) -> None:
     try:
         file = old_file(tmp_path / os.fsdecode(b"fl\xfbte.mp4"))
     except OSError as error:
@@ -183,7 +177,7 @@ GARBAGE = {
 
 
 @pytest.mark.parametrize("content", GARBAGE.values(), ids=GARBAGE)
-def test_garbage_in_its_place_costs_only_time(place: Path, file: Path, content: bytes) -> None:
+def test_garbage_instead_of_a_database(place: Path, file: Path, content: bytes) -> None:
     old_file(place, content)
     assert known(place, file) == {}
     remembered(place, file)
@@ -191,7 +185,7 @@ def test_garbage_in_its_place_costs_only_time(place: Path, file: Path, content: 
 
 
 @pytest.mark.parametrize("seed", range(8))
-def test_a_damaged_database_costs_only_time(place: Path, tmp_path: Path, seed: int) -> None:
+def test_damaged_database(place: Path, tmp_path: Path, seed: int) -> None:
     files = [old_file(tmp_path / "videos" / f"{n}.mp4", b"%d" % n) for n in range(200)]
     remembered(place, *files)
     content = bytearray(place.read_bytes())
@@ -206,7 +200,7 @@ def test_a_damaged_database_costs_only_time(place: Path, tmp_path: Path, seed: i
         remembered(place, *files)
 
 
-def test_another_table_in_its_place_costs_only_time(place: Path, file: Path) -> None:
+def test_table_with_other_columns(place: Path, file: Path) -> None:
     place.parent.mkdir()
     with sqlite3.connect(place) as table:
         table.execute("CREATE TABLE hash (name TEXT)")
@@ -215,7 +209,7 @@ def test_another_table_in_its_place_costs_only_time(place: Path, file: Path) -> 
     assert known(place, file) == {}
 
 
-def test_rows_that_hold_something_else_are_not_used(place: Path, file: Path) -> None:
+def test_rows_of_wrong_types(place: Path, file: Path) -> None:
     remembered(place, file)
     for row in (None, "x", 1.5, b"\xff"):
         with sqlite3.connect(place) as table:
@@ -224,14 +218,14 @@ def test_rows_that_hold_something_else_are_not_used(place: Path, file: Path) -> 
         assert known(place, file) == {}
 
 
-def test_a_folder_in_its_place_costs_only_time(place: Path, file: Path) -> None:
+def test_folder_instead_of_a_database(place: Path, file: Path) -> None:
     (place / "inner").mkdir(parents=True)
     remembered(place, file)
     assert known(place, file) == {}
     assert [path.name for path in place.iterdir()] == ["inner"]
 
 
-def test_a_place_that_cannot_be_made_costs_only_time(tmp_path: Path, file: Path) -> None:
+def test_database_that_cannot_be_created(tmp_path: Path, file: Path) -> None:
     (tmp_path / "file").touch()
     for place in (tmp_path / "file" / "hashes.sqlite", Path("/dev/null/hashes"), Path("/proc/x/y")):
         remembered(place, file)
@@ -254,7 +248,7 @@ def not_root() -> Iterator[Path]:
 
 
 @pytest.mark.skipif(os.name != "posix", reason="needs users and their rights")
-def test_a_database_that_is_read_only_still_knows(not_root: Path) -> None:
+def test_read_only_database(not_root: Path) -> None:
     place = not_root / "hashes.sqlite"
     files = [old_file(not_root / name) for name in ("a.mp4", "b.mp4")]
     remembered(place, files[0])
@@ -339,9 +333,7 @@ def locked(place: Path, file: Path) -> Iterator[sqlite3.Connection]:
     other.close()
 
 
-def test_a_database_that_is_locked_costs_only_time(
-    place: Path, file: Path, locked: sqlite3.Connection
-) -> None:
+def test_locked_database(place: Path, file: Path, locked: sqlite3.Connection) -> None:
     remembered(place, file)
     assert known(place, file) in ({}, {file: sha256(file)})
 
@@ -367,7 +359,7 @@ def test_nothing_is_known_outside_of_the_block(place: Path, file: Path) -> None:
     assert hashes.known([file]) == {}
 
 
-def test_what_is_touched_is_told_by_any_of_its_three_numbers(file: Path) -> None:
+def test_file_stamps(file: Path) -> None:
     stamp = file_stamp(file)
     assert stamp == file_stamp(file) == FileStamp(5, LONG_AGO * 10**9, file.stat().st_ino)
     for change in ({"bytes": 6}, {"changed_ns": 0}, {"inode": 0}):

@@ -33,7 +33,7 @@ def minutes(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module.time, "monotonic", lambda: float(next(ticks)))
 
 
-def test_items_come_through_unchanged(capsys: pytest.CaptureFixture[str]) -> None:
+def test_items_are_unchanged(capsys: pytest.CaptureFixture[str]) -> None:
     assert list(progress((letter for letter in "abc"), "work", 3)) == ["a", "b", "c"]
     assert list(progress([], "nothing", 0)) == []
     assert "nothing" not in capsys.readouterr().out
@@ -57,9 +57,7 @@ def test_quick_work_logs_its_end_alone(capsys: pytest.CaptureFixture[str]) -> No
     assert lines[0].startswith("extract: 1000/1000 videos, ")
 
 
-def test_item_is_worked_on_before_it_is_counted(
-    minutes: None, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_item_counts_when_done(minutes: None, capsys: pytest.CaptureFixture[str]) -> None:
     items: Iterator[int] = progress(range(2), "work", 2)
     next(items)
     assert capsys.readouterr().out == ""
@@ -67,7 +65,7 @@ def test_item_is_worked_on_before_it_is_counted(
     assert "1/2" in capsys.readouterr().out
 
 
-def test_terminal_gets_a_bar_that_lines_do_not_break() -> None:
+def test_progress_bar_on_a_terminal() -> None:
     ours, theirs = pty.openpty()
     fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 80, 0, 0))
     with subprocess.Popen(

@@ -1,4 +1,4 @@
-"""Melodies made up for an instrument: key, tempo, rhythm, phrases and rests, new in every video."""
+"""Random melodies for an instrument: key, tempo, rhythm, phrases and rests."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -22,26 +22,30 @@ class Note:
     """One note of a melody."""
 
     onset_seconds: float
+    """Start of the note."""
     seconds: float
+    """Length of the note."""
     pitch_hz: float
+    """Fundamental frequency."""
     loudness: float
+    """Loudness, 0 to 1."""
 
 
 @dataclass(frozen=True)
 class _Style:
-    """How an instrument is typically played."""
+    """Typical melodies of an instrument."""
 
     lowest: int
     """MIDI number of the lowest note."""
     highest: int
     tempo: tuple[float, float]
-    """Beats per minute, from and to."""
+    """Range of the tempo, beats per minute."""
     beats: tuple[float, ...]
-    """Lengths to choose from; a repeated one is chosen more often."""
+    """Note lengths in beats; a repeated one is chosen more often."""
     share: float
-    """How much of its length a note sounds; above 1 it rings into the next."""
+    """Fraction of its length that a note sounds; above 1 it rings into the next one."""
     leap: int
-    """Widest step of the melody, in degrees of the scale."""
+    """Largest step of the melody, in degrees of the scale."""
     chords: bool = False
     arpeggios: bool = False
 
@@ -68,15 +72,15 @@ _REST_WITHIN_PHRASE = 0.05
 
 
 def melody(instrument: str, seconds: float, rng: np.random.Generator) -> list[Note]:
-    """Make up a melody that sounds for most of the time, with short rests between its phrases.
+    """Compose a melody that sounds most of the time, with short rests between its phrases.
 
     Args:
         instrument: one of `INSTRUMENTS`.
-        seconds: length of the video; no note reaches over it.
-        rng: decides everything.
+        seconds: length of the video; no note exceeds it.
+        rng: source of all random choices.
 
     Returns:
-        Notes by onset; those of a chord share theirs, and ringing notes overlap.
+        Notes sorted by onset. Notes of a chord have the same onset, and ringing notes overlap.
     """
     style = _STYLES[instrument]
     scale = _pitches(style, rng)

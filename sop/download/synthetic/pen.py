@@ -1,4 +1,4 @@
-"""A pen that draws in a player's own coordinates and knows the box of all it has drawn."""
+"""Pen that draws in a player's own coordinates and records the box of its drawing."""
 
 import math
 from collections.abc import Iterable, Sequence
@@ -13,10 +13,10 @@ _CIRCLE = tuple((math.cos(2 * math.pi * i / 22), math.sin(2 * math.pi * i / 22))
 
 
 class Pen:
-    """Draws on an image through a similarity: scale, then mirror, rotate and shift.
+    """Draw on an image with a similarity transform: scale, then mirror, rotate and shift.
 
-    Lengths and points are those of the drawing's own coordinates, y downwards. Without an image it
-    only measures.
+    Lengths and points are in the coordinates of the drawing, y downwards. Without an image only the
+    box is recorded.
     """
 
     def __init__(
@@ -37,7 +37,7 @@ class Pen:
 
     @property
     def box(self) -> Box:
-        """Left, top, right and bottom of all that was drawn, in the image's pixels."""
+        """Box of the drawing: left, top, right, bottom in pixels of the image."""
         return self._box
 
     def polygon(self, points: Iterable[Point], colour: Colour) -> None:

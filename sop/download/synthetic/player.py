@@ -1,6 +1,6 @@
-"""The players: a figure and the instrument it plays, drawn in a pose that follows the notes.
+"""Players: a figure with its instrument, drawn in a pose that follows the notes.
 
-Coordinates: the figure's head is at the top (y = 0), its feet at y = 1, x = 0 is its middle.
+Coordinates: the head of the figure is at y = 0, its feet at y = 1, and its middle at x = 0.
 """
 
 import colorsys
@@ -22,23 +22,23 @@ _SHOULDER = 0.15
 
 @dataclass(frozen=True)
 class Pose:
-    """What the notes do to the player at one moment."""
+    """Pose of a player at one moment."""
 
     level: float
-    """How strongly a note sounds, 0 to 1."""
+    """Level of the sounding note, 0 to 1."""
     strike: float
-    """1 at an onset, then gone within a fifth of a second."""
+    """1 at an onset, decaying to 0 within a fifth of a second."""
     bow: float
-    """Place of the bow or bellows, -1 to 1; turns with every note."""
+    """Position of the bow or bellows, -1 to 1; its direction changes with every note."""
     pitch: float
-    """The note's place in the range of its melody, 0 to 1."""
+    """Position of the pitch in the range of the melody, 0 to 1."""
     count: int
-    """Onsets so far."""
+    """Number of onsets so far."""
 
 
 @dataclass(frozen=True)
 class Look:
-    """The colours and build of one player."""
+    """Colours of one player."""
 
     skin: Colour
     hair: Colour
@@ -46,22 +46,22 @@ class Look:
     shirt: Colour
     trousers: Colour
     body: Colour
-    """The instrument's main colour."""
+    """Main colour of the instrument."""
     shade: Colour
-    """The same, darker."""
+    """Darker variant of the main colour."""
     light: Colour
-    """The same, lighter."""
+    """Lighter variant of the main colour."""
     hues: float
-    """Shift of the xylophone's rainbow, in turns."""
+    """Hue shift of the xylophone's bars, in turns."""
 
 
 def poses(notes: Sequence[Note], times: NDArray[np.float64], bow: float) -> list[Pose]:
-    """What the notes do to their player.
+    """Return the poses of a player that follow its notes.
 
     Args:
-        notes: its melody, by onset.
-        times: evenly spaced moments in seconds, one per frame.
-        bow: where the bow begins, -1 to 1.
+        notes: melody, sorted by onset.
+        times: evenly spaced times in seconds, one per frame.
+        bow: initial position of the bow, -1 to 1.
     """
     onsets = np.array([note.onset_seconds for note in notes])
     lengths = np.array([note.seconds for note in notes])

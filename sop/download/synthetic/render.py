@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from sop.dataset.seeding import generator
 from sop.download.synthetic.melody import melody
-from sop.download.synthetic.scene import Scene
+from sop.download.synthetic.scene import RenderedScene
 from sop.download.synthetic.sound import stems
 from sop.download.synthetic.timbre import INSTRUMENTS
 from sop.download.synthetic.truth import Truth, write_truth
@@ -82,7 +82,7 @@ def render(video: PlannedVideo, params: SyntheticParams, seed: int, folder: Path
         params.sample_rate,
         generator(seed, "sound", video.name),
     )
-    scene = Scene(
+    scene = RenderedScene(
         video.instruments,
         melodies,
         width=params.width,

@@ -1,4 +1,4 @@
-"""The picture of a video: a moving background, silent shapes, and the players in their places."""
+"""Pictures of a video: a moving background, silent shapes, and the players."""
 
 import colorsys
 import math
@@ -12,23 +12,23 @@ from sop.download.synthetic.melody import Note
 from sop.download.synthetic.pen import Box, Colour, Pen
 from sop.download.synthetic.player import Look, Pose, draw_player, look, poses
 
-Values = NDArray[np.float64]
+FloatArray = NDArray[np.float64]
 
 _OVERSAMPLING = 2
 _MARGIN = 1.2
-"""Size of the background over that of the frame: room to pan in."""
+"""Ratio of the background's size to the frame's size, so that the background can pan."""
 _HEIGHTS = (0.52, 0.85)
-"""Of a player and its instrument together, as a share of the frame's height."""
+"""Height of a player with its instrument, as a fraction of the frame's height."""
 _BREATH = 0.04
 _SWAY = 0.06
 _MEASURED_POSES = 48
 _MEASURED_SCALE = 200.0
-"""Near the scale of the drawing, since lines have a least width in pixels."""
+"""Close to the scale of the drawing, because lines have a minimum width in pixels."""
 _SHAPES = ("ball", "box", "triangle", "stripes", "star")
 
 
-class Scene:
-    """The frames of one video, and where its players are in them."""
+class RenderedScene:
+    """Frames of one video, and the boxes of its players."""
 
     def __init__(
         self,
@@ -40,16 +40,16 @@ class Scene:
         frames: int,
         rng: np.random.Generator,
     ) -> None:
-        """Decide everything; nothing is drawn yet.
+        """Choose colours, places and motions; nothing is drawn yet.
 
         Args:
-            instruments: N names; the players' order from left to right is drawn by lot.
-            melodies: the notes of each.
-            width: pixels.
-            height: pixels.
+            instruments: names, N; the order of the players from left to right is random.
+            melodies: notes of each instrument.
+            width: width of the frames, pixels.
+            height: height of the frames, pixels.
             frame_rate: frames per second.
-            frames: F.
-            rng: decides colours, places and motions.
+            frames: number of frames, F.
+            rng: source of all random choices.
         """
         self._size = (width, height)
         self._times = np.arange(frames) / frame_rate
@@ -73,10 +73,10 @@ class Scene:
             [[player.box(f, width, height) for f in range(frames)] for player in self._players],
             dtype=np.float32,
         )
-        """Of each player with its instrument, (N, F, 4): left, top, right, bottom in pixels."""
+        """Box of each player with its instrument, (N, F, 4): left, top, right, bottom in pixels."""
 
     def frames(self) -> Iterator[bytes]:
-        """Draw the frames one by one: RGB, height x width x 3 bytes each."""
+        """Yield the frames as RGB, height x width x 3 bytes each."""
         for frame in range(len(self._times)):
             image = self._backdrop.cut(frame)
             draw = ImageDraw.Draw(image)
@@ -90,7 +90,9 @@ class Scene:
 class _Backdrop:
     """Gradients and soft noise in colours of their own, panned slowly under a drifting light."""
 
-    def __init__(self, width: int, height: int, times: Values, rng: np.random.Generator) -> None:
+    def __init__(
+        self, width: int, height: int, times: FloatArray, rng: np.random.Generator
+    ) -> None:
         self._size = (width * _OVERSAMPLING, height * _OVERSAMPLING)
         self._image = _texture(self._size, rng)
         slack = np.array(self._image.size) - np.array(self._size)
@@ -120,7 +122,9 @@ class _Backdrop:
 class _Distractor:
     """A shape that moves and makes no sound."""
 
-    def __init__(self, width: int, height: int, times: Values, rng: np.random.Generator) -> None:
+    def __init__(
+        self, width: int, height: int, times: FloatArray, rng: np.random.Generator
+    ) -> None:
         self._shape = _SHAPES[rng.integers(len(_SHAPES))]
         self._radius = float(rng.uniform(0.05, 0.13)) * height
         self._colours = (_any_colour(rng), _any_colour(rng))
@@ -158,7 +162,7 @@ class _Player:
         instrument: str,
         poses: Sequence[Pose],
         slot: Box,
-        times: Values,
+        times: FloatArray,
         rng: np.random.Generator,
     ) -> None:
         self._instrument = instrument
@@ -221,7 +225,7 @@ def _slots(count: int, width: int, height: int) -> list[Box]:
     return [(share * i + 1, 0.0, share * (i + 1) - 1, float(height)) for i in range(count)]
 
 
-def _way(low: float, high: float, times: Values, rng: np.random.Generator) -> Values:
+def _way(low: float, high: float, times: FloatArray, rng: np.random.Generator) -> FloatArray:
     """A slow way within two bounds, one value per frame."""
     room = max(high - low, 0.0)
     swing = room * rng.uniform(0.15, 0.45)
@@ -229,12 +233,12 @@ def _way(low: float, high: float, times: Values, rng: np.random.Generator) -> Va
     return middle + swing * _drift(times, 0.12, rng)
 
 
-def _drift(times: Values, rate_hz: float, rng: np.random.Generator) -> Values:
+def _drift(times: FloatArray, rate_hz: float, rng: np.random.Generator) -> FloatArray:
     """A smooth wandering within -1 and 1, one value per frame."""
     rates = rate_hz * rng.uniform(0.6, 1.4, 2)
     phases = rng.uniform(0, 2 * np.pi, 2)
-    slow: Values = np.sin(2 * np.pi * rates[0] * times + phases[0])
-    quick: Values = np.sin(2 * np.pi * 2.3 * rates[1] * times + phases[1])
+    slow: FloatArray = np.sin(2 * np.pi * rates[0] * times + phases[0])
+    quick: FloatArray = np.sin(2 * np.pi * 2.3 * rates[1] * times + phases[1])
     return 0.7 * slow + 0.3 * quick
 
 

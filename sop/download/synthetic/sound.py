@@ -1,4 +1,4 @@
-"""The sound of a video: notes into stems, a room around them, one level for all."""
+"""Sound of a video: stems of all instruments, in one room and at one level."""
 
 from collections.abc import Sequence
 
@@ -10,7 +10,7 @@ from sop.download.synthetic.melody import Note
 from sop.download.synthetic.timbre import note
 
 _NOISE = 1e-3
-"""RMS of the background noise over the RMS of the instrument: -60 dB."""
+"""Ratio of the RMS of the background noise to that of the instrument: -60 dB."""
 _PEAK = (0.5, 0.9)
 _DIFFERENCE_DB = 3.0
 _FULL_SCALE = 32767
@@ -26,14 +26,14 @@ def stems(
     """Play the melodies in one room.
 
     Args:
-        instruments: N names.
-        melodies: the notes of each.
+        instruments: names, N.
+        melodies: notes of each instrument.
         seconds: length of the video.
-        sample_rate: Hz.
-        rng: decides the room, the levels, the noise and what differs from note to note.
+        sample_rate: sample rate, Hz.
+        rng: source of the room, the levels, the noise and the differences between notes.
 
     Returns:
-        (N, L), alike in loudness to 3 dB; their sum peaks at 0.5 to 0.9 of full scale.
+        Stems, (N, L), equally loud within 3 dB; their sum peaks at 0.5 to 0.9 of full scale.
     """
     length = round(seconds * sample_rate)
     room = _room(sample_rate, rng)

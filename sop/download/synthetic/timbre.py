@@ -1,7 +1,7 @@
-"""One note of each instrument, modelled from its harmonics, its envelope and its noises.
+"""Notes of each instrument, synthesized from harmonics, an envelope and noise.
 
-Pitches and harmonics of the ten overlap, so that no fixed filter tells them apart: what differs is
-the shape of the spectrum, how it moves within a note, and the noise around it.
+Pitches and harmonics of the ten instruments overlap, so that no fixed filter separates them. They
+differ in the shape of the spectrum, its change within a note, and the noise.
 """
 
 import math
@@ -14,18 +14,18 @@ from numpy.typing import NDArray
 from scipy.signal import lfilter
 
 Samples = NDArray[np.float32]
-Values = NDArray[np.float64]
+FloatArray = NDArray[np.float64]
 
 HIGHEST_SHARE = 0.45
 """Partials above this share of the sample rate are left out."""
 
 _TABLE = 2048
-_MOST_HARMONICS = 48
+_MAX_HARMONICS = 48
 _WIDEST_BEND = 1.04
 
 
 class _Tone(NamedTuple):
-    """What every voice needs to know of a note."""
+    """Parameters of one note."""
 
     pitch_hz: float
     length: int
@@ -34,15 +34,15 @@ class _Tone(NamedTuple):
     sample_rate: int
 
     @property
-    def times(self) -> Values:
+    def times(self) -> FloatArray:
         """Seconds since the onset, (L,)."""
         return np.arange(self.length) / self.sample_rate
 
     @property
-    def harmonics(self) -> Values:
-        """Numbers 1, 2, ... of the harmonics that can sound without aliasing, (K,)."""
-        most = int(HIGHEST_SHARE * self.sample_rate / (self.pitch_hz * _WIDEST_BEND))
-        return np.arange(1, 1 + min(most, _MOST_HARMONICS), dtype=np.float64)
+    def harmonics(self) -> FloatArray:
+        """Numbers 1, 2, ... of the harmonics without aliasing, (K,)."""
+        count = int(HIGHEST_SHARE * self.sample_rate / (self.pitch_hz * _WIDEST_BEND))
+        return np.arange(1, 1 + min(count, _MAX_HARMONICS), dtype=np.float64)
 
 
 def note(
@@ -53,15 +53,15 @@ def note(
     rng: np.random.Generator,
     sample_rate: int,
 ) -> Samples:
-    """One note, from its onset to its end.
+    """Synthesize one note from its onset to its end.
 
     Args:
         instrument: one of `INSTRUMENTS`.
-        pitch_hz: its fundamental.
-        seconds: how long it is held or, for plucked and struck notes, rings.
-        loudness: 0 to 1; louder is brighter too where the instrument is so.
-        rng: for what differs from note to note: phases, noise, vibrato.
-        sample_rate: Hz.
+        pitch_hz: fundamental frequency.
+        seconds: length of the note; plucked and struck notes ring for that time.
+        loudness: 0 to 1; for some instruments louder notes are brighter, too.
+        rng: source of the differences between notes: phases, noise, vibrato.
+        sample_rate: sample rate, Hz.
 
     Returns:
         (L,), L = seconds * sample_rate rounded; RMS near `loudness` while the note is full.
@@ -70,13 +70,13 @@ def note(
     return (loudness * _VOICES[instrument](tone)).astype(np.float32)
 
 
-def _accordion(tone: _Tone) -> Values:
+def _accordion(tone: _Tone) -> FloatArray:
     """Three reeds a few cents apart, beating, under the bellows' tremolo."""
     k = tone.harmonics
     dark = k**-0.9 * (1 + 0.5 * (k % 2 == 0)) * _formant(k * tone.pitch_hz, 900, 900, 1.5)
     bright = dark * k**0.35
     phase = tone.rng.uniform(0, 2 * np.pi)
-    bellows: Values = 1 + 0.22 * np.sin(2 * np.pi * 5.2 * tone.times + phase)
+    bellows: FloatArray = 1 + 0.22 * np.sin(2 * np.pi * 5.2 * tone.times + phase)
     brightness = 0.3 + 0.5 * tone.loudness * bellows
     sound = np.zeros(tone.length)
     for detuning in (0.9945, 1.0, 1.0058):
@@ -85,7 +85,7 @@ def _accordion(tone: _Tone) -> Values:
     return sound * 3**-0.5 * bellows * _held(tone, 0.05, 0.06)
 
 
-def _acoustic_guitar(tone: _Tone) -> Values:
+def _acoustic_guitar(tone: _Tone) -> FloatArray:
     """A plucked string: every partial decays, the higher the faster; a touch of the finger."""
     k = tone.harmonics
     place = tone.rng.uniform(0.17, 0.28)
@@ -94,11 +94,11 @@ def _acoustic_guitar(tone: _Tone) -> Values:
     amplitudes *= _formant(frequencies, 210, 120, 1.2)
     decays = 1.3 + 0.0016 * frequencies + 0.12 * k
     sound = _ringing(tone, frequencies, amplitudes, decays)
-    pluck: Values = _band_noise(tone, 1800, 0.5) * np.exp(-tone.times / 0.008)
+    pluck: FloatArray = _band_noise(tone, 1800, 0.5) * np.exp(-tone.times / 0.008)
     return (1.9 * sound + 0.25 * pluck) * _held(tone, 0.002, 0.03)
 
 
-def _cello(tone: _Tone) -> Values:
+def _cello(tone: _Tone) -> FloatArray:
     """A bowed string an octave and more below the violin, slower and darker."""
     k = tone.harmonics
     frequencies = k * tone.pitch_hz
@@ -111,7 +111,7 @@ def _cello(tone: _Tone) -> Values:
     return (sound + 0.05 * bow) * _held(tone, 0.14, 0.12)
 
 
-def _clarinet(tone: _Tone) -> Values:
+def _clarinet(tone: _Tone) -> FloatArray:
     """Odd harmonics over weak even ones, hardly any vibrato."""
     k = tone.harmonics
     weight = np.where(k % 2 == 1, 1.0, 0.03 + 0.025 * np.minimum(k, 8))
@@ -122,7 +122,7 @@ def _clarinet(tone: _Tone) -> Values:
     return (sound + 0.012 * _band_noise(tone, 2500, 0.7)) * _held(tone, 0.035, 0.05)
 
 
-def _flute(tone: _Tone) -> Values:
+def _flute(tone: _Tone) -> FloatArray:
     """Nearly a sine, with breath noise around it and a slow vibrato of pitch and strength."""
     k = tone.harmonics
     dark = np.where(k <= 5, 0.24 ** (k - 1), 0.0)
@@ -134,7 +134,7 @@ def _flute(tone: _Tone) -> Values:
     return (sound * (1 + 25 * vibrato) + 0.075 * breath * chiff) * _held(tone, 0.06, 0.08)
 
 
-def _saxophone(tone: _Tone) -> Values:
+def _saxophone(tone: _Tone) -> FloatArray:
     """A reed with strong formants, a growl in its strength and breath in the bell."""
     k = tone.harmonics
     frequencies = k * tone.pitch_hz
@@ -147,7 +147,7 @@ def _saxophone(tone: _Tone) -> Values:
     return (sound * growl + 0.05 * breath) * _held(tone, 0.03, 0.05)
 
 
-def _trumpet(tone: _Tone) -> Values:
+def _trumpet(tone: _Tone) -> FloatArray:
     """Bright brass: its upper harmonics come after the lower, and the more the louder it is."""
     k = tone.harmonics
     frequencies = k * tone.pitch_hz
@@ -159,7 +159,7 @@ def _trumpet(tone: _Tone) -> Values:
     return sound * (0.75 + 0.25 * np.exp(-tone.times / 0.06)) * _held(tone, 0.025, 0.05)
 
 
-def _tuba(tone: _Tone) -> Values:
+def _tuba(tone: _Tone) -> FloatArray:
     """Low brass: a round spectrum that opens slowly after the attack."""
     k = tone.harmonics
     frequencies = k * tone.pitch_hz
@@ -167,11 +167,11 @@ def _tuba(tone: _Tone) -> Values:
     bright = k**-0.4 / (1 + (frequencies / 850) ** 3)
     blare = (0.3 + 0.7 * tone.loudness) * _rise(tone, 0.12)
     sound = _wavetable(tone, _brass_bend(tone, 3.5, 0.001), dark, bright, blare)
-    breath: Values = _band_noise(tone, 350, 0.5) * np.exp(-tone.times / 0.09)
+    breath: FloatArray = _band_noise(tone, 350, 0.5) * np.exp(-tone.times / 0.09)
     return (sound + 0.15 * breath) * _held(tone, 0.06, 0.08)
 
 
-def _violin(tone: _Tone) -> Values:
+def _violin(tone: _Tone) -> FloatArray:
     """A bowed string: a sawtooth through the body's resonances, with a wide vibrato."""
     k = tone.harmonics
     frequencies = k * tone.pitch_hz
@@ -183,7 +183,7 @@ def _violin(tone: _Tone) -> Values:
     return (sound * (1 + 8 * vibrato) + 0.06 * bow) * _held(tone, 0.07, 0.07)
 
 
-def _xylophone(tone: _Tone) -> Values:
+def _xylophone(tone: _Tone) -> FloatArray:
     """A struck bar: three inharmonic partials that die fast, after the mallet's click."""
     ratios = np.array([1.0, 3.93, 9.2])
     frequencies = ratios * tone.pitch_hz
@@ -191,11 +191,11 @@ def _xylophone(tone: _Tone) -> Values:
     amplitudes = np.array([1.0, 0.55, 0.25]) * (0.6 + 0.4 * tone.loudness)
     decays = np.array([6.0, 15.0, 32.0]) * (tone.pitch_hz / 700) ** 0.4
     sound = _ringing(tone, frequencies[heard], amplitudes[heard], decays[heard])
-    click: Values = _band_noise(tone, 2600, 0.6) * np.exp(-tone.times / 0.005)
+    click: FloatArray = _band_noise(tone, 2600, 0.6) * np.exp(-tone.times / 0.005)
     return (2.2 * sound + 0.6 * click) * _held(tone, 0.001, 0.03)
 
 
-_VOICES: Mapping[str, Callable[[_Tone], Values]] = MappingProxyType(
+_VOICES: Mapping[str, Callable[[_Tone], FloatArray]] = MappingProxyType(
     {
         "accordion": _accordion,
         "acoustic_guitar": _acoustic_guitar,
@@ -214,8 +214,8 @@ INSTRUMENTS = tuple(sorted(_VOICES))
 
 
 def _wavetable(
-    tone: _Tone, bend: Values, dark: Values, bright: Values, brightness: Values
-) -> Values:
+    tone: _Tone, bend: FloatArray, dark: FloatArray, bright: FloatArray, brightness: FloatArray
+) -> FloatArray:
     """Harmonics under a moving pitch: one period of two spectra, faded into one another.
 
     Args:
@@ -232,7 +232,7 @@ def _wavetable(
     phases = tone.rng.uniform(0, 2 * np.pi, len(dark))
     table = _period(dark, phases)
     towards = _period(bright, phases) - table
-    sound: Values = (
+    sound: FloatArray = (
         table[whole]
         + part * np.diff(table, append=table[:1])[whole]
         + brightness * (towards[whole] + part * np.diff(towards, append=towards[:1])[whole])
@@ -240,7 +240,7 @@ def _wavetable(
     return sound
 
 
-def _period(amplitudes: Values, phases: Values) -> Values:
+def _period(amplitudes: FloatArray, phases: FloatArray) -> FloatArray:
     """One period of a sound of RMS 1, (_TABLE,)."""
     spectrum = np.zeros(_TABLE // 2 + 1, dtype=complex)
     spectrum[1 : 1 + len(amplitudes)] = amplitudes * np.exp(1j * phases)
@@ -248,7 +248,9 @@ def _period(amplitudes: Values, phases: Values) -> Values:
     return period / float(np.sqrt(np.mean(period**2)))
 
 
-def _ringing(tone: _Tone, frequencies: Values, amplitudes: Values, decays: Values) -> Values:
+def _ringing(
+    tone: _Tone, frequencies: FloatArray, amplitudes: FloatArray, decays: FloatArray
+) -> FloatArray:
     """Decaying sines, (L,): frequencies in Hz, decays in 1/s, each (K,).
 
     A power of a complex number at n = row * width + column is a product of two, so that the sum
@@ -261,27 +263,27 @@ def _ringing(tone: _Tone, frequencies: Values, amplitudes: Values, decays: Value
     starts = amplitudes * np.exp(1j * phases) / np.sqrt(np.sum(amplitudes**2) / 2)
     coarse = starts * np.exp(np.outer(np.arange(rows) * width, rates))
     fine = np.exp(np.outer(rates, np.arange(width)))
-    sound: Values = (coarse.real @ fine.imag + coarse.imag @ fine.real).ravel()
+    sound: FloatArray = (coarse.real @ fine.imag + coarse.imag @ fine.real).ravel()
     return sound[: tone.length]
 
 
-def _band_noise(tone: _Tone, centre_hz: float, width: float) -> Values:
+def _band_noise(tone: _Tone, centre_hz: float, width: float) -> FloatArray:
     """Noise of RMS 1 around a frequency, (L,); `width` near 0 is narrow, near 1 wide."""
     angle = 2 * np.pi * min(centre_hz / tone.sample_rate, HIGHEST_SHARE)
     radius = math.exp(-0.5 * angle * width)
     noise = tone.rng.standard_normal(tone.length)
-    shaped: Values = lfilter(
+    shaped: FloatArray = lfilter(
         [1.0, 0.0, -1.0], [1.0, -2 * radius * math.cos(angle), radius**2], noise
     )
     return shaped / math.sqrt(2 / (1 - radius**2))
 
 
-def _formant(frequencies: Values, centre_hz: float, width_hz: float, gain: float) -> Values:
+def _formant(frequencies: FloatArray, centre_hz: float, width_hz: float, gain: float) -> FloatArray:
     """A resonance: 1 far from its centre, 1 + gain at it."""
     return 1 + gain * np.exp(-0.5 * ((frequencies - centre_hz) / width_hz) ** 2)
 
 
-def _held(tone: _Tone, attack_seconds: float, release_seconds: float) -> Values:
+def _held(tone: _Tone, attack_seconds: float, release_seconds: float) -> FloatArray:
     """The envelope of a held note, (L,): up, on, and down to silence at the very end."""
     envelope = np.ones(tone.length)
     attack = min(int(attack_seconds * tone.sample_rate), int(0.4 * tone.length))
@@ -291,20 +293,20 @@ def _held(tone: _Tone, attack_seconds: float, release_seconds: float) -> Values:
     return envelope
 
 
-def _rise(tone: _Tone, seconds: float) -> Values:
+def _rise(tone: _Tone, seconds: float) -> FloatArray:
     """From 0 at the onset towards 1, (L,)."""
     return 1 - np.exp(-tone.times / seconds)
 
 
-def _vibrato(tone: _Tone, rate_hz: float, depth: float, delay_seconds: float) -> Values:
+def _vibrato(tone: _Tone, rate_hz: float, depth: float, delay_seconds: float) -> FloatArray:
     """Relative deviation of the pitch, (L,): a vibrato that sets in after a while."""
     rate_hz *= tone.rng.uniform(0.92, 1.08)
     phase = tone.rng.uniform(0, 2 * np.pi)
     onset = np.clip(tone.times / delay_seconds, 0, 1)
-    swing: Values = np.sin(2 * np.pi * rate_hz * tone.times + phase)
+    swing: FloatArray = np.sin(2 * np.pi * rate_hz * tone.times + phase)
     return depth * onset * swing
 
 
-def _brass_bend(tone: _Tone, rate_hz: float, depth: float) -> Values:
+def _brass_bend(tone: _Tone, rate_hz: float, depth: float) -> FloatArray:
     """The pitch of a brass note, (L,): it finds its place from below, then a slight vibrato."""
     return _vibrato(tone, rate_hz, depth, 0.3) - 0.02 * np.exp(-tone.times / 0.025)

@@ -1,4 +1,4 @@
-"""What is true of a rendered video: the sound of every instrument, its place, its onsets."""
+"""Ground truth of a rendered video: sound, place and onsets of each instrument."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,27 +11,30 @@ from sop.runtime.files import replacing
 
 @dataclass(frozen=True)
 class Truth:
-    """The truth of one video of N instruments, F frames and L samples."""
+    """Ground truth of one video with N instruments, F frames and L samples."""
 
     instruments: tuple[str, ...]
-    """Their names, N."""
+    """Names of the instruments, N."""
     stems: NDArray[np.int16]
-    """The sound of each, (N, L); their sum is the sound of the video before AAC."""
+    """Sound of each instrument, (N, L); their sum is the sound of the video before AAC."""
     sample_rate: int
+    """Sample rate, Hz."""
     frame_rate: int
+    """Frames per second."""
     width: int
-    """Of the picture, pixels."""
+    """Width of the pictures, pixels."""
     height: int
+    """Height of the pictures, pixels."""
     boxes: NDArray[np.float32]
-    """Where each player is, (N, F, 4): left, top, right, bottom in pixels."""
+    """Box of each player, (N, F, 4): left, top, right, bottom in pixels."""
     onsets_seconds: NDArray[np.float64]
-    """When notes begin, by time."""
+    """Onsets of all notes, sorted."""
     onset_instruments: NDArray[np.int64]
-    """Which instrument begins each of them: its index in `instruments`."""
+    """Index in `instruments` of the instrument of each onset."""
 
 
 def write_truth(path: Path, truth: Truth) -> None:
-    """Write `truth` as an .npz file that NumPy reads without pickles."""
+    """Write an .npz file that NumPy reads without pickles."""
     with replacing(path) as partial:
         np.savez(
             partial,
@@ -48,7 +51,7 @@ def write_truth(path: Path, truth: Truth) -> None:
 
 
 def read_truth(path: Path) -> Truth:
-    """Read what `write_truth` wrote."""
+    """Read a file of `write_truth`."""
     with np.load(path, allow_pickle=False) as file:
         return Truth(
             instruments=tuple(str(name) for name in file["instruments"]),
