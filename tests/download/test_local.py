@@ -13,7 +13,7 @@ from sop.runtime.errors import LeftOut, UserError
 
 
 def reasons(folder: Path) -> dict[str, str]:
-    return {Path(refused.shown_as).name: refused.reason for refused in find_videos(folder)[1]}
+    return {Path(video.shown_as).name: video.reason for video in find_videos(folder)[1]}
 
 
 def pictures_hash(video: Path) -> bytes:
@@ -33,12 +33,12 @@ def test_categories_and_flat_files_are_found(tmp_path: Path) -> None:
     touch(tmp_path / "flute" / ".hidden.mp4")
     touch(tmp_path / ".hidden" / "two.mp4")
     touch(tmp_path / "a.b.mkv")
-    videos, refused = find_videos(tmp_path)
+    videos, unusable = find_videos(tmp_path)
     assert videos == [
         LocalVideo(tmp_path / "a.b.mkv", "unlabelled", "a.b"),
         LocalVideo(tmp_path / "flute" / "one.MOV", "flute", "one"),
     ]
-    assert refused == []
+    assert unusable == []
 
 
 def test_two_files_with_the_same_name(tmp_path: Path) -> None:
@@ -71,19 +71,19 @@ def test_unusable_names_and_files(tmp_path: Path) -> None:
     touch(tmp_path / "flute" / "deeper" / "a.mp4")
     os.mkfifo(tmp_path / "flute" / "pipe.mp4")
     touch(tmp_path / "flute" / os.fsdecode(b"latin-\xe9.mp4"))
-    videos, refused = find_videos(tmp_path)
+    videos, unusable = find_videos(tmp_path)
     assert videos == []
-    assert sorted(r.reason.split(";")[0] for r in refused) == [
+    assert sorted(r.reason.split(";")[0] for r in unusable) == [
         "a folder inside a category",
-        "its name holds control characters or is not UTF-8",
-        "its name holds control characters or is not UTF-8",
+        "its name contains control characters or is not UTF-8",
+        "its name contains control characters or is not UTF-8",
         "its name is longer than 200 bytes",
         "not an ordinary file",
     ]
 
 
 @pytest.mark.parametrize("made", [False, True])
-def test_a_missing_or_empty_folder_says_what_to_put_there(made: bool, tmp_path: Path) -> None:
+def test_missing_or_empty_folder(made: bool, tmp_path: Path) -> None:
     folder = tmp_path / "videos"
     if made:
         folder.mkdir()
