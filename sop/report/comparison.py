@@ -9,7 +9,7 @@ import io
 import math
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -75,14 +75,8 @@ class Difference:
 
     def as_dict(self) -> dict[str, Any]:
         """Return the difference as JSON values."""
-        return {
-            "mixtures": self.mixtures,
-            "a": self.a,
-            "b": self.b,
-            "difference": self.difference.as_dict(),
-            "better": self.better,
-            "verdict": self.verdict,
-        }
+        difference = self.difference.as_dict()
+        return {**asdict(self), "difference": difference, "verdict": self.verdict}
 
 
 @dataclass(frozen=True)

@@ -29,7 +29,7 @@ def every_chart() -> dict[str, Spec]:
     return {
         "scale": charts.scale([("mixture", -0.3, "bound"), (HOSTILE, 7.1, "model")]),
         "curves": charts.curves("dB", {"SDR": [(1, 2.0), (2, 3.0)], HOSTILE: [(1, 1.0), (2, NAN)]}),
-        "loss": charts.curves("loss", {"loss": [(k, 1 / (1 + k)) for k in range(5000)]}, True),
+        "loss": charts.curves("loss", {"loss": [(k, 1 / (1 + k)) for k in range(5000)]}),
         "categories": charts.categories({HOSTILE: (3.0, 5), "tuba": (-1.0, 3)}),
         "scatter": charts.scatter(points),
         "histogram": charts.histogram([point.sdr for point in points]),

@@ -43,7 +43,7 @@ def separations(
 
 
 class Written:
-    """What an evaluation left behind."""
+    """The files of an evaluation."""
 
     def __init__(
         self, folder: Path, separations: list[Any], player: PixelPlayer, params: Params
@@ -60,17 +60,19 @@ class Written:
         }
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def written(
-    tmp_path: Path, separations: list[SeparatedMixture], player: PixelPlayer, tiny_params: Params
+    tmp_path_factory: pytest.TempPathFactory,
+    separations: list[SeparatedMixture],
+    player: PixelPlayer,
+    tiny_params: Params,
 ) -> Written:
     unreadable = SkippedMixture(1, "a.wav: holds no sound")
-    return Written(tmp_path, [separations[0], unreadable, *separations[2:]], player, tiny_params)
+    made = [separations[0], unreadable, *separations[2:]]
+    return Written(tmp_path_factory.mktemp("written"), made, player, tiny_params)
 
 
-def test_scores_come_back_in_order_with_what_was_left_out(
-    written: Written, separations: list[SeparatedMixture]
-) -> None:
+def test_order_of_scores(written: Written, separations: list[SeparatedMixture]) -> None:
     assert [result.number for result in written.scores] == [0, 1, 2, 3]
     assert written.scores[1] == SkippedMixture(1, "a.wav: holds no sound")
     expected = separations[2].score()
@@ -79,9 +81,7 @@ def test_scores_come_back_in_order_with_what_was_left_out(
         np.testing.assert_array_equal(written.scores[2].measures[name], expected.measures[name])
 
 
-def test_files_are_the_sounds_of_the_shown_mixtures_tables_and_a_picture(
-    written: Written, separations: list[SeparatedMixture]
-) -> None:
+def test_written_files(written: Written, separations: list[SeparatedMixture]) -> None:
     first, second = (video.category for video in separations[0].videos)
     assert sorted(written.files()) == sorted(
         [
@@ -94,9 +94,7 @@ def test_files_are_the_sounds_of_the_shown_mixtures_tables_and_a_picture(
     )
 
 
-def test_sounds_are_as_long_and_as_loud_as_the_arrays(
-    tmp_path: Path, separations: list[SeparatedMixture]
-) -> None:
+def test_written_sounds(tmp_path: Path, separations: list[SeparatedMixture]) -> None:
     result = separations[0]
     write_sounds(result, tmp_path, RATE)
     names = [f"{n}-{video.category}" for n, video in enumerate(result.videos, start=1)]
@@ -112,16 +110,14 @@ def test_sounds_are_as_long_and_as_loud_as_the_arrays(
     assert np.abs(result.mixture).max() > 0.02
 
 
-def test_sound_over_full_scale_is_clipped_and_does_not_wrap_around(
-    tmp_path: Path, separations: list[SeparatedMixture]
-) -> None:
+def test_loud_sound_is_clipped(tmp_path: Path, separations: list[SeparatedMixture]) -> None:
     loud = np.linspace(-2, 2, LENGTH).astype(np.float32)
     write_sounds(replace(separations[0], mixture=loud), tmp_path, RATE)
     sound, _ = soundfile.read(tmp_path / "000" / "mixture.wav")
     np.testing.assert_allclose(sound, loud.clip(-1, 1), atol=ROUNDING)
 
 
-def test_tables_hold_every_measured_source(written: Written) -> None:
+def test_tables(written: Written) -> None:
     rows = pd.read_csv(written.plots / "mixtures.csv")
     assert rows["mixture"].tolist() == [0, 0, 2, 2, 3, 3]
     assert rows["source"].tolist() == [1, 2] * 3
@@ -139,7 +135,7 @@ def test_tables_hold_every_measured_source(written: Written) -> None:
         assert row.sir == pytest.approx(own["sir"].mean(), abs=1e-3)
 
 
-def test_two_runs_write_the_same_bytes(
+def test_results_are_reproducible(
     tmp_path: Path,
     written: Written,
     separations: list[SeparatedMixture],
@@ -151,9 +147,7 @@ def test_two_runs_write_the_same_bytes(
     assert Written(tmp_path / "again", again, player, tiny_params).files() == written.files()
 
 
-def test_picture_has_a_row_for_each_source(
-    tmp_path: Path, separations: list[SeparatedMixture], player: PixelPlayer
-) -> None:
+def test_picture(tmp_path: Path, separations: list[SeparatedMixture], player: PixelPlayer) -> None:
     path = tmp_path / "inner" / "example.png"
     measured = separations[0].score()
     write_figure(path, player, separations[0], measured, RATE)
@@ -168,7 +162,7 @@ def test_picture_has_a_row_for_each_source(
     assert [file.name for file in path.parent.iterdir()] == ["example.png"]
 
 
-def test_picture_of_a_silent_estimate_and_equal_pixels_can_be_drawn(
+def test_picture_of_silence(
     tmp_path: Path, separations: list[SeparatedMixture], player: PixelPlayer
 ) -> None:
     frames = np.zeros_like(separations[0].frames)
@@ -179,7 +173,7 @@ def test_picture_of_a_silent_estimate_and_equal_pixels_can_be_drawn(
         assert image.size == (1040, 496)
 
 
-def test_picture_shows_the_mixture_of_median_sdr(
+def test_picture_is_of_the_median_mixture(
     tmp_path: Path,
     separations: list[SeparatedMixture],
     player: PixelPlayer,
@@ -204,7 +198,7 @@ def test_picture_shows_the_mixture_of_median_sdr(
     assert drawn == [2]
 
 
-def test_nothing_is_shown_when_none_is_to_be(
+def test_no_shown_mixtures(
     tmp_path: Path, separations: list[SeparatedMixture], player: PixelPlayer, tiny_params: Params
 ) -> None:
     params = with_values(tiny_params, {"evaluate.shown": 0})
@@ -213,7 +207,7 @@ def test_nothing_is_shown_when_none_is_to_be(
     assert sorted(files) == ["plots/categories.csv", "plots/mixtures.csv"]
 
 
-def test_shown_mixture_that_cannot_be_measured_can_be_heard_and_is_not_drawn(
+def test_shown_mixture_without_a_score(
     tmp_path: Path, separations: list[SeparatedMixture], player: PixelPlayer, tiny_params: Params
 ) -> None:
     silent = replace(separations[0], estimates=np.zeros_like(separations[0].estimates))
@@ -225,6 +219,6 @@ def test_shown_mixture_that_cannot_be_measured_can_be_heard_and_is_not_drawn(
     assert pd.read_csv(written.plots / "mixtures.csv").empty
 
 
-def test_table_without_scores_has_its_columns() -> None:
+def test_empty_table() -> None:
     assert list(table([]).columns) == ["mixture", "source", "category", "video", *MEASURES]
     assert table([]).empty
