@@ -21,7 +21,7 @@ CEILING_DB = 100.0
 
 
 def main() -> None:
-    """Print the time per mixture of both, in turn on the same sounds, and how far they differ."""
+    """Print the times per mixture of both on the same sounds, and the largest difference."""
     warnings.simplefilter("ignore")
     rng = np.random.default_rng(0)
     ours, theirs, differences = [], [], []
@@ -39,7 +39,7 @@ def main() -> None:
             ]
         )
         theirs.append(seconds)
-        # Nothing but rounding is left of the artifacts in a mixture: infinite SAR, in either way.
+        # A mixture has no artifacts but rounding errors, so both SARs are practically infinite.
         ours_db = np.stack(scores, axis=1).clip(-CEILING_DB, CEILING_DB)
         theirs_db = np.array(expected).clip(-CEILING_DB, CEILING_DB)
         differences.append(np.abs(ours_db - theirs_db).max())
@@ -53,7 +53,7 @@ def main() -> None:
 
 
 def timed(work: Callable[[], Any]) -> tuple[float, Any]:
-    """Seconds that `work` takes, and what it returns."""
+    """Return the seconds that `work` takes, and its result."""
     began = time.perf_counter()
     result = work()
     return time.perf_counter() - began, result

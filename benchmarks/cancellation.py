@@ -1,9 +1,9 @@
-"""Adaptive filters: their speed against plain loops, and what they take out of a noisy recording.
+"""Adaptive filters: their speed against plain loops, and their noise reduction.
 
 Run: python -m benchmarks.cancellation [--picture FILE [--records DIR]]
 
-With a picture it also filters what the stage `evaluate` separated, each source by the others, and
-draws beside the recorded noise why that does not help.
+With --picture it also filters the sounds that the stage `evaluate` separated, each with the others
+as references, and draws both cases: filters remove a recorded noise, but not residual interference.
 """
 
 import argparse
@@ -37,9 +37,9 @@ SPEED_TAPS = (4, 16, 64, 128)
 SAMPLE_RATE = 11025  # Hz
 LONG_TAPS, LONG_RATE = 4096, 48_000
 
-# The classical case: 20 s of music and noise, the noise through a path that the filters do not
-# know. What they leave of it is, by theory, about 1/1000 of the music: taps * rate * power of the
-# reference for LMS, rate / (2 - rate) for NLMS, taps * (1 - forgetting) / (1 + forgetting) for RLS.
+# The classical case: 20 s of music and noise, the noise through an unknown path. In theory the
+# residual noise is about 1/1000 of the music: taps * rate * power of the reference for LMS,
+# rate / (2 - rate) for NLMS, taps * (1 - forgetting) / (1 + forgetting) for RLS.
 SECONDS, PATH_TAPS = 20, 32
 SETTINGS = {
     "lms": LmsSettings(PATH_TAPS, 1e-3 / PATH_TAPS),
@@ -47,7 +47,7 @@ SETTINGS = {
     "rls": RlsSettings(PATH_TAPS, 0.9999),
 }
 
-# Of what was separated from one mixture, each source is filtered by the others with each of these.
+# Filters for separated sounds, with the other sounds of the mixture as references.
 MASKED = [RlsSettings(taps, forgetting) for taps in (4, 16, 64) for forgetting in (0.99, 0.999)]
 DYNAMIC_RANGE_DB = 60.0
 SHOWN_SECONDS = (8.0, 11.0)
@@ -61,14 +61,14 @@ class Panel(NamedTuple):
 
 
 class Row(NamedTuple):
-    """What the picture says of one case."""
+    """One row of the picture: a title and its spectrograms."""
 
     title: str
     panels: list[Panel]
 
 
 def main() -> None:
-    """Print the tables; draw the picture if asked to."""
+    """Print the tables, and draw the picture if requested."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--picture", type=Path)
     parser.add_argument("--records", type=Path, default=Path("data/evaluate"))
@@ -85,7 +85,7 @@ def main() -> None:
 
 
 def print_speeds() -> None:
-    """Table of ours against plain loops."""
+    """Print a table of times against plain loops."""
     target, noise = sounds(LMS_SAMPLES)
     lists = target.tolist(), noise.tolist()
     rate = 1e-4
@@ -120,7 +120,7 @@ def print_speeds() -> None:
 
 
 def print_throughput() -> None:
-    """Table of samples per second, and of that over the sample rate."""
+    """Print a table of samples per second, also as multiples of the sample rate."""
     print("\n| best of 3 | samples/s | times real time |")
     print("| --- | --- | --- |")
     for taps in SPEED_TAPS:
@@ -139,7 +139,7 @@ def print_throughput() -> None:
 
 
 def print_recorded() -> Row:
-    """Table of the classical case, noise with a recording of its own; what the picture shows."""
+    """Print a table of the classical case, and return its row of the picture."""
     samples = SECONDS * SAMPLE_RATE
     truth = music(samples)
     noise = np.random.default_rng(1).standard_normal(samples)
@@ -174,7 +174,7 @@ def print_recorded() -> Row:
 
 
 def print_masked(folder: Path, params: Params) -> Row:
-    """Table of separated sources, each filtered by the others; what the picture shows of them."""
+    """Print a table of separated sounds filtered by the others, and return a row of the picture."""
     found = []
     before: list[float] = []
     after: dict[FilterSettings, list[float]] = {chosen: [] for chosen in MASKED}
@@ -234,7 +234,7 @@ def print_masked(folder: Path, params: Params) -> Row:
 
 
 def filtered(estimates: Values, chosen: FilterSettings) -> Values:
-    """Each of the sounds (N, L), by all others."""
+    """Filter each of the sounds (N, L) with all others as references."""
     return np.stack(
         [
             chosen.make(len(estimates) - 1).clean(one, np.delete(estimates, number, axis=0))
@@ -244,25 +244,25 @@ def filtered(estimates: Values, chosen: FilterSettings) -> Values:
 
 
 def described(chosen: FilterSettings) -> str:
-    """A setting, as a row of a table is called."""
+    """Return settings as the name of a row."""
     ((name, value),) = [item for item in chosen.values.items() if item[0] != "taps"]
     return f"{chosen.method.upper()}, {chosen.taps} taps, {name} {value:.4g}"
 
 
 def sdr(truth: Values, estimate: Values) -> float:
-    """Of one source, dB."""
+    """Return the SDR of one source, dB."""
     return float(bss_eval(truth[None], estimate[None]).sdr[0])
 
 
 def sounds(samples: int) -> tuple[Values, Values]:
-    """A target that hears a reference through a path, and the reference."""
+    """Return a target that contains a reference through a path, and the reference."""
     rng = np.random.default_rng(0)
     noise = lfilter([0.1], [1, -0.9], rng.standard_normal(samples))
     return lfilter(rng.standard_normal(20), [1], noise) + 0.1 * rng.standard_normal(samples), noise
 
 
 def music(samples: int) -> Values:
-    """A melody of plucked notes over longer ones."""
+    """Return a melody of plucked notes over longer notes."""
     rng = np.random.default_rng(0)
     at = np.arange(samples) / SAMPLE_RATE
     sound = np.zeros(samples)
@@ -277,7 +277,7 @@ def music(samples: int) -> Values:
 
 
 def plain_lms(target: list[float], noise: list[float], taps: int, rate: float) -> list[float]:
-    """As a notebook does it: numbers one by one, and the weights of all times in a list."""
+    """LMS in pure Python, with the weights of all samples in a list."""
     weights = [0.0] * taps
     history = [weights]
     error = list(target)
@@ -295,7 +295,7 @@ def plain_lms(target: list[float], noise: list[float], taps: int, rate: float) -
 
 
 def numpy_lms(target: Values, noise: Values, taps: int, rate: float) -> Values:
-    """One product and one sum of vectors for each sample."""
+    """LMS with NumPy vectors, sample by sample."""
     weights = np.zeros(taps)
     error = target.copy()
     backwards = noise[::-1].copy()
@@ -307,7 +307,7 @@ def numpy_lms(target: Values, noise: Values, taps: int, rate: float) -> Values:
 
 
 def numpy_rls(target: Values, noise: Values, taps: int, forgetting: float) -> Values:
-    """Haykin's table, line by line."""
+    """RLS by the textbook recursion."""
     weights = np.zeros(taps)
     covariance = np.eye(taps) / 1e-6
     error = target.copy()
@@ -322,7 +322,7 @@ def numpy_rls(target: Values, noise: Values, taps: int, forgetting: float) -> Va
 
 
 def timed(work: Callable[[], Any]) -> tuple[float, Any]:
-    """Seconds that `work` takes, and what it returns."""
+    """Return the seconds that `work` takes, and its result."""
     began = time.perf_counter()
     result = work()
     return time.perf_counter() - began, result
@@ -355,7 +355,7 @@ def draw(path: Path, rows: Sequence[Row], params: Params) -> None:
 
 
 def level(sound: Values, params: Params) -> NDArray[np.float32]:
-    """Spectrogram in dB."""
+    """Return the spectrogram of a sound in dB."""
     magnitude = stft(torch.from_numpy(sound.astype(np.float32)), params.spectrogram).abs().numpy()
     decibels: NDArray[np.float32] = 20 * np.log10(np.maximum(magnitude, 1e-6))
     return decibels

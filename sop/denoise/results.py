@@ -114,9 +114,7 @@ def sweep_table(denoised: Denoised) -> pd.DataFrame:
             "chosen": int(candidate == denoised.choice.candidate),
         }
 
-    columns = ["method", "setting", "size", "at", *SETTINGS]
-    columns += [*(f"{name}_change" for name in DENOISE_MEASURES), "sdr_low", "sdr_high", "chosen"]
-    return pd.DataFrame(map(row, tuning.tried), columns=columns)
+    return pd.DataFrame(map(row, tuning.tried))
 
 
 def held_out_table(denoised: Denoised) -> pd.DataFrame:

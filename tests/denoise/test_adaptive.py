@@ -40,18 +40,18 @@ SETTINGS = {"lms": (Lms, 1e-3), "nlms": (Nlms, 0.5), "rls": (Rls, 0.999)}
 def applied(
     kind: type[AdaptiveFilter], target: Any, references: Any, *settings: Any
 ) -> tuple[Values, Values]:
-    """Error and last weights of a new filter."""
+    """Return the error and the last weights of a new filter."""
     adaptive = kind(len(np.atleast_2d(references)), *settings)
     return adaptive.clean(target, references), adaptive.weights
 
 
 def error_of(kind: type[AdaptiveFilter], target: Any, references: Any, *settings: Any) -> Values:
-    """The error of a new filter."""
+    """Return the error of a new filter."""
     return applied(kind, target, references, *settings)[0]
 
 
 def short(name: str, target: Any, references: Any, taps: int) -> Values:
-    """The error of a new filter with a common setting."""
+    """Return the error of a new filter with a common setting."""
     kind, setting = SETTINGS[name]
     return error_of(kind, target, references, taps, setting)
 
@@ -62,7 +62,7 @@ def white(samples: int, references: int | None = None, seed: int = 0) -> Values:
 
 
 def coloured(samples: int, references: int, seed: int = 0) -> Values:
-    """Noise with a resonance, and hardly anything at half the sample rate."""
+    """Return noise with a resonance and little energy at half the sample rate."""
     return lfilter([1], np.convolve([1, -0.9], [1, -1.2, 0.8]), white(samples, references, seed))
 
 
@@ -280,7 +280,7 @@ def test_result_does_not_depend_on_blocks(
         end = begin + lengths[number % len(lengths)]
         parts.append(pieces.clean(target[begin:end], noise[:, begin:end]))
         begin, number = end, number + 1
-    # As far as rounding, of which the fit to the first samples after a silence makes more.
+    # Equal but for rounding, which the fit to the first samples after a silence amplifies.
     scale = np.abs(expected).max()
     np.testing.assert_allclose(np.concatenate(parts), expected, rtol=0, atol=1e-5 * scale)
     np.testing.assert_allclose(
@@ -357,7 +357,7 @@ def test_level_of_the_reference_does_not_matter(name: str, scale: float) -> None
     target = notes(20_000, 1) + through(paths(9, 1), noise[None])
     error = short(name, target, noise, 16)
     scaled = short(name, target, scale * noise, 16)
-    # What is taken for granted at the start is in units of their energy, and soon forgotten.
+    # The initial regularisation depends on the level, and is soon forgotten.
     np.testing.assert_allclose(scaled[-2000:], error[-2000:], atol=2e-3)
 
 
@@ -374,13 +374,13 @@ def test_inputs_of_any_layout_are_not_modified(name: str) -> None:
     assert error.flags.writeable
     np.testing.assert_array_equal(target, before[0])
     np.testing.assert_array_equal(noise, before[1])
-    # Columns of one array, backwards, and lists.
+    # Columns of one array, reversed arrays, and lists.
     columns = np.stack([target, *noise], axis=1)
     np.testing.assert_array_equal(short(name, columns[:, 0], columns[:, 1:].T, 8), expected)
     backwards = noise[:, ::-1].copy()[:, ::-1]
     np.testing.assert_array_equal(short(name, target, backwards, 8), expected)
     np.testing.assert_array_equal(short(name, target.tolist(), noise.tolist(), 8), expected)
-    # Single precision is worked on in double.
+    # Single precision is converted to double.
     single = short(name, target.astype(np.float32), noise.astype(np.float32), 8)
     assert single.dtype == np.float64
     doubled = short(
@@ -403,13 +403,12 @@ def test_returned_weights_are_a_copy() -> None:
 
 
 def test_recorded_noise_is_removed_from_music() -> None:
-    """Noise as loud as the music, through a path of 16 taps that nobody knows.
+    """Noise as loud as the music, through an unknown path of 16 taps.
 
-    For the filter the music is the noise. By theory the noise that its weights' own unrest leaves
-    is, over the power of the music, rate / (2 - rate) for NLMS, taps * (1 - forgetting) /
-    (1 + forgetting) for RLS, and taps * rate * (the reference's power) for LMS. Here each is 1/1000
-    or less, so 30 dB below music and noise. They settle at taps / (2 * rate) samples a factor of
-    e: 8000 at rate 0.001 for NLMS, 10 000 are what RLS remembers.
+    To the filter, the music is noise. In theory the residual noise over the power of the music is
+    rate / (2 - rate) for NLMS, taps * (1 - forgetting) / (1 + forgetting) for RLS, and taps * rate
+    * (the reference's power) for LMS. Here each is 1/1000 or less, so 30 dB below music and noise.
+    NLMS converges by a factor of e in taps / (2 * rate) = 8000 samples; RLS remembers 10 000.
     """
     samples, taps = 220_500, 16
     music = notes(samples, 3)
@@ -457,7 +456,7 @@ def test_rls_is_stable_for_hours_with_silences() -> None:
         target = through(path, noise) + 1e-3 * rng.standard_normal(noise.shape[1])
         error = adaptive.clean(target, noise)
         assert np.isfinite(error).all()
-        # The first samples after a silence are fitted too well, but to nothing out of reach.
+        # The fit to the first samples after a silence is too close, but bounded.
         assert np.abs(error).max() < 100
         assert np.std(error[stretch // 2 : stretch]) < 1.2e-3
         np.testing.assert_allclose(adaptive.weights, path, atol=5e-3)
@@ -482,7 +481,7 @@ def test_rls_is_stable_with_ill_conditioned_references(
     target = quantised(notes(samples, 2) + through(paths(9, 1), noise))
     error, weights = applied(Rls, target, noise, taps, forgetting)
     assert np.isfinite(error).all()
-    # 1e-11 of the energy is taken for granted, which leaves a weight this far to go.
+    # The regularisation by 1e-11 of the energy bounds the weights.
     assert np.abs(weights).max() < 1e6
     assert np.abs(error).max() < 1e5
 
@@ -502,7 +501,7 @@ def test_rls_is_stable_with_more_weights_than_memory() -> None:
     noise[:, 700:1000] = 0
     target = through(paths(5, 1), noise)
     error, weights = applied(Rls, target, noise, 300, 0.5)
-    # One weight of many is known anew at each sample: what was known before has to last.
+    # Each sample determines one weight of many, so earlier knowledge has to last.
     assert np.abs(error).max() < 10 * np.abs(target).max()
     assert np.abs(weights).max() < 10
 

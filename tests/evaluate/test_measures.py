@@ -18,7 +18,7 @@ SAMPLES = 6000
 
 
 def mir_eval_scores(references: Sounds, estimates: Sounds) -> list[Sounds]:
-    """SDR, SIR and SAR as mir_eval has them."""
+    """Return SDR, SIR and SAR by mir_eval."""
     from mir_eval.separation import bss_eval_sources
 
     with warnings.catch_warnings():
@@ -33,7 +33,7 @@ def assert_scores_equal_mir_eval(references: Sounds, estimates: Sounds) -> None:
 
 
 def leaky(references: Sounds, rng: np.random.Generator) -> Sounds:
-    """Estimates that leak into each other, are filtered, delayed and noisy."""
+    """Return estimates with leakage, a filter, a delay and noise."""
     leak = np.eye(len(references)) + 0.3 * rng.random((len(references),) * 2)
     mixed = leak @ references
     echo = np.roll(mixed, 5, axis=-1)
@@ -42,14 +42,14 @@ def leaky(references: Sounds, rng: np.random.Generator) -> Sounds:
 
 
 def coloured(sources: int, rng: np.random.Generator) -> Sounds:
-    """Noise of another colour for each source."""
+    """Return noise of a different spectrum for each source."""
     noise = rng.standard_normal((sources, SAMPLES))
     return np.stack([sound + (n + 1) * np.roll(sound, n + 1) for n, sound in enumerate(noise)])
 
 
 @pytest.fixture(scope="module")
 def real_sounds(music_clips: list[Path]) -> Sounds:
-    """The beginnings of clips of four instruments."""
+    """Return the beginnings of clips of four instruments."""
     by_instrument = {path.parent.name: path for path in music_clips}
     chosen = [by_instrument[name] for name in ("cello", "flute", "tuba", "xylophone")]
     sounds = []
@@ -85,7 +85,7 @@ def test_bss_eval_equals_mir_eval_for_any_number_of_sources(sources: int) -> Non
     if sources > 1:
         np.testing.assert_allclose(ours.sir, sir, atol=DECIBELS)
     else:
-        # Nothing can interfere; rounding decides how far mir_eval is from infinity.
+        # A single source has no interference, so both are infinite but for rounding.
         assert ours.sir > 100
         assert sir > 100
 

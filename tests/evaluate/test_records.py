@@ -50,7 +50,7 @@ def test_records_are_in_the_order_of_their_numbers(tmp_path: Path) -> None:
 def test_estimates_are_those_that_were_evaluated(
     tiny_videos, tiny_params, mask: str, log_frequency: bool
 ) -> None:
-    # A spectrogram of the linear axis has as many rows as the U-Net takes.
+    # With this size, a spectrogram on the linear axis has a height that the U-Net accepts.
     params = with_values(
         tiny_params,
         {

@@ -32,7 +32,7 @@ LENGTH = 512 * 31
 
 
 def player_of(params: Params, bias: float = 50.0) -> PixelPlayer:
-    """A player whose masks are all of one, or none."""
+    """Return an untrained model whose masks are about sigmoid(bias) everywhere."""
     player = build(params.model, params.spectrogram, seed=0)
     torch.nn.init.constant_(player.synthesizer.bias, bias)
     return player.eval()
@@ -140,7 +140,7 @@ def test_loss_is_that_of_the_mixture_alone(tiny_videos: list[Video], tiny_params
 def test_threshold_applies_to_binary_masks_only(
     tiny_videos: list[Video], tiny_params: Params
 ) -> None:
-    # Masks of sigmoid(1) = 0.73 everywhere, apart from what the untrained nets add.
+    # The masks are about sigmoid(1) = 0.73 everywhere.
     player = player_of(tiny_params, bias=1.0)
     loudness = []
     for threshold in (0.5, 0.9):
@@ -232,7 +232,7 @@ def test_score_has_every_measure_of_every_source() -> None:
     for name, expected in (("sdr", sdr), ("sir", sir), ("sar", sar), ("sdr_mixture", mixture)):
         np.testing.assert_allclose(measured.measures[name], expected, atol=1e-6)
     np.testing.assert_allclose(measured.measures["sdr_improvement"], sdr - mixture, atol=1e-6)
-    # A leak at 0.3 of the level is 10.5 dB below.
+    # Leakage at 0.3 of the amplitude is 10.5 dB below the source.
     np.testing.assert_allclose(measured.measures["si_sdr"], 10.5, atol=0.7)
     np.testing.assert_allclose(measured.measures["sdr_mixture"], 0, atol=1.5)
 
