@@ -37,7 +37,7 @@ deps: install  ## write the code dependencies of the stages into dvc.yaml
 	python -m stages.dependencies
 
 docs: install  ## build the documentation in site/
-	mkdocs build --strict
+	NO_MKDOCS_2_WARNING=1 mkdocs build --strict
 
 $(VENV)/installed: pyproject.toml requirements.txt requirements-dev.txt
 	@$(PYTHON) -c 'import sys; v = sys.version_info; (3, 10) <= v < (3, 14) or sys.exit( \
