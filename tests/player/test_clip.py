@@ -41,7 +41,7 @@ def counting_video(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / "counting.mp4"
 
 
-@pytest.mark.parametrize(("begin", "seconds"), [(0.0, 2.0), (1.48, 2.0), (7.0, 3.0), (9.52, 9.0)])
+@pytest.mark.parametrize(("begin", "seconds"), [(0.0, 2.0), (7.48, 2.0), (9.52, 9.0)])
 def test_clip_is_exact(begin: float, seconds: float, counting_video: Path, tmp_path: Path) -> None:
     place = tmp_path / "clip.mp4"
     write_clip(counting_video, begin, seconds, place, LIMITS)

@@ -136,9 +136,7 @@ def test_slow_reader(tmp_path: Path) -> None:
 
 
 REMIXED = {
-    "pictures begin late": ".mp4",
     "pictures begin late, TS": ".mkv",
-    "sound begins late": ".mp4",
     "cut without decoding": ".mp4",
     "rotated by 90": ".mp4",
     "MOV": ".mov",
