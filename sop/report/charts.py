@@ -312,8 +312,8 @@ def change_boxes(changes: Mapping[str, Sequence[float]]) -> Spec:
         changes: change of SDR in dB in each mixture, by method.
     """
     values = [
-        {"method": name, "change": number}
-        for name, some in changes.items()
+        {"method": name, "place": place, "change": number}
+        for place, (name, some) in enumerate(changes.items())
         for number in map(_number, some)
         if number is not None
     ]
@@ -325,7 +325,9 @@ def change_boxes(changes: Mapping[str, Sequence[float]]) -> Spec:
     boxes = {
         "mark": {"type": "boxplot", "extent": 1.5, "size": 12},
         "encoding": {
-            "y": _names("method") | {"sort": None},
+            "y": _names("method"),
+            # Keeps the place, by which the methods are ordered.
+            "detail": {"field": "place", "type": "ordinal"},
             "x": _amount("change", "change of SDR, dB", axis={"tickCount": 8}),
         },
     }

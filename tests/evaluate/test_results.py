@@ -18,7 +18,7 @@ from sop.model.pixelplayer import PixelPlayer, build
 from sop.params import Params
 from tests.support.experiment import with_values
 
-pytestmark = pytest.mark.usefixtures("one_thread")
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("one_thread")]
 
 CPU = torch.device("cpu")
 RATE = 11025

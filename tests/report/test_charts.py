@@ -118,7 +118,7 @@ def test_boxes() -> None:
     drawn = labels(charts.change_boxes({"a": [0, 1, 2, 3, 4, 100], "b": [1.0], "c": []}))
     box = "Q3 of {0}: 3.75; Median of {0}: 2.5; Q1 of {0}: 1.25; Min of {0}: 0"
     assert box.format("change of SDR, dB") in drawn
-    assert "change of SDR, dB: 100; method: a\n" in drawn
+    assert "change of SDR, dB: 100; method: a; " in drawn
     assert "2 values: a, b\n" in drawn
 
 

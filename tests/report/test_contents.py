@@ -108,6 +108,7 @@ def contents(page: Path) -> dict:
     return json.loads(found[1])
 
 
+@pytest.mark.slow
 def test_sources_and_measures(page: Path, root: Path) -> None:
     scores = pd.read_csv(root / "metrics/evaluate/mixtures.csv")
     listed = contents(page)
@@ -121,6 +122,7 @@ def test_sources_and_measures(page: Path, root: Path) -> None:
     assert [mixture["shown"] for mixture in listed["mixtures"]] == [True] * 3 + [False] * 2
 
 
+@pytest.mark.slow
 def test_files_of_shown_mixtures(page: Path, root: Path, params: Params) -> None:
     record = read_record(record_paths(root / "data/evaluate")[0])
     folder = page.parent / "mixtures" / "000"
@@ -142,6 +144,7 @@ def test_files_of_shown_mixtures(page: Path, root: Path, params: Params) -> None
         assert mask.size == (32, 256)
 
 
+@pytest.mark.slow
 def test_lowest_frequency_is_at_the_bottom(page: Path, root: Path, params) -> None:
     record = read_record(record_paths(root / "data/evaluate")[0])
     ideal = ideal_masks(record, params)["binary"][0]
@@ -150,6 +153,7 @@ def test_lowest_frequency_is_at_the_bottom(page: Path, root: Path, params) -> No
     np.testing.assert_array_equal(bright[::-1], ideal > 0.5)
 
 
+@pytest.mark.slow
 def test_number_of_players(page: Path) -> None:
     players = list(page.parent.rglob("player/index.html"))
     assert len(players) == 1
@@ -157,6 +161,7 @@ def test_number_of_players(page: Path) -> None:
     assert not list(page.parent.rglob("*.wav"))
 
 
+@pytest.mark.slow
 def test_begin_of_the_video(root: Path, params: Params, tiny_videos: list[Video]) -> None:
     """The sound from that second on is the evaluated one."""
     record = read_record(record_paths(root / "data/evaluate")[0])
@@ -167,6 +172,7 @@ def test_begin_of_the_video(root: Path, params: Params, tiny_videos: list[Video]
     np.testing.assert_allclose(record.sources[0], sound / 2, atol=1e-3)
 
 
+@pytest.mark.slow
 def test_steps_of_the_scale(page: Path) -> None:
     text = page.read_text(encoding="utf-8")
     for name in ("Mixture", "Model", "Ideal binary masks", "Ideal ratio masks"):
@@ -175,6 +181,7 @@ def test_steps_of_the_scale(page: Path) -> None:
         assert twin.width > 600
 
 
+@pytest.mark.slow
 def test_origin_of_the_page(page: Path, root: Path) -> None:
     text = page.read_text(encoding="utf-8")
     head = f"commit {Repository(root).head[:7]} (branch main)"
@@ -189,6 +196,7 @@ def test_origin_of_the_page(page: Path, root: Path) -> None:
     assert "this machine" not in text.lower()
 
 
+@pytest.mark.slow
 def test_comparison_with_a_commit(root: Path) -> None:
     section = comparison_section(root, 0, "commit X", "a day")
     lead, table = section.blocks
@@ -259,6 +267,7 @@ def test_run_whose_training_failed(
     assert f"{failure}the loss is &lt;not&gt; finite. Its results" in text
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["details/evaluate.json", "evaluate/mixtures.csv"])
 def test_damaged_evaluation(root: Path, tmp_path: Path, name: str) -> None:
     shutil.copytree(root / "metrics", tmp_path / "metrics")
@@ -268,6 +277,7 @@ def test_damaged_evaluation(root: Path, tmp_path: Path, name: str) -> None:
     assert read_evaluation(tmp_path) is None
 
 
+@pytest.mark.slow
 def test_damaged_denoise_metrics(root: Path, params: Params, tmp_path: Path) -> None:
     shutil.copytree(root / "metrics/denoise", tmp_path / "metrics/denoise")
     (tmp_path / "metrics/details").mkdir()

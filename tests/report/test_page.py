@@ -42,6 +42,9 @@ from sop.report.sections.evaluation import (
 )
 from sop.report.sections.training import curve_chart
 
+# A browser starts, and pages with charts are drawn.
+pytestmark = pytest.mark.slow
+
 SECONDS = 1.5
 VIDEO_SECONDS = 3.0
 RATE = 11025
@@ -523,7 +526,7 @@ def test_comparison_names_its_revision_and_time(whole: Any) -> None:
     assert f"{when}: the results of this report are better." in text
     assert re.search(r"This report\s+1b5ed50", text)
     assert "SDR\t7.10\t6.40\t+0.70 [+0.41, +0.98]" in text
-    assert "Paired over the 256 mixtures in both. Sar is left out: no value." in text
+    assert "Paired over the 256 mixtures in both. Note: sar is left out: no value." in text
     assert f"Written on {WRITTEN} on host A, from {HEAD}." in whole.locator("header").inner_text()
 
 

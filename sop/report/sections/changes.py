@@ -48,6 +48,7 @@ def comparison_blocks(found: Comparison, head: str, written: str) -> list[Text |
         SAME: "the results are the same",
         UNDECIDED: f"there is {UNDECIDED}",
     }.get(found.verdict, f"the results of this report are {found.verdict}")
+    notes = [f"Note: {note}." for note in found.notes]
     table = Table(
         [
             Column("Mean, dB"),
@@ -59,13 +60,7 @@ def comparison_blocks(found: Comparison, head: str, written: str) -> list[Text |
             [MEASURE_NAMES.get(name, name), one.b, one.a, one.difference]
             for name, one in found.measures.items()
         ],
-        note=" ".join(
-            f"{note[:1].upper()}{note[1:]}."
-            for note in (
-                f"paired over the {counted(found.paired, 'mixture')} in both",
-                *found.notes,
-            )
-        ),
+        note=" ".join([f"Paired over the {counted(found.paired, 'mixture')} in both.", *notes]),
     )
     lead = f"Compared with {head}, when this report was written on {written}: {verdict}."
     return [Text(lead, "lead"), table]
