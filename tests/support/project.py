@@ -115,7 +115,7 @@ class Project:
             env=environment,
             capture_output=True,
             text=True,
-            timeout=300,
+            timeout=900,
         )
 
     def repro(self, *arguments: str) -> list[str]:
