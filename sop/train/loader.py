@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from types import FrameType
 from typing import Any
 
-from torch.utils.data import DataLoader, Sampler
+from torch.utils.data import DataLoader
 
 from sop.dataset.mixtures import Batch, TrainingMixtures, collate
 from sop.params import Params, TrainParams
@@ -67,7 +67,7 @@ def training_batches(
     """
     loader: DataLoader[Any] = DataLoader(
         mixtures,
-        batch_sampler=_RankSampler(steps, params.train.batch_size, group),
+        batch_sampler=_items_of_rank(steps, params.train.batch_size, group),
         num_workers=max(1, params.worker_count // group.world_size),
         collate_fn=collate,
         pin_memory=group.device.type == "cuda",
@@ -86,22 +86,12 @@ def training_batches(
         batches._shutdown_workers()  # type: ignore[attr-defined]
 
 
-class _RankSampler(Sampler[list[int]]):
-    """Yields the items of each step that belong to one rank."""
-
-    def __init__(self, steps: range, batch_size: int, group: ProcessGroup) -> None:
-        self._steps = steps
-        self._batch_size = batch_size
-        self._share = batch_size // group.world_size
-        self._offset = group.rank * self._share
-
-    def __len__(self) -> int:
-        return len(self._steps)
-
-    def __iter__(self) -> Iterator[list[int]]:
-        for step in self._steps:
-            begin = step * self._batch_size + self._offset
-            yield list(range(begin, begin + self._share))
+def _items_of_rank(steps: range, batch_size: int, group: ProcessGroup) -> Iterator[list[int]]:
+    """Yield the items of each step that belong to this rank."""
+    share = batch_size // group.world_size
+    for step in steps:
+        begin = step * batch_size + group.rank * share
+        yield list(range(begin, begin + share))
 
 
 def _ignore_stop_signals(worker: int) -> None:
