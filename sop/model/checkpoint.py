@@ -19,8 +19,9 @@ from sop.runtime.files import replacing
 
 def save_checkpoint(path: Path, content: Mapping[str, Any]) -> None:
     """Write tensors and plain values to a file atomically."""
-    with replacing(path) as partial:
-        torch.save(dict(content), partial)
+    # Given a path, torch stores its stem in the file, and the temporary name has the process id.
+    with replacing(path) as partial, partial.open("wb") as file:
+        torch.save(dict(content), file)
 
 
 def load_checkpoint(path: Path) -> dict[str, Any]:

@@ -6,7 +6,7 @@ import re
 import zipfile
 from collections import OrderedDict
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 import pytest
@@ -320,6 +320,18 @@ def test_checkpoint_with_other_parameters(
         load_player(path)
 
 
+def test_equal_content_gives_equal_bytes(
+    tmp_path: Path, player: PixelPlayer, tiny_params: Params, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first, second = tmp_path / "last.pt", tmp_path / "another.pt"
+    save_player(first, player, tiny_params, step=7)
+    # The temporary name has the process id.
+    monkeypatch.setattr(os, "getpid", lambda: 12345678)
+    save_player(second, player, tiny_params, step=7)
+
+    assert first.read_bytes() == second.read_bytes()
+
+
 @pytest.mark.parametrize("error", [OSError("disk full"), KeyboardInterrupt()])
 def test_failed_save_keeps_the_previous_file(
     saved: Path,
@@ -330,8 +342,8 @@ def test_failed_save_keeps_the_previous_file(
 ) -> None:
     before = saved.read_bytes()
 
-    def half(content: Any, path: Path) -> None:
-        Path(path).write_bytes(b"half")
+    def half(content: Any, file: BinaryIO) -> None:
+        file.write(b"half")
         raise error
 
     monkeypatch.setattr(torch, "save", half)
