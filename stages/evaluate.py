@@ -27,7 +27,6 @@ def main() -> None:
     )
     scores = write_results(
         progress(separations, "evaluate", count, unit="mixture"),
-        player,
         params,
         sounds=Path("data/evaluate"),
         plots=Path("metrics/evaluate"),

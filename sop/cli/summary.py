@@ -16,7 +16,7 @@ NEXT_STEPS = """
 Where to look next
   data/report/index.html         the whole run as a web page with sounds
   data/evaluate/, data/denoise/  mixtures and separated sounds
-  metrics/evaluate/example.png   a mixture, the sound of each pixel, spectrograms
+  metrics/report/example.png     a mixture, the sound of each pixel, spectrograms
   dvc plots show                 training curves, SDR by category
   dvc metrics diff               changes since the last commit
   sop compare                    test whether the changes are better or chance

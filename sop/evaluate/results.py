@@ -1,27 +1,22 @@
-"""Files of the stage `evaluate`: records, sounds to listen to, tables for plots, one picture."""
+"""Files of the stage `evaluate`: records, sounds to listen to, tables for plots."""
 
 from collections.abc import Iterable
 from pathlib import Path
 
-import numpy as np
 import pandas as pd
 
-from sop.evaluate.figure import write_figure
 from sop.evaluate.measures import MEASURES
 from sop.evaluate.records import Record, write_record, write_sound
 from sop.evaluate.validation import Score, SeparatedMixture, SkippedMixture
-from sop.model.pixelplayer import PixelPlayer
 from sop.params import Params
 from sop.runtime.files import write_text
 
 MIXTURES_FILE = "mixtures.csv"
 CATEGORIES_FILE = "categories.csv"
-EXAMPLE_FILE = "example.png"
 
 
 def write_results(
     separations: Iterable[SeparatedMixture | SkippedMixture],
-    player: PixelPlayer,
     params: Params,
     sounds: Path,
     plots: Path,
@@ -32,16 +27,14 @@ def write_results(
 
     Args:
         separations: results of `separate_mixtures`.
-        player: the model that separated them.
         params: number of shown mixtures, and the sample rate.
         sounds: folder for the records and the WAV files of the shown mixtures.
-        plots: folder for the tables and the picture, which shows the mixture of median SDR.
+        plots: folder for the tables.
 
     Returns:
         The scores, in order.
     """
     scores: list[Score | SkippedMixture] = []
-    shown: list[tuple[SeparatedMixture, Score]] = []
     for separation in separations:
         if isinstance(separation, SkippedMixture):
             scores.append(separation)
@@ -52,17 +45,11 @@ def write_results(
         write_record(sounds, Record(separation.number, names, separation.sources, separation.masks))
         if separation.number < params.evaluate.shown:
             write_sounds(separation, sounds, params.extract.sample_rate)
-            if isinstance(score, Score):
-                shown.append((separation, score))
     sounds.mkdir(parents=True, exist_ok=True)
     rows = table(score for score in scores if isinstance(score, Score))
     write_text(plots / MIXTURES_FILE, rows.to_csv(index=False, float_format="%.4f"))
     categories = rows.groupby("category")[list(MEASURES)].mean().reset_index()
     write_text(plots / CATEGORIES_FILE, categories.to_csv(index=False, float_format="%.4f"))
-    if shown:
-        shown.sort(key=lambda pair: float(np.mean(pair[1].measures["sdr"])))
-        median, score = shown[len(shown) // 2]
-        write_figure(plots / EXAMPLE_FILE, player, median, score, params.extract.sample_rate)
     return scores
 
 

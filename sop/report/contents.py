@@ -19,6 +19,7 @@ from sop.evaluate.records import read_record
 from sop.inference.separator import Separator
 from sop.params import Params
 from sop.report import charts
+from sop.report.example import write_example
 from sop.report.mixture_files import MIXTURES_FOLDER, MixtureFileWriter
 from sop.report.outputs import details, read_csv, warnings, why_missing
 from sop.report.page import MixtureFiles, PageContent, Section, write_page
@@ -51,7 +52,7 @@ def write_report(root: Path, folder: Path, plots: Path, params: Params) -> Path:
     Args:
         root: of the repository.
         folder: gets the page and its files.
-        plots: gets `scale.png`, the chart of the scale.
+        plots: gets `scale.png`, the chart of the scale, and `example.png`, a separated mixture.
         params: parameters of the run.
 
     Returns:
@@ -72,7 +73,7 @@ def write_report(root: Path, folder: Path, plots: Path, params: Params) -> Path:
     )
     if evaluation := read_evaluation(root):
         settings, scores = chosen_settings(denoise), evaluation.scores
-        files = _write_files(root, folder, params, evaluation, settings)
+        files = _write_files(root, folder, plots, params, evaluation, settings)
         if denoise and held_out is not None:
             after = denoised_sdr(denoise, held_out)
             scores = scores.merge(after, on=["mixture", "source"], how="left")
@@ -116,14 +117,18 @@ def write_report(root: Path, folder: Path, plots: Path, params: Params) -> Path:
 def _write_files(
     root: Path,
     folder: Path,
+    plots: Path,
     params: Params,
     evaluation: Evaluation,
     settings: MethodSettings | None,
 ) -> dict[int, MixtureFiles]:
-    """Write the files of the shown mixtures, several at a time."""
-    originals = root / "data/videos"
-    writer = MixtureFileWriter(folder, params, _videos(root), originals, _separator(root))
+    """Write the picture, and the files of the shown mixtures, several at a time."""
+    videos, separator = _videos(root), _separator(root)
+    writer = MixtureFileWriter(folder, params, videos, root / "data/videos", separator)
     shown = [path for path in evaluation.records if int(path.stem) < params.evaluate.shown]
+    if separator is not None:
+        picture = plots / "example.png"
+        write_example(picture, separator.player, shown, evaluation.scores, videos, params)
     players = _with_player([int(path.stem) for path in shown], evaluation.scores, params)
 
     def write(path: Path) -> tuple[int, MixtureFiles]:

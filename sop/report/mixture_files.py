@@ -16,7 +16,6 @@ from PIL import Image
 from sop.dataset.clips import CENTRE, Frames, read_frames, sound_seconds, window_start
 from sop.dataset.index import Video
 from sop.dataset.mixtures import MixtureReader, middle_frame
-from sop.evaluate.figure import heat_maps, overlay
 from sop.evaluate.records import Record, write_sound
 from sop.inference.localization import Localizer, Region
 from sop.inference.recording import Recording
@@ -32,6 +31,7 @@ from sop.params import ExtractParams, Params
 from sop.player.clip import limits_of, write_clip, write_side_by_side
 from sop.player.colours import hex_colour
 from sop.player.player import PlayerClip, PlayerRegion, write_player
+from sop.report.example import heat_maps, overlay
 from sop.report.page import MixtureFiles
 from sop.runtime.errors import LeftOut
 from sop.runtime.files import replacing

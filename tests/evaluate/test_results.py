@@ -7,10 +7,8 @@ import pandas as pd
 import pytest
 import soundfile
 import torch
-from PIL import Image
 
 from sop.dataset.index import Video
-from sop.evaluate.figure import write_figure
 from sop.evaluate.measures import MEASURES
 from sop.evaluate.results import table, write_results, write_sounds
 from sop.evaluate.validation import Score, SeparatedMixture, SkippedMixture, separate_mixtures
@@ -45,11 +43,9 @@ def separations(
 class Written:
     """The files of an evaluation."""
 
-    def __init__(
-        self, folder: Path, separations: list[Any], player: PixelPlayer, params: Params
-    ) -> None:
+    def __init__(self, folder: Path, separations: list[Any], params: Params) -> None:
         self.sounds, self.plots = folder / "sounds", folder / "plots"
-        self.scores = write_results(iter(separations), player, params, self.sounds, self.plots)
+        self.scores = write_results(iter(separations), params, self.sounds, self.plots)
 
     def files(self) -> dict[str, bytes]:
         return {
@@ -64,12 +60,11 @@ class Written:
 def written(
     tmp_path_factory: pytest.TempPathFactory,
     separations: list[SeparatedMixture],
-    player: PixelPlayer,
     tiny_params: Params,
 ) -> Written:
     unreadable = SkippedMixture(1, "a.wav: holds no sound")
     made = [separations[0], unreadable, *separations[2:]]
-    return Written(tmp_path_factory.mktemp("written"), made, player, tiny_params)
+    return Written(tmp_path_factory.mktemp("written"), made, tiny_params)
 
 
 def test_order_of_scores(written: Written, separations: list[SeparatedMixture]) -> None:
@@ -88,7 +83,7 @@ def test_written_files(written: Written, separations: list[SeparatedMixture]) ->
             "sounds/000/mixture.wav",
             *(f"sounds/000/1-{first}-{kind}.wav" for kind in ("true", "separated")),
             *(f"sounds/000/2-{second}-{kind}.wav" for kind in ("true", "separated")),
-            *("plots/mixtures.csv", "plots/categories.csv", "plots/example.png"),
+            *("plots/mixtures.csv", "plots/categories.csv"),
             *(f"sounds/records/{number:04d}.npz" for number in (0, 2, 3)),
         ]
     )
@@ -139,83 +134,30 @@ def test_results_are_reproducible(
     tmp_path: Path,
     written: Written,
     separations: list[SeparatedMixture],
-    player: PixelPlayer,
     tiny_params: Params,
 ) -> None:
     unreadable = SkippedMixture(1, "a.wav: holds no sound")
     again = [separations[0], unreadable, *separations[2:]]
-    assert Written(tmp_path / "again", again, player, tiny_params).files() == written.files()
-
-
-def test_picture(tmp_path: Path, separations: list[SeparatedMixture], player: PixelPlayer) -> None:
-    path = tmp_path / "inner" / "example.png"
-    measured = separations[0].score()
-    write_figure(path, player, separations[0], measured, RATE)
-    with Image.open(path) as image:
-        image.verify()
-    with Image.open(path) as image:
-        assert image.format == "PNG"
-        assert image.size == (1040, 496)
-        assert "Software" not in image.info
-        pixels = np.asarray(image.convert("RGB")).reshape(-1, 3)
-    assert len(np.unique(pixels, axis=0)) > 1000
-    assert [file.name for file in path.parent.iterdir()] == ["example.png"]
-
-
-def test_picture_of_silence(
-    tmp_path: Path, separations: list[SeparatedMixture], player: PixelPlayer
-) -> None:
-    frames = np.zeros_like(separations[0].frames)
-    silent = np.zeros_like(separations[0].estimates)
-    result = replace(separations[0], frames=frames, estimates=silent)
-    write_figure(tmp_path / "example.png", player, result, separations[0].score(), RATE)
-    with Image.open(tmp_path / "example.png") as image:
-        assert image.size == (1040, 496)
-
-
-def test_picture_is_of_the_median_mixture(
-    tmp_path: Path,
-    separations: list[SeparatedMixture],
-    player: PixelPlayer,
-    tiny_params: Params,
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    drawn = []
-    monkeypatch.setattr(
-        "sop.evaluate.results.write_figure", lambda *arguments: drawn.append(arguments[2].number)
-    )
-    params = with_values(tiny_params, {"evaluate.shown": 3})
-    rng = np.random.default_rng(0)
-    results = []
-    for number, error in enumerate((0.01, 1.0, 0.1, 0.5)):
-        truth = separations[0].truth
-        noise = error * truth.std() * rng.standard_normal(truth.shape)
-        results.append(
-            replace(separations[0], number=number, estimates=(truth + noise).astype("f4"))
-        )
-    Written(tmp_path, results, player, params)
-    # The fourth is not shown; of the others the third is neither the best nor the worst.
-    assert drawn == [2]
+    assert Written(tmp_path / "again", again, tiny_params).files() == written.files()
 
 
 def test_no_shown_mixtures(
-    tmp_path: Path, separations: list[SeparatedMixture], player: PixelPlayer, tiny_params: Params
+    tmp_path: Path, separations: list[SeparatedMixture], tiny_params: Params
 ) -> None:
     params = with_values(tiny_params, {"evaluate.shown": 0})
-    written = Written(tmp_path, separations, player, params)
+    written = Written(tmp_path, separations, params)
     files = [name for name in written.files() if not name.startswith("sounds/records/")]
     assert sorted(files) == ["plots/categories.csv", "plots/mixtures.csv"]
 
 
 def test_shown_mixture_without_a_score(
-    tmp_path: Path, separations: list[SeparatedMixture], player: PixelPlayer, tiny_params: Params
+    tmp_path: Path, separations: list[SeparatedMixture], tiny_params: Params
 ) -> None:
     silent = replace(separations[0], estimates=np.zeros_like(separations[0].estimates))
-    written = Written(tmp_path, [silent], player, tiny_params)
+    written = Written(tmp_path, [silent], tiny_params)
     assert isinstance(written.scores[0], SkippedMixture)
     files = written.files()
     assert "sounds/000/mixture.wav" in files
-    assert "plots/example.png" not in files
     assert pd.read_csv(written.plots / "mixtures.csv").empty
 
 

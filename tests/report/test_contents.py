@@ -64,7 +64,7 @@ def root(
     torch.nn.init.constant_(player.synthesizer.bias, 0.5)
     save_player(root / "data/model/last.pt", player, params, step=1)
     made = separate_mixtures(player, tiny_videos, params, 5, 0.5, CPU)
-    scores = write_results(made, player, params, root / "data/evaluate", root / "metrics/evaluate")
+    scores = write_results(made, params, root / "data/evaluate", root / "metrics/evaluate")
     write_json(root / "metrics/details/evaluate.json", evaluation_summary(scores))
     records = record_paths(root / "data/evaluate")
     denoised = denoise(records, params)
@@ -179,6 +179,8 @@ def test_steps_of_the_scale(page: Path) -> None:
         assert name in text
     with Image.open(page.parents[2] / "metrics/report/scale.png") as twin:
         assert twin.width > 600
+    with Image.open(page.parents[2] / "metrics/report/example.png") as example:
+        assert example.size == (1040, 496)
 
 
 @pytest.mark.slow

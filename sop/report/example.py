@@ -1,61 +1,103 @@
 """A picture of one separated mixture: the pixels that sound, and the spectrograms."""
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import torch
 from matplotlib import colormaps
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from PIL import Image
 
-from sop.evaluate.validation import Score, SeparatedMixture
+from sop.dataset.index import Video
+from sop.dataset.mixtures import MixtureReader
+from sop.evaluate.records import Record, read_record
 from sop.inference.localization import pixel_energy
 from sop.model.pixelplayer import PixelPlayer, normalize_frames
 from sop.model.spectrogram import stft
+from sop.params import Params
+from sop.runtime.errors import LeftOut
 from sop.runtime.files import replacing
 
 DYNAMIC_RANGE_DB = 60.0
 
 
-def write_figure(
-    path: Path, player: PixelPlayer, separation: SeparatedMixture, score: Score, sample_rate: int
+def write_example(
+    path: Path,
+    player: PixelPlayer,
+    shown: Sequence[Path],
+    scores: pd.DataFrame,
+    videos: Mapping[str, Video],
+    params: Params,
+) -> None:
+    """Draw the mixture of median SDR; nothing if there is none or its videos cannot be read.
+
+    Args:
+        path: the PNG file.
+        player: the model, in evaluation mode.
+        shown: records of the mixtures to choose from.
+        scores: `mixture`, `sdr` and `sdr_mixture` of each source.
+        videos: sound and frames of the validation videos, by name.
+        params: parameters of the run.
+    """
+    paths = {int(record.stem): record for record in shown}
+    means = scores[scores["mixture"].isin(list(paths))].groupby("mixture")["sdr"].mean()
+    if means.empty:
+        return
+    number = means.sort_values(kind="stable").index[len(means) // 2]
+    record = read_record(paths[number])
+    reader = MixtureReader(params.mixture, params.extract)
+    try:
+        frames = reader.middle([videos[name] for name in record.videos]).frames
+    except (KeyError, LeftOut):
+        return
+    write_picture(path, player, record, frames, scores[scores["mixture"] == number], params)
+
+
+def write_picture(
+    path: Path,
+    player: PixelPlayer,
+    record: Record,
+    frames: NDArray[np.uint8],
+    scores: pd.DataFrame,
+    params: Params,
 ) -> None:
     """Draw a mixture, the pixels that sound, and the separated and true sound of each source.
 
     Args:
         path: the PNG file.
         player: the model, in evaluation mode.
-        separation: the mixture and the result of its separation.
-        score: measures of the separated sounds.
-        sample_rate: Hz.
+        record: the mixture.
+        frames: frames of its videos, (N, T, H, W, 3).
+        scores: `sdr` and `sdr_mixture` of each source.
+        params: parameters of the run.
     """
-    sources = len(separation.videos)
+    sources, sample_rate = len(frames), params.extract.sample_rate
     figure = Figure(figsize=(13, 3.1 * sources), dpi=80, layout="constrained")
     grid = figure.subplots(sources, 5, squeeze=False)
-    heats = heat_maps(player, separation.mixture, separation.frames)
-    sounds = [separation.mixture, *separation.estimates, *separation.truth]
-    levels = [_level(player, sound) for sound in sounds]
+    truth = record.truth(params)
+    mixture = truth.sum(axis=0)
+    heats = heat_maps(player, mixture, frames)
+    levels = [_level(player, sound) for sound in (mixture, *record.estimates(params), *truth)]
     loudest = max(float(level.max()) for level in levels)
-    seconds = len(separation.mixture) / sample_rate
-    for row, video in enumerate(separation.videos):
-        frame = separation.frames[row, separation.frames.shape[1] // 2]
-        name = video.category.replace("_", " ")
-        pictures = [frame, overlay(frame, heats[row])]
-        for axes, picture, title in zip(
-            grid[row, :2], pictures, (name, "sound heard at each pixel"), strict=True
-        ):
+    extent = (0, len(mixture) / sample_rate, 0, sample_rate / 2000)
+    measures = zip(scores["sdr_mixture"], scores["sdr"], strict=True)
+    for row, (sdr_mixture, sdr) in enumerate(measures):
+        frame = frames[row, frames.shape[1] // 2]
+        name = record.categories[row].replace("_", " ")
+        pictures = {name: frame, "sound heard at each pixel": overlay(frame, heats[row])}
+        for axes, (title, picture) in zip(grid[row, :2], pictures.items(), strict=True):
             axes.imshow(picture)
             axes.set_title(title, fontsize=10)
             axes.set_axis_off()
-        measured = score.measures
-        titles = (
-            f"mixture, SDR {measured['sdr_mixture'][row]:.1f} dB",
-            f"separated, SDR {measured['sdr'][row]:.1f} dB",
-            "true",
-        )
-        shown = (levels[0], levels[1 + row], levels[1 + sources + row])
-        for axes, level, title in zip(grid[row, 2:], shown, titles, strict=True):
+        spectrograms = {
+            f"mixture, SDR {sdr_mixture:.1f} dB": levels[0],
+            f"separated, SDR {sdr:.1f} dB": levels[1 + row],
+            "true": levels[1 + sources + row],
+        }
+        for axes, (title, level) in zip(grid[row, 2:], spectrograms.items(), strict=True):
             axes.imshow(
                 level,
                 origin="lower",
@@ -63,7 +105,7 @@ def write_figure(
                 cmap="magma",
                 vmin=loudest - DYNAMIC_RANGE_DB,
                 vmax=loudest,
-                extent=(0, seconds, 0, sample_rate / 2000),
+                extent=extent,
             )
             axes.set_title(title, fontsize=10)
             axes.set_xlabel("s")
