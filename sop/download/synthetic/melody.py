@@ -1,8 +1,6 @@
 """Random melodies for an instrument: key, tempo, rhythm, phrases and rests."""
 
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
-from types import MappingProxyType
+from typing import NamedTuple
 
 import numpy as np
 
@@ -17,8 +15,7 @@ _CHORD = (0, -2, -4)
 _ARPEGGIOS = ((0, 2, 4, 7, 4, 2), (0, 4, 7, 9, 7, 4), (0, 7, 4, 9, 7, 2), (0, 2, 4, 5, 7, 9))
 
 
-@dataclass(frozen=True)
-class Note:
+class Note(NamedTuple):
     """One note of a melody."""
 
     onset_seconds: float
@@ -31,8 +28,7 @@ class Note:
     """Loudness, 0 to 1."""
 
 
-@dataclass(frozen=True)
-class _Style:
+class _Style(NamedTuple):
     """Typical melodies of an instrument."""
 
     lowest: int
@@ -50,20 +46,18 @@ class _Style:
     arpeggios: bool = False
 
 
-_STYLES: Mapping[str, _Style] = MappingProxyType(
-    {
-        "accordion": _Style(52, 81, (88, 132), (0.5, 1, 1, 2), 0.95, 3, chords=True),
-        "acoustic_guitar": _Style(40, 76, (80, 125), (0.5, 0.5, 1), 2.2, 3, arpeggios=True),
-        "cello": _Style(38, 70, (66, 100), (1, 1, 2, 3), 0.98, 3),
-        "clarinet": _Style(50, 84, (90, 135), (0.5, 0.5, 1, 1.5), 0.92, 4),
-        "flute": _Style(60, 91, (80, 125), (0.5, 1, 1, 2), 0.95, 3),
-        "saxophone": _Style(49, 80, (92, 145), (0.5, 0.5, 1, 1.5), 0.92, 4),
-        "trumpet": _Style(53, 82, (90, 135), (0.5, 0.5, 1, 2), 0.88, 4),
-        "tuba": _Style(38, 65, (76, 115), (0.5, 1, 1, 2), 0.86, 4),
-        "violin": _Style(55, 90, (80, 125), (0.5, 1, 1, 2), 0.97, 3),
-        "xylophone": _Style(60, 91, (110, 150), (0.25, 0.5, 0.5, 1), 1.5, 5),
-    }
-)
+_STYLES = {
+    "accordion": _Style(52, 81, (88, 132), (0.5, 1, 1, 2), 0.95, 3, chords=True),
+    "acoustic_guitar": _Style(40, 76, (80, 125), (0.5, 0.5, 1), 2.2, 3, arpeggios=True),
+    "cello": _Style(38, 70, (66, 100), (1, 1, 2, 3), 0.98, 3),
+    "clarinet": _Style(50, 84, (90, 135), (0.5, 0.5, 1, 1.5), 0.92, 4),
+    "flute": _Style(60, 91, (80, 125), (0.5, 1, 1, 2), 0.95, 3),
+    "saxophone": _Style(49, 80, (92, 145), (0.5, 0.5, 1, 1.5), 0.92, 4),
+    "trumpet": _Style(53, 82, (90, 135), (0.5, 0.5, 1, 2), 0.88, 4),
+    "tuba": _Style(38, 65, (76, 115), (0.5, 1, 1, 2), 0.86, 4),
+    "violin": _Style(55, 90, (80, 125), (0.5, 1, 1, 2), 0.97, 3),
+    "xylophone": _Style(60, 91, (110, 150), (0.25, 0.5, 0.5, 1), 1.5, 5),
+}
 
 _PHRASE_NOTES = (5, 12)
 _REST_SECONDS = (0.12, 0.5)
@@ -142,8 +136,7 @@ def _voices(first: Note, degree: int, scale: list[int], tuning: float) -> list[N
     """A chord below and with `first`, each voice softer than one note alone would be."""
     places = dict.fromkeys(max(degree + step, 0) for step in _CHORD)
     return [
-        replace(
-            first,
+        first._replace(
             pitch_hz=440 * 2 ** ((scale[place] - 69) / 12) * tuning,
             loudness=first.loudness * (0.8 if place == degree else 0.5),
         )

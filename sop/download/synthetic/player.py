@@ -3,17 +3,16 @@
 Coordinates: the head of the figure is at y = 0, its feet at y = 1, and its middle at x = 0.
 """
 
-import colorsys
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from types import MappingProxyType
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from sop.download.synthetic.melody import Note
-from sop.download.synthetic.pen import Colour, Pen, Point
+from sop.download.synthetic.pen import Colour, Pen, Point, rgb
 
 _DARK: Colour = (28, 26, 30)
 _IVORY: Colour = (240, 236, 222)
@@ -36,8 +35,7 @@ class Pose:
     """Number of onsets so far."""
 
 
-@dataclass(frozen=True)
-class Look:
+class Look(NamedTuple):
     """Colours of one player."""
 
     skin: Colour
@@ -81,12 +79,8 @@ def poses(notes: Sequence[Note], times: NDArray[np.float64], bow: float) -> list
     seconds_per_frame = float(times[1] - times[0]) if len(times) > 1 else 0.0
     moved = np.cumsum(direction * (0.15 + levels)) * seconds_per_frame * 3.2 + bow
     bows = np.abs((moved + 1) % 4 - 2) - 1
-    return [
-        Pose(float(level), float(strike), float(bow), float(heights[index]), int(count))
-        for level, strike, bow, index, count in zip(
-            levels, strikes, bows, playing, counts, strict=True
-        )
-    ]
+    columns = (levels, strikes, bows, heights[playing], counts)
+    return [Pose(*row) for row in zip(*(column.tolist() for column in columns), strict=True)]
 
 
 def look(instrument: str, rng: np.random.Generator) -> Look:
@@ -97,26 +91,26 @@ def look(instrument: str, rng: np.random.Generator) -> Look:
     value *= rng.uniform(0.85, 1.1)
     skin_tone = rng.uniform()
     return Look(
-        skin=_rgb(rng.uniform(0.05, 0.085), 0.35 + 0.25 * skin_tone, 0.95 - 0.5 * skin_tone),
-        hair=_rgb(rng.uniform(0.02, 0.12), rng.uniform(0.1, 0.7), rng.uniform(0.08, 0.6)),
+        skin=rgb(rng.uniform(0.05, 0.085), 0.35 + 0.25 * skin_tone, 0.95 - 0.5 * skin_tone),
+        hair=rgb(rng.uniform(0.02, 0.12), rng.uniform(0.1, 0.7), rng.uniform(0.08, 0.6)),
         long_hair=bool(rng.uniform() < 0.4),
-        shirt=_rgb(rng.uniform(), rng.uniform(0.1, 0.75), rng.uniform(0.3, 0.9)),
-        trousers=_rgb(rng.uniform(), rng.uniform(0.05, 0.5), rng.uniform(0.12, 0.5)),
-        body=_rgb(hue, saturation, value),
-        shade=_rgb(hue, saturation * 1.1, value * 0.5),
-        light=_rgb(hue, saturation * 0.5, value * 0.6 + 0.48),
+        shirt=rgb(rng.uniform(), rng.uniform(0.1, 0.75), rng.uniform(0.3, 0.9)),
+        trousers=rgb(rng.uniform(), rng.uniform(0.05, 0.5), rng.uniform(0.12, 0.5)),
+        body=rgb(hue, saturation, value),
+        shade=rgb(hue, saturation * 1.1, value * 0.5),
+        light=rgb(hue, saturation * 0.5, value * 0.6 + 0.48),
         hues=float(rng.uniform(-0.06, 0.06)),
     )
 
 
 def draw_player(pen: Pen, instrument: str, style: Look, pose: Pose) -> None:
     """Draw the figure with its instrument; `pen.box` then encloses both."""
-    _PLAYERS[instrument](pen, style, pose)
+    _figure(pen, style, pose, seated=instrument in ("cello", "tuba"))
+    _INSTRUMENTS[instrument](pen, style, pose)
 
 
 def _accordion(pen: Pen, style: Look, pose: Pose) -> None:
     """A wide box with bellows that open and close, a keyboard on its right."""
-    _figure(pen, style, pose)
     half = 0.15 + 0.075 * pose.bow
     top, bottom = 0.38, 0.8
     spread = 0.03 + 0.02 * pose.bow
@@ -125,25 +119,19 @@ def _accordion(pen: Pen, style: Look, pose: Pose) -> None:
         left = -half + 2 * half * i / folds
         right = left + 2 * half / folds
         out = 0.02 if i % 2 else 0.0
-        pen.polygon(
-            [
-                (left, top + out + spread * abs(left) / half * 0.4),
-                (right, top + out + spread * abs(right) / half * 0.4),
-                (right, bottom - out),
-                (left, bottom - out),
-            ],
-            style.light if i % 2 else _DARK,
-        )
-    _box(pen, (-half - 0.16, top - 0.02, -half, bottom + 0.02), style.body)
+        upper = [(x, top + out + spread * abs(x) / half * 0.4) for x in (left, right)]
+        lower = [(right, bottom - out), (left, bottom - out)]
+        pen.polygon(upper + lower, style.light if i % 2 else _DARK)
+    pen.rectangle((-half - 0.16, top - 0.02, -half, bottom + 0.02), style.body)
     for row in range(4):
         for column in range(2):
             centre = (-half - 0.11 + 0.055 * column, top + 0.07 + 0.09 * row)
             pen.disc(centre, 0.016, _IVORY)
-    _box(pen, (half, top - 0.02, half + 0.08, bottom + 0.02), style.body)
-    _box(pen, (half + 0.08, top - 0.02, half + 0.23, bottom + 0.02), _IVORY)
+    pen.rectangle((half, top - 0.02, half + 0.08, bottom + 0.02), style.body)
+    pen.rectangle((half + 0.08, top - 0.02, half + 0.23, bottom + 0.02), _IVORY)
     for key in range(7):
         y = top + 0.02 + 0.06 * key
-        _box(pen, (half + 0.08, y - 0.015, half + 0.16, y + 0.017), _DARK)
+        pen.rectangle((half + 0.08, y - 0.015, half + 0.16, y + 0.017), _DARK)
     hand = top + 0.1 + 0.22 * pose.pitch
     _arm(pen, style, -1, (-half - 0.16, 0.6), bend=0.1)
     _arm(pen, style, 1, (half + 0.2 - 0.02 * pose.strike, hand), bend=0.1)
@@ -151,34 +139,31 @@ def _accordion(pen: Pen, style: Look, pose: Pose) -> None:
 
 def _acoustic_guitar(pen: Pen, style: Look, pose: Pose) -> None:
     """A pale figure of eight with a round hole across the lap, its neck aslant to the right."""
-    _figure(pen, style, pose)
-    turned = -0.38
-    place = _turner((-0.06, 0.66), turned)
+    guitar = pen.along((-0.06, 0.66), -0.38)
     for colour, margin in ((style.shade, 0.016), (style.body, 0.0)):
-        pen.oval(place(-0.13, 0), (0.175 + margin, 0.19 + margin), colour, turned)
-        pen.oval(place(0.09, 0), (0.125 + margin, 0.14 + margin), colour, turned)
-        _slab(pen, place, (-0.1, -0.125 - margin / 2, 0.08, 0.125 + margin / 2), colour)
-    _slab(pen, place, (0.12, -0.024, 0.56, 0.024), style.shade)
-    _slab(pen, place, (0.54, -0.042, 0.66, 0.042), style.shade)
-    pen.disc(place(0.04, 0), 0.068, _DARK)
-    _slab(pen, place, (-0.2, -0.065, -0.17, 0.065), _DARK)
-    pen.line([place(-0.18, 0), place(0.6, 0)], 0.012, _IVORY, rounded=False)
-    _arm(pen, style, 1, place(0.5 - 0.26 * pose.pitch, 0.02), bend=0.12)
+        guitar.oval((-0.13, 0), (0.175 + margin, 0.19 + margin), colour)
+        guitar.oval((0.09, 0), (0.125 + margin, 0.14 + margin), colour)
+        guitar.profile([(-0.1, 0.125 + margin / 2), (0.08, 0.125 + margin / 2)], colour)
+    guitar.profile([(0.12, 0.024), (0.56, 0.024)], style.shade)
+    guitar.profile([(0.54, 0.042), (0.66, 0.042)], style.shade)
+    guitar.disc((0.04, 0), 0.068, _DARK)
+    guitar.profile([(-0.2, 0.065), (-0.17, 0.065)], _DARK)
+    guitar.line([(-0.18, 0), (0.6, 0)], 0.012, _IVORY, rounded=False)
+    _arm(pen, style, 1, guitar.place(0.5 - 0.26 * pose.pitch, 0.02), bend=0.12)
     strum = 0.1 * pose.strike * (1 if pose.count % 2 else -1)
-    _arm(pen, style, -1, place(-0.04, strum), bend=-0.1)
+    _arm(pen, style, -1, guitar.place(-0.04, strum), bend=-0.1)
 
 
 def _cello(pen: Pen, style: Look, pose: Pose) -> None:
     """A tall brown figure of eight between the knees, the bow across it."""
-    _figure(pen, style, pose, seated=True)
     for colour, margin in ((style.shade, 0.016), (style.body, 0.0)):
         pen.oval((0.03, 0.77), (0.2 + margin, 0.17 + margin), colour)
         pen.oval((0.03, 0.53), (0.15 + margin, 0.12 + margin), colour)
-        _box(pen, (-0.08 - margin, 0.55, 0.14 + margin, 0.75), colour)
+        pen.rectangle((-0.08 - margin, 0.55, 0.14 + margin, 0.75), colour)
     pen.line([(0.03, 0.94), (0.03, 1.03)], 0.02, _DARK)
     pen.line([(0.03, 0.66), (0.12, 0.04)], 0.04, _DARK)
     pen.disc((0.12, 0.04), 0.032, style.shade)
-    _box(pen, (-0.02, 0.72, 0.08, 0.74), _IVORY)
+    pen.rectangle((-0.02, 0.72, 0.08, 0.74), _IVORY)
     pen.line([(-0.09, 0.66), (-0.08, 0.76)], 0.018, _DARK, rounded=False)
     pen.line([(0.15, 0.66), (0.14, 0.76)], 0.018, _DARK, rounded=False)
     _arm(pen, style, 1, (0.06, 0.22 + 0.24 * pose.pitch), bend=0.16)
@@ -189,221 +174,170 @@ def _cello(pen: Pen, style: Look, pose: Pose) -> None:
 
 def _clarinet(pen: Pen, style: Look, pose: Pose) -> None:
     """A thin black tube from the mouth downwards, with metal keys and a small bell."""
-    _figure(pen, style, pose)
     swing = 0.05 * pose.bow
-    place = _turner((0.02, 0.23), math.pi / 2 - 0.42 - swing - 0.04 * pose.level)
-    _arm(pen, style, -1, place(0.46, 0.03), bend=-0.03)
+    tube = pen.along((0.02, 0.23), math.pi / 2 - 0.42 - swing - 0.04 * pose.level)
+    _arm(pen, style, -1, tube.place(0.46, 0.03), bend=-0.03)
     # A black tube in front of dark clothes is lost without its gleaming edge.
     for colour, margin in ((style.light, 0.012), (style.body, 0.0)):
-        pen.polygon(
-            [
-                place(0.56, -0.03 - margin),
-                place(0.72 + margin, -0.085 - margin),
-                place(0.72 + margin, 0.085 + margin),
-                place(0.56, 0.03 + margin),
-            ],
-            colour,
-        )
-        _slab(pen, place, (0.0, -0.018 - margin, 0.1, 0.018 + margin), colour)
-        _slab(pen, place, (0.08, -0.034 - margin, 0.6, 0.034 + margin), colour)
+        tube.profile([(0.56, 0.03 + margin), (0.72 + margin, 0.085 + margin)], colour)
+        tube.profile([(0.0, 0.018 + margin), (0.1, 0.018 + margin)], colour)
+        tube.profile([(0.08, 0.034 + margin), (0.6, 0.034 + margin)], colour)
     for key in range(7):
-        pen.disc(place(0.16 + 0.06 * key, 0.0), 0.018, style.light)
-    _slab(pen, place, (0.33, -0.036, 0.35, 0.036), style.light)
-    _slab(pen, place, (0.56, -0.036, 0.58, 0.036), style.light)
+        tube.disc((0.16 + 0.06 * key, 0.0), 0.018, style.light)
+    tube.profile([(0.33, 0.036), (0.35, 0.036)], style.light)
+    tube.profile([(0.56, 0.036), (0.58, 0.036)], style.light)
     fingers = 0.012 * math.sin(2.4 * pose.count)
-    _arm(pen, style, 1, place(0.24 + fingers, -0.03), bend=0.05)
+    _arm(pen, style, 1, tube.place(0.24 + fingers, -0.03), bend=0.05)
 
 
 def _flute(pen: Pen, style: Look, pose: Pose) -> None:
     """A thin silver bar held sideways from the mouth."""
-    _figure(pen, style, pose)
-    place = _turner((0.0, 0.225), 0.1 + 0.06 * pose.bow - 0.03 * pose.level)
-    _slab(pen, place, (-0.13, -0.034, 0.6, 0.034), style.shade)
-    _slab(pen, place, (-0.12, -0.024, 0.59, 0.02), style.light)
+    flute = pen.along((0.0, 0.225), 0.1 + 0.06 * pose.bow - 0.03 * pose.level)
+    flute.rectangle((-0.13, -0.034, 0.6, 0.034), style.shade)
+    flute.rectangle((-0.12, -0.024, 0.59, 0.02), style.light)
     for key in range(8):
-        pen.disc(place(0.14 + 0.052 * key, 0.0), 0.015, style.shade)
+        flute.disc((0.14 + 0.052 * key, 0.0), 0.015, style.shade)
     fingers = 0.015 * math.sin(2.4 * pose.count)
-    _arm(pen, style, -1, place(0.17, 0.03 + fingers), bend=0.02)
-    _arm(pen, style, 1, place(0.42, 0.035 - fingers), bend=0.12)
+    _arm(pen, style, -1, flute.place(0.17, 0.03 + fingers), bend=0.02)
+    _arm(pen, style, 1, flute.place(0.42, 0.035 - fingers), bend=0.12)
 
 
 def _saxophone(pen: Pen, style: Look, pose: Pose) -> None:
     """A golden J from the mouth down, its wide bell turned up."""
-    _figure(pen, style, pose)
-    turned = 0.09 * pose.bow - 0.08 * pose.level
-    place = _turner((0.02, 0.24), turned)
+    sax = pen.along((0.02, 0.24), 0.09 * pose.bow - 0.08 * pose.level)
     for colour, margin in ((style.shade, 0.018), (style.body, 0.0)):
-        pen.line([place(0.0, 0.0), place(0.08, -0.02), place(0.13, 0.06)], 0.03 + margin, colour)
-        pen.line([place(0.13, 0.06), place(0.1, 0.3)], 0.055 + margin, colour)
-        pen.line([place(0.1, 0.28), place(0.07, 0.5)], 0.085 + margin, colour)
-        pen.line(
-            [place(0.07, 0.5), place(0.11, 0.61), place(0.2, 0.63), place(0.28, 0.56)],
-            0.115 + margin,
-            colour,
-        )
-        pen.polygon(
-            [
-                place(0.22 - margin / 2, 0.58),
-                place(0.24 - margin, 0.27),
-                place(0.52 + margin, 0.33),
-                place(0.34 + margin / 2, 0.62),
-            ],
-            colour,
-        )
-    pen.oval(place(0.38, 0.3), (0.145, 0.05), style.shade, turned + 0.21)
-    pen.oval(place(0.38, 0.3), (0.11, 0.032), _DARK, turned + 0.21)
+        sax.line([(0.0, 0.0), (0.08, -0.02), (0.13, 0.06)], 0.03 + margin, colour)
+        sax.line([(0.13, 0.06), (0.1, 0.3)], 0.055 + margin, colour)
+        sax.line([(0.1, 0.28), (0.07, 0.5)], 0.085 + margin, colour)
+        sax.line([(0.07, 0.5), (0.11, 0.61), (0.2, 0.63), (0.28, 0.56)], 0.115 + margin, colour)
+        left, right = [(0.22 - margin / 2, 0.58), (0.24 - margin, 0.27)], (0.52 + margin, 0.33)
+        sax.polygon([*left, right, (0.34 + margin / 2, 0.62)], colour)
+    sax.oval((0.38, 0.3), (0.145, 0.05), style.shade, 0.21)
+    sax.oval((0.38, 0.3), (0.11, 0.032), _DARK, 0.21)
     for key in range(5):
-        pen.disc(place(0.115 - 0.01 * key, 0.16 + 0.075 * key), 0.018, style.light)
+        sax.disc((0.115 - 0.01 * key, 0.16 + 0.075 * key), 0.018, style.light)
     fingers = 0.015 * math.sin(2.4 * pose.count)
-    _arm(pen, style, 1, place(0.12, 0.17 + fingers), bend=0.04)
-    _arm(pen, style, -1, place(0.07, 0.42 - fingers), bend=-0.05)
+    _arm(pen, style, 1, sax.place(0.12, 0.17 + fingers), bend=0.04)
+    _arm(pen, style, -1, sax.place(0.07, 0.42 - fingers), bend=-0.05)
 
 
 def _trumpet(pen: Pen, style: Look, pose: Pose) -> None:
     """Golden and level: a narrow loop with three valves, and a wide bell in front."""
-    _figure(pen, style, pose)
-    place = _turner((0.02, 0.23), 0.06 - 0.12 * pose.level + 0.03 * pose.bow)
-    _arm(pen, style, -1, place(0.2, 0.07), bend=0.02)
+    angle = 0.06 - 0.12 * pose.level + 0.03 * pose.bow
+    tube = pen.along((0.02, 0.23), angle)
+    _arm(pen, style, -1, tube.place(0.2, 0.07), bend=0.02)
     for colour, margin in ((style.shade, 0.014), (style.body, 0.0)):
-        pen.line([place(0.02, 0.0), place(0.5, 0.0)], 0.032 + margin, colour)
-        pen.line(
-            [place(0.36, 0.0), place(0.36, 0.12), place(0.12, 0.12), place(0.12, 0.0)],
-            0.03 + margin,
-            colour,
-        )
-        pen.polygon(
-            [
-                place(0.38, -0.02 - margin / 2),
-                place(0.52, -0.05 - margin / 2),
-                place(0.62, -0.155 - margin),
-                place(0.62, 0.155 + margin),
-                place(0.52, 0.05 + margin / 2),
-                place(0.38, 0.02 + margin / 2),
-            ],
-            colour,
-        )
-    pen.oval(place(0.625, 0.0), (0.025, 0.15), style.light, 0.0)
-    _slab(pen, place, (-0.01, -0.022, 0.03, 0.022), style.light)
+        tube.line([(0.02, 0.0), (0.5, 0.0)], 0.032 + margin, colour)
+        tube.line([(0.36, 0.0), (0.36, 0.12), (0.12, 0.12), (0.12, 0.0)], 0.03 + margin, colour)
+        bell = [(0.38, 0.02 + margin / 2), (0.52, 0.05 + margin / 2), (0.62, 0.155 + margin)]
+        tube.profile(bell, colour)
+    tube.oval((0.625, 0.0), (0.025, 0.15), style.light, -angle)
+    tube.rectangle((-0.01, -0.022, 0.03, 0.022), style.light)
     for valve in range(3):
         pressed = 0.04 * pose.level if (pose.count >> valve) % 2 else 0.0
         x = 0.19 + 0.05 * valve
-        _slab(pen, place, (x - 0.016, -0.075 + pressed, x + 0.016, 0.15), style.light)
-    _arm(pen, style, 1, place(0.25, -0.03 + 0.02 * pose.strike), bend=0.1)
+        tube.rectangle((x - 0.016, -0.075 + pressed, x + 0.016, 0.15), style.light)
+    _arm(pen, style, 1, tube.place(0.25, -0.03 + 0.02 * pose.strike), bend=0.1)
 
 
 def _tuba(pen: Pen, style: Look, pose: Pose) -> None:
     """A huge golden coil in front of the body, its bell above the head."""
-    _figure(pen, style, pose, seated=True)
-    turned = 0.04 * pose.bow
-    place = _turner((0.06, 0.66), turned)
-    grown = 1 + 0.04 * pose.level
+    coil = pen.along((0.06, 0.66), 0.04 * pose.bow)
+    top = -0.64 * (1 + 0.04 * pose.level)
     for colour, margin in ((style.shade, 0.015), (style.body, 0.0)):
-        pen.polygon(
-            [
-                place(0.1 - margin, 0.05),
-                place(0.14 - margin, -0.4),
-                place(0.02 - margin, -0.64 * grown),
-                place(0.46 + margin, -0.64 * grown),
-                place(0.3 + margin, -0.4),
-                place(0.28 + margin, 0.05),
-            ],
-            colour,
-        )
-    pen.oval(place(0.24, -0.64 * grown), (0.225, 0.055), style.light, turned)
-    pen.oval(place(0.24, -0.64 * grown), (0.17, 0.035), style.shade, turned)
-    for radius, colour in (
-        (0.3, style.shade), (0.285, style.body), (0.21, style.shade), (0.195, style.light),
-        (0.135, style.shade), (0.12, style.body), (0.06, style.shade),
-    ):  # fmt: skip
-        pen.oval(place(0.0, 0.0), (radius * 0.95, radius * 1.08), colour, turned)
-    pen.line([(0.0, 0.24), place(-0.12, -0.25)], 0.035, style.body)
+        left = [(0.1 - margin, 0.05), (0.14 - margin, -0.4), (0.02 - margin, top)]
+        right = [(0.46 + margin, top), (0.3 + margin, -0.4), (0.28 + margin, 0.05)]
+        coil.polygon(left + right, colour)
+    coil.oval((0.24, top), (0.225, 0.055), style.light)
+    coil.oval((0.24, top), (0.17, 0.035), style.shade)
+    rings = (
+        style.shade,
+        style.body,
+        style.shade,
+        style.light,
+        style.shade,
+        style.body,
+        style.shade,
+    )
+    for radius, colour in zip((0.3, 0.285, 0.21, 0.195, 0.135, 0.12, 0.06), rings, strict=True):
+        coil.oval((0.0, 0.0), (radius * 0.95, radius * 1.08), colour)
+    pen.line([(0.0, 0.24), coil.place(-0.12, -0.25)], 0.035, style.body)
     for valve in range(3):
         pressed = 0.04 * pose.level if (pose.count >> valve) % 2 else 0.0
         x = -0.07 + 0.06 * valve
-        _slab(pen, place, (x - 0.02, -0.16 + pressed, x + 0.02, 0.08), style.light)
-    _arm(pen, style, -1, place(-0.05, -0.12 + 0.02 * pose.strike), bend=-0.08)
-    _arm(pen, style, 1, place(0.24, 0.1), bend=0.1)
+        coil.rectangle((x - 0.02, -0.16 + pressed, x + 0.02, 0.08), style.light)
+    _arm(pen, style, -1, coil.place(-0.05, -0.12 + 0.02 * pose.strike), bend=-0.08)
+    _arm(pen, style, 1, coil.place(0.24, 0.1), bend=0.1)
 
 
 def _violin(pen: Pen, style: Look, pose: Pose) -> None:
     """A small reddish figure of eight on the shoulder, the bow aslant across it."""
-    _figure(pen, style, pose)
     turned = -0.1 + 0.05 * pose.level
-    place = _turner((0.09, 0.33), turned)
-    _arm(pen, style, 1, place(0.42 - 0.1 * pose.pitch, 0.03), bend=0.16)
+    violin = pen.along((0.09, 0.33), turned)
+    _arm(pen, style, 1, violin.place(0.42 - 0.1 * pose.pitch, 0.03), bend=0.16)
     for colour, margin in ((style.shade, 0.014), (style.body, 0.0)):
-        pen.oval(place(0.06, 0), (0.1 + margin, 0.105 + margin), colour, turned)
-        pen.oval(place(0.2, 0), (0.08 + margin, 0.085 + margin), colour, turned)
-        _slab(pen, place, (0.06, -0.065 - margin, 0.2, 0.065 + margin), colour)
-    _slab(pen, place, (0.14, -0.02, 0.46, 0.02), _DARK)
-    pen.disc(place(0.47, 0.0), 0.03, style.shade)
-    _slab(pen, place, (0.07, -0.04, 0.085, 0.04), _IVORY)
+        violin.oval((0.06, 0), (0.1 + margin, 0.105 + margin), colour)
+        violin.oval((0.2, 0), (0.08 + margin, 0.085 + margin), colour)
+        violin.profile([(0.06, 0.065 + margin), (0.2, 0.065 + margin)], colour)
+    violin.profile([(0.14, 0.02), (0.46, 0.02)], _DARK)
+    violin.disc((0.47, 0.0), 0.03, style.shade)
+    violin.profile([(0.07, 0.04), (0.085, 0.04)], _IVORY)
     shift = 0.15 * pose.bow
-    bow = _turner(place(0.14, 0.0), turned + 1.95)
-    pen.line([bow(-0.3 + shift, 0.0), bow(0.3 + shift, 0.0)], 0.022, _IVORY)
-    _arm(pen, style, -1, bow(0.28 + shift, 0.0), bend=-0.04)
+    bow = pen.along(violin.place(0.14, 0.0), turned + 1.95)
+    bow.line([(-0.3 + shift, 0.0), (0.3 + shift, 0.0)], 0.022, _IVORY)
+    _arm(pen, style, -1, bow.place(0.28 + shift, 0.0), bend=-0.04)
 
 
 def _xylophone(pen: Pen, style: Look, pose: Pose) -> None:
     """A table of bars in rainbow colours, struck with two mallets."""
-    _figure(pen, style, pose)
     for x in (-0.44, 0.44):
         pen.line([(x, 0.8), (x * 0.92, 1.0)], 0.035, _DARK)
     bars = 9
     left, right = -0.52, 0.52
     step = (right - left) / bars
     pen.polygon([(left, 0.66), (right, 0.7), (right, 0.84), (left, 0.88)], style.shade)
+    played = round(pose.pitch * (bars - 1))
     for bar in range(bars):
         x = left + step * bar
         half = 0.16 - 0.009 * bar
-        struck = 0.012 * pose.strike if bar == round(pose.pitch * (bars - 1)) else 0.0
-        hue = (bar / bars * 0.85 + style.hues) % 1.0
-        colour = _rgb(hue, 0.85, 0.95 if not struck else 1.0)
-        _box(pen, (x + 0.012, 0.76 - half + struck, x + step - 0.012, 0.76 + half + struck), colour)
-    target = left + step * (0.5 + round(pose.pitch * (bars - 1)))
+        struck = 0.012 * pose.strike if bar == played else 0.0
+        colour = rgb(bar / bars * 0.85 + style.hues, 0.85, 0.95 if not struck else 1.0)
+        sides = (x + 0.012, 0.76 - half + struck, x + step - 0.012, 0.76 + half + struck)
+        pen.rectangle(sides, colour)
     for side in (-1, 1):
         strikes = (pose.count % 2 == 0) == (side > 0)
         height = 0.16 * (1 - pose.strike) if strikes else 0.17
-        head = (target if strikes else 0.22 * side, 0.7 - height)
+        head = (left + step * (0.5 + played) if strikes else 0.22 * side, 0.7 - height)
         hand = (0.22 * side * 0.9 + 0.25 * head[0], 0.52 - 0.4 * height)
         _arm(pen, style, side, hand, bend=0.06 * side)
         pen.line([hand, head], 0.018, _IVORY)
         pen.disc(head, 0.034, style.body)
 
 
-_PLAYERS: Mapping[str, Callable[[Pen, Look, Pose], None]] = MappingProxyType(
-    {
-        "accordion": _accordion,
-        "acoustic_guitar": _acoustic_guitar,
-        "cello": _cello,
-        "clarinet": _clarinet,
-        "flute": _flute,
-        "saxophone": _saxophone,
-        "trumpet": _trumpet,
-        "tuba": _tuba,
-        "violin": _violin,
-        "xylophone": _xylophone,
-    }
-)
+_INSTRUMENTS = {
+    draw.__name__.removeprefix("_"): draw
+    for draw in (
+        *(_accordion, _acoustic_guitar, _cello, _clarinet, _flute),
+        *(_saxophone, _trumpet, _tuba, _violin, _xylophone),
+    )
+}
 
-_COLOURS: Mapping[str, tuple[float, float, float, float]] = MappingProxyType(
-    {
-        "accordion": (0.99, 0.05, 0.85, 0.75),
-        "acoustic_guitar": (0.1, 0.015, 0.6, 0.9),
-        "cello": (0.055, 0.015, 0.8, 0.5),
-        "clarinet": (0.65, 0.3, 0.12, 0.14),
-        "flute": (0.58, 0.05, 0.08, 0.8),
-        "saxophone": (0.115, 0.015, 0.85, 0.85),
-        "trumpet": (0.135, 0.015, 0.75, 0.95),
-        "tuba": (0.125, 0.015, 0.75, 0.8),
-        "violin": (0.03, 0.015, 0.85, 0.7),
-        "xylophone": (0.9, 0.5, 0.6, 0.7),
-    }
-)
+_COLOURS = {
+    "accordion": (0.99, 0.05, 0.85, 0.75),
+    "acoustic_guitar": (0.1, 0.015, 0.6, 0.9),
+    "cello": (0.055, 0.015, 0.8, 0.5),
+    "clarinet": (0.65, 0.3, 0.12, 0.14),
+    "flute": (0.58, 0.05, 0.08, 0.8),
+    "saxophone": (0.115, 0.015, 0.85, 0.85),
+    "trumpet": (0.135, 0.015, 0.75, 0.95),
+    "tuba": (0.125, 0.015, 0.75, 0.8),
+    "violin": (0.03, 0.015, 0.85, 0.7),
+    "xylophone": (0.9, 0.5, 0.6, 0.7),
+}
 """Hue, spread of hue, saturation and value of each instrument's typical colour."""
 
 
-def _figure(pen: Pen, style: Look, pose: Pose, seated: bool = False) -> None:
+def _figure(pen: Pen, style: Look, pose: Pose, seated: bool) -> None:
     """Legs, trunk and head; the head nods with the onsets."""
     apart = 0.17 if seated else 0.09
     for side in (-1, 1):
@@ -426,42 +360,6 @@ def _figure(pen: Pen, style: Look, pose: Pose, seated: bool = False) -> None:
 def _arm(pen: Pen, style: Look, side: int, hand: Point, bend: float) -> None:
     """An arm from a shoulder to a hand; `bend` moves the elbow outwards to the right."""
     shoulder = (side * _SHOULDER, 0.34)
-    elbow = (
-        (shoulder[0] + hand[0]) / 2 + bend,
-        (shoulder[1] + hand[1]) / 2 + 0.07,
-    )
+    elbow = ((shoulder[0] + hand[0]) / 2 + bend, (shoulder[1] + hand[1]) / 2 + 0.07)
     pen.line([shoulder, elbow, hand], 0.065, style.shirt)
     pen.disc(hand, 0.04, style.skin)
-
-
-def _box(pen: Pen, sides: tuple[float, float, float, float], colour: Colour) -> None:
-    left, top, right, bottom = sides
-    pen.polygon([(left, top), (right, top), (right, bottom), (left, bottom)], colour)
-
-
-def _slab(
-    pen: Pen,
-    place: Callable[[float, float], Point],
-    sides: tuple[float, float, float, float],
-    colour: Colour,
-) -> None:
-    left, top, right, bottom = sides
-    pen.polygon(
-        [place(left, top), place(right, top), place(right, bottom), place(left, bottom)], colour
-    )
-
-
-def _turner(origin: Point, angle: float) -> Callable[[float, float], Point]:
-    """Coordinates along and across an axis that starts at `origin`, to the figure's own."""
-    cos, sin = math.cos(angle), math.sin(angle)
-    ox, oy = origin
-
-    def place(along: float, across: float) -> Point:
-        return ox + along * cos - across * sin, oy + along * sin + across * cos
-
-    return place
-
-
-def _rgb(hue: float, saturation: float, value: float) -> Colour:
-    red, green, blue = colorsys.hsv_to_rgb(hue % 1.0, min(saturation, 1.0), min(value, 1.0))
-    return round(255 * red), round(255 * green), round(255 * blue)

@@ -1,6 +1,5 @@
 """Pictures of a video: a moving background, silent shapes, and the players."""
 
-import colorsys
 import math
 from collections.abc import Iterator, Sequence
 
@@ -9,8 +8,8 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
 from sop.download.synthetic.melody import Note
-from sop.download.synthetic.pen import Box, Colour, Pen
-from sop.download.synthetic.player import Look, Pose, draw_player, look, poses
+from sop.download.synthetic.pen import Box, Colour, Pen, rgb
+from sop.download.synthetic.player import draw_player, look, poses
 
 FloatArray = NDArray[np.float64]
 
@@ -60,14 +59,8 @@ class RenderedScene:
         slots = _slots(len(instruments), width, height)
         order = rng.permutation(len(instruments))
         self._players = [
-            _Player(
-                name,
-                poses(notes, self._times, float(rng.uniform(-1, 1))),
-                slots[order[i]],
-                self._times,
-                rng,
-            )
-            for i, (name, notes) in enumerate(zip(instruments, melodies, strict=True))
+            _Player(name, notes, slots[place], self._times, rng)
+            for name, notes, place in zip(instruments, melodies, order, strict=True)
         ]
         self.boxes: NDArray[np.float32] = np.array(
             [[player.box(f, width, height) for f in range(frames)] for player in self._players],
@@ -97,14 +90,11 @@ class _Backdrop:
         self._image = _texture(self._size, rng)
         slack = np.array(self._image.size) - np.array(self._size)
         centre = rng.uniform(0.3, 0.7, 2) * slack
-        self._corners = [
-            (int(np.clip(x, 0, slack[0])), int(np.clip(y, 0, slack[1])))
-            for x, y in zip(
-                centre[0] + 0.35 * slack[0] * _drift(times, 0.09, rng),
-                centre[1] + 0.35 * slack[1] * _drift(times, 0.09, rng),
-                strict=True,
-            )
+        places = [
+            np.clip(middle + 0.35 * room * _drift(times, 0.09, rng), 0, room).astype(int)
+            for middle, room in zip(centre, slack, strict=True)
         ]
+        self._corners = np.stack(places, axis=1).tolist()
         light = rng.uniform(0.85, 1.1) + 0.12 * _drift(times, 0.15, rng)
         levels = np.arange(256)
         self._lights = [np.clip(levels * value, 0, 255).astype(int).tolist() * 3 for value in light]
@@ -141,14 +131,13 @@ class _Distractor:
             pen.disc((0, 0), 1.0, first)
             pen.disc((0.3, -0.3), 0.35, second)
         elif self._shape == "box":
-            pen.polygon([(-1, -0.8), (1, -0.8), (1, 0.8), (-1, 0.8)], first)
-            pen.polygon([(-0.5, -0.4), (0.5, -0.4), (0.5, 0.4), (-0.5, 0.4)], second)
+            pen.rectangle((-1, -0.8, 1, 0.8), first)
+            pen.rectangle((-0.5, -0.4, 0.5, 0.4), second)
         elif self._shape == "triangle":
             pen.polygon([(0, -1.1), (1, 0.8), (-1, 0.8)], first)
         elif self._shape == "stripes":
             for i, y in enumerate((-0.8, -0.3, 0.2, 0.7)):
-                colour = second if i % 2 else first
-                pen.polygon([(-1.2, y), (1.2, y), (1.2, y + 0.3), (-1.2, y + 0.3)], colour)
+                pen.rectangle((-1.2, y, 1.2, y + 0.3), second if i % 2 else first)
         else:
             corners = [(0.4 + 0.7 * (i % 2 == 0), math.pi * i / 5) for i in range(10)]
             pen.polygon([(r * math.sin(a), r * math.cos(a)) for r, a in corners], first)
@@ -160,14 +149,14 @@ class _Player:
     def __init__(
         self,
         instrument: str,
-        poses: Sequence[Pose],
+        notes: Sequence[Note],
         slot: Box,
         times: FloatArray,
         rng: np.random.Generator,
     ) -> None:
+        self._poses = poses(notes, times, float(rng.uniform(-1, 1)))
         self._instrument = instrument
-        self._look: Look = look(instrument, rng)
-        self._poses = poses
+        self._look = look(instrument, rng)
         self._mirrored = bool(rng.uniform() < 0.5)
         self._angles = _SWAY * _drift(times, 0.4, rng)
         reach = self._reach()
@@ -182,16 +171,13 @@ class _Player:
         self._x = _way(left - reach[0] * largest, right - reach[2] * largest, times, rng)
         self._y = _way(top - reach[1] * largest, bottom - reach[3] * largest, times, rng)
 
-    def draw(self, image: ImageDraw.ImageDraw, frame: int) -> None:
-        """Draw it on the oversampled image."""
-        self._drawn(image, frame)
-
     def box(self, frame: int, width: int, height: int) -> Box:
         """Its box within the frame, in pixels."""
-        left, top, right, bottom = (side / _OVERSAMPLING for side in self._drawn(None, frame))
+        left, top, right, bottom = (side / _OVERSAMPLING for side in self.draw(None, frame))
         return max(left, 0.0), max(top, 0.0), min(right, width), min(bottom, height)
 
-    def _drawn(self, image: ImageDraw.ImageDraw | None, frame: int) -> Box:
+    def draw(self, image: ImageDraw.ImageDraw | None, frame: int) -> Box:
+        """Draw it on the oversampled image, if there is one; return its box there."""
         pen = Pen(
             image,
             (_OVERSAMPLING * float(self._x[frame]), _OVERSAMPLING * float(self._y[frame])),
@@ -261,6 +247,4 @@ def _texture(size: tuple[int, int], rng: np.random.Generator) -> Image.Image:
 
 
 def _any_colour(rng: np.random.Generator) -> Colour:
-    hue, saturation, value = rng.uniform(), rng.uniform(0.05, 0.65), rng.uniform(0.2, 0.9)
-    red, green, blue = colorsys.hsv_to_rgb(hue, saturation, value)
-    return round(255 * red), round(255 * green), round(255 * blue)
+    return rgb(rng.uniform(), rng.uniform(0.05, 0.65), rng.uniform(0.2, 0.9))

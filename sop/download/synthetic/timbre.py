@@ -5,8 +5,6 @@ differ in the shape of the spectrum, its change within a note, and the noise.
 """
 
 import math
-from collections.abc import Callable, Mapping
-from types import MappingProxyType
 from typing import NamedTuple
 
 import numpy as np
@@ -195,20 +193,13 @@ def _xylophone(tone: _Tone) -> FloatArray:
     return (2.2 * sound + 0.6 * click) * _held(tone, 0.001, 0.03)
 
 
-_VOICES: Mapping[str, Callable[[_Tone], FloatArray]] = MappingProxyType(
-    {
-        "accordion": _accordion,
-        "acoustic_guitar": _acoustic_guitar,
-        "cello": _cello,
-        "clarinet": _clarinet,
-        "flute": _flute,
-        "saxophone": _saxophone,
-        "trumpet": _trumpet,
-        "tuba": _tuba,
-        "violin": _violin,
-        "xylophone": _xylophone,
-    }
-)
+_VOICES = {
+    voice.__name__.removeprefix("_"): voice
+    for voice in (
+        *(_accordion, _acoustic_guitar, _cello, _clarinet, _flute),
+        *(_saxophone, _trumpet, _tuba, _violin, _xylophone),
+    )
+}
 
 INSTRUMENTS = tuple(sorted(_VOICES))
 
@@ -232,12 +223,12 @@ def _wavetable(
     phases = tone.rng.uniform(0, 2 * np.pi, len(dark))
     table = _period(dark, phases)
     towards = _period(bright, phases) - table
-    sound: FloatArray = (
-        table[whole]
-        + part * np.diff(table, append=table[:1])[whole]
-        + brightness * (towards[whole] + part * np.diff(towards, append=towards[:1])[whole])
-    )
-    return sound
+
+    def interpolated(period: FloatArray) -> FloatArray:
+        values: FloatArray = period[whole] + part * np.diff(period, append=period[:1])[whole]
+        return values
+
+    return interpolated(table) + brightness * interpolated(towards)
 
 
 def _period(amplitudes: FloatArray, phases: FloatArray) -> FloatArray:

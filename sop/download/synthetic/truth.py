@@ -1,6 +1,6 @@
 """Ground truth of a rendered video: sound, place and onsets of each instrument."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 
 import numpy as np
@@ -36,31 +36,12 @@ class Truth:
 def write_truth(path: Path, truth: Truth) -> None:
     """Write an .npz file that NumPy reads without pickles."""
     with replacing(path) as partial:
-        np.savez(
-            partial,
-            instruments=np.array(truth.instruments),
-            stems=truth.stems,
-            sample_rate=np.int64(truth.sample_rate),
-            frame_rate=np.int64(truth.frame_rate),
-            width=np.int64(truth.width),
-            height=np.int64(truth.height),
-            boxes=truth.boxes,
-            onsets_seconds=truth.onsets_seconds,
-            onset_instruments=truth.onset_instruments,
-        )
+        np.savez(partial, **vars(truth))
 
 
 def read_truth(path: Path) -> Truth:
     """Read a file of `write_truth`."""
     with np.load(path, allow_pickle=False) as file:
-        return Truth(
-            instruments=tuple(str(name) for name in file["instruments"]),
-            stems=file["stems"],
-            sample_rate=int(file["sample_rate"]),
-            frame_rate=int(file["frame_rate"]),
-            width=int(file["width"]),
-            height=int(file["height"]),
-            boxes=file["boxes"],
-            onsets_seconds=file["onsets_seconds"],
-            onset_instruments=file["onset_instruments"],
-        )
+        arrays = {field.name: file[field.name] for field in fields(Truth)}
+    values = {name: array if array.ndim else int(array) for name, array in arrays.items()}
+    return Truth(**values | {"instruments": tuple(arrays["instruments"].tolist())})
