@@ -64,18 +64,19 @@ class AdaptiveFilter(ABC):
     """
 
     def __init__(self, references: int, taps: int) -> None:
-        if references < 1:
-            raise FilterError("no reference; a filter needs at least one")
-        if taps < 1:
-            raise FilterError(f"{taps} taps; a filter needs at least one")
+        _require(references >= 1, "no reference; a filter needs at least one")
+        _require(taps >= 1, f"{taps} taps; a filter needs at least one")
         self.references = references
         self.taps = taps
         self._past: Signal = np.zeros((references, 0))
+        # Oldest sample first.
+        self._weights: Signal = np.zeros((references, taps))
 
     @property
-    @abstractmethod
     def weights(self) -> Signal:
         """Current weights, (K, taps), the one of the newest sample first."""
+        used = self._weights.ravel()[: self.references * self.taps]
+        return used.reshape(self.references, self.taps)[:, ::-1].copy()
 
     def clean(self, target: ArrayLike, references: ArrayLike) -> Signal:
         """Return the error signal of the next block.
@@ -91,8 +92,8 @@ class AdaptiveFilter(ABC):
             FilterError: the lengths differ, a sample is not finite, or a step would diverge.
         """
         target, references = _checked(target, references)
-        if len(references) != self.references:
-            raise FilterError(f"{len(references)} references, expected {self.references}")
+        given = len(references)
+        _require(given == self.references, f"{given} references, expected {self.references}")
         history = np.concatenate([self._past, references], axis=1)
         error = target.copy()
         count = history.shape[1] - self.taps + 1
@@ -122,23 +123,16 @@ class Lms(AdaptiveFilter):
 
     def __init__(self, references: int, taps: int, rate: float) -> None:
         super().__init__(references, taps)
-        if not 0 < rate < np.inf:
-            raise FilterError(f"rate {rate:g}: must be a positive number")
+        _require_positive("rate", rate)
         self.rate = rate
-        self._weights: Signal = np.zeros((references, taps))
-
-    @property
-    def weights(self) -> Signal:
-        """Current weights, (K, taps), the one of the newest sample first."""
-        return self._weights[:, ::-1].copy()
 
     def _adapt(self, target: Signal, references: Signal) -> Signal:
         largest = largest_lms_rate(references, self.taps)
-        if self.rate >= largest:
-            raise FilterError(
-                f"rate {self.rate:g}: diverges, the newest {self.taps} samples of the references "
-                f"have too much energy; it must be below {largest:.3g}"
-            )
+        _require(
+            self.rate < largest,
+            f"rate {self.rate:g}: diverges, the newest {self.taps} samples of the references "
+            f"have too much energy; it must be below {largest:.3g}",
+        )
         error: Signal = _lms(target, references, self._weights, 2 * self.rate)
         return error
 
@@ -156,16 +150,11 @@ class Nlms(Lms):
     """
 
     def __init__(
-        self,
-        references: int,
-        taps: int,
-        rate: float,
-        regularisation: float = NLMS_REGULARISATION,
+        self, references: int, taps: int, rate: float, regularisation: float = NLMS_REGULARISATION
     ) -> None:
         super().__init__(references, taps, rate)
-        if rate >= 2:
-            raise FilterError(f"rate {rate:g}: diverges, it must be below 2")
-        _check_regularisation(regularisation)
+        _require(rate < 2, f"rate {rate:g}: diverges, it must be below 2")
+        _require_positive("regularisation", regularisation)
         self.regularisation = regularisation
 
     def _adapt(self, target: Signal, references: Signal) -> Signal:
@@ -210,16 +199,18 @@ class Rls(AdaptiveFilter):
         forgetting: float,
         regularisation: float = RLS_REGULARISATION,
     ) -> None:
-        super().__init__(references, taps)
         size = references * taps
-        if size > MAX_RLS_WEIGHTS:
-            raise FilterError(
-                f"{size} weights ({taps} taps for each reference): RLS supports at most "
-                f"{MAX_RLS_WEIGHTS}; use NLMS for longer filters"
-            )
-        if not MIN_FORGETTING <= forgetting <= 1:
-            raise FilterError(f"forgetting {forgetting:g}: must be from {MIN_FORGETTING} to 1")
-        _check_regularisation(regularisation)
+        _require(
+            size <= MAX_RLS_WEIGHTS,
+            f"{size} weights ({taps} taps for each reference): RLS supports at most "
+            f"{MAX_RLS_WEIGHTS}; use NLMS for longer filters",
+        )
+        super().__init__(references, taps)
+        _require(
+            MIN_FORGETTING <= forgetting <= 1,
+            f"forgetting {forgetting:g}: must be from {MIN_FORGETTING} to 1",
+        )
+        _require_positive("regularisation", regularisation)
         self.forgetting = forgetting
         self.regularisation = regularisation
         # Padded to whole groups of rows; the additional weights see silence.
@@ -238,23 +229,10 @@ class Rls(AdaptiveFilter):
         # what remains of the initial regularisation, number of samples since the first sound.
         self._state = np.array([0.0, 0.0, regularisation, 0.0])
 
-    @property
-    def weights(self) -> Signal:
-        """Current weights, (K, taps), the one of the newest sample first."""
-        used = self._weights[: self.references * self.taps]
-        return used.reshape(self.references, self.taps)[:, ::-1].copy()
-
     def _adapt(self, target: Signal, references: Signal) -> Signal:
+        changed = self._weights, self._factor, self._variance, self._state
         error: Signal = _rls(
-            target,
-            references,
-            self._weights,
-            self._factor,
-            self._variance,
-            self._state,
-            self.forgetting,
-            self._interval,
-            self._turns,
+            target, references, *changed, self.forgetting, self._interval, self._turns
         )
         return error
 
@@ -282,21 +260,25 @@ def largest_lms_rate(references: ArrayLike, taps: int) -> float:
     return 1 / largest if largest > 0 else np.inf
 
 
-def _check_regularisation(regularisation: float) -> None:
-    if not 0 < regularisation < np.inf:
-        raise FilterError(f"regularisation {regularisation:g}: must be a positive number")
+def _require(condition: bool, message: str) -> None:
+    if not condition:
+        raise FilterError(message)
+
+
+def _require_positive(name: str, value: float) -> None:
+    _require(0 < value < np.inf, f"{name} {value:g}: must be a positive number")
 
 
 def _checked(target: ArrayLike, references: ArrayLike) -> tuple[Signal, Signal]:
     target = np.ascontiguousarray(target, dtype=np.float64)
     references = np.atleast_2d(np.ascontiguousarray(references, dtype=np.float64))
-    if target.ndim != 1 or references.ndim != 2 or references.shape[1] != len(target):
-        raise FilterError(
-            f"the lengths of target {target.shape} and references {references.shape} differ"
-        )
+    _require(
+        target.ndim == 1 and references.ndim == 2 and references.shape[1] == len(target),
+        f"the lengths of target {target.shape} and references {references.shape} differ",
+    )
     for name, signal in (("target", target), ("references", references)):
-        if not np.vdot(signal, signal) < MAX_ENERGY:
-            raise FilterError(f"a sample of the {name} is not finite or far too large")
+        is_usable = bool(np.vdot(signal, signal) < MAX_ENERGY)
+        _require(is_usable, f"a sample of the {name} is not finite or far too large")
     return target, references
 
 
@@ -474,10 +456,5 @@ def _update_factors(  # type: ignore[no-untyped-def]
             factor[j + 3, i] = new
             next3 += new * sample
             gain[i] = so_far + scaled3 * old
-        along[j], along[j + 1], along[j + 2], along[j + 3] = (
-            next0,
-            next1,
-            next2,
-            next3,
-        )
+        along[j], along[j + 1], along[j + 2], along[j + 3] = next0, next1, next2, next3
     return energy
