@@ -26,7 +26,7 @@ def main() -> None:
         plots=Path("metrics/denoise"),
     )
     write_metrics("denoise", denoise_summary(denoised), DETAILS)
-    print(denoised.choice.candidate or NONE, denoised.choice.reason, sep=": ")
+    print(denoised.chosen or NONE, denoised.reason, sep=": ")
 
 
 if __name__ == "__main__":

@@ -20,10 +20,6 @@ class Interval(NamedTuple):
     low: float
     high: float
 
-    def as_dict(self) -> dict[str, float]:
-        """Return the values by name."""
-        return {"mean": self.mean, "low": self.low, "high": self.high}
-
 
 def mean_interval(values: Sequence[float] | NDArray[np.float64], seed: int) -> Interval:
     """Return the mean of values with its 95 % interval, by bootstrap (bias-corrected, accelerated).

@@ -26,10 +26,7 @@ class Changes:
     """
 
     def __init__(
-        self,
-        tried: Sequence[MethodSettings],
-        values: Sequence[NDArray[np.float64]],
-        seed: int,
+        self, tried: Sequence[MethodSettings], values: Sequence[NDArray[np.float64]], seed: int
     ) -> None:
         self.tried = list(tried)
         self.seed = seed
@@ -49,22 +46,22 @@ class Changes:
             measure: one of `TRIAL_MEASURES`.
             candidate: None for no denoising.
         """
-        means = self._measured(candidate, measure)
+        row = 0 if candidate is None else 1 + self.tried.index(candidate)
+        means = self._means[:, row, TRIAL_MEASURES.index(measure)]
         return float(means.mean()) if len(means) else None
 
     def changes(self, candidate: MethodSettings, measure: str) -> NDArray[np.float64]:
         """Return the change of a measure in each mixture, (mixtures,)."""
-        return self._measured(candidate, measure) - self._measured(None, measure)
+        means = self._means[:, :, TRIAL_MEASURES.index(measure)]
+        changes: NDArray[np.float64] = means[:, 1 + self.tried.index(candidate)] - means[:, 0]
+        return changes
 
     def interval(self, candidate: MethodSettings, measure: str) -> Interval | None:
         """Return the mean change with its 95 % interval; None without mixtures."""
         key = (self.tried.index(candidate), measure)
-        if key not in self._cache:
-            values = self.changes(candidate, measure)
-            if not len(values):
-                return None
-            self._cache[key] = mean_interval(values, self.seed)
-        return self._cache[key]
+        if self.mixtures and key not in self._cache:
+            self._cache[key] = mean_interval(self.changes(candidate, measure), self.seed)
+        return self._cache.get(key)
 
     def improves(self, candidate: MethodSettings) -> bool:
         """Return whether SDR improves and SIR loses at most `MAX_SIR_LOSS_DB`.
@@ -84,16 +81,9 @@ class Changes:
         for method in METHODS:
             own = [candidate for candidate in self.tried if candidate.method == method]
             harmless = [one for one in own if self._mean_change(one, "sir") >= -MAX_SIR_LOSS_DB]
-            best = self.best(harmless or own)
-            if best is not None:
+            if best := self.best(harmless or own):
                 found[method] = best
         return found
-
-    def _measured(self, candidate: MethodSettings | None, measure: str) -> NDArray[np.float64]:
-        """Return the mean of a measure over the sources of each mixture, (mixtures,)."""
-        row = 0 if candidate is None else 1 + self.tried.index(candidate)
-        means: NDArray[np.float64] = self._means[:, row, TRIAL_MEASURES.index(measure)]
-        return means
 
     def _mean_change(self, candidate: MethodSettings, measure: str) -> float:
         """Return the mean change of a measure; 0 without mixtures."""

@@ -42,7 +42,7 @@ def write_denoised(
         record = read_record(path)
         if record.number >= params.evaluate.shown:
             continue
-        after = Trial(record, params).after(denoised.choice.candidate)
+        after = Trial(record, params).after(denoised.chosen)
         for n, (category, sound) in enumerate(zip(record.categories, after, strict=True), start=1):
             place = sounds / f"{record.number:03d}" / f"{n}-{category}-denoised.wav"
             write_sound(place, sound, params.extract.sample_rate)
@@ -50,26 +50,25 @@ def write_denoised(
 
 def denoise_summary(denoised: Denoised) -> dict[str, Any]:
     """Return the content of metrics/denoise.json; measures are means over held-out mixtures."""
-    choice, tuning, held_out = denoised.choice, denoised.tuning, denoised.held_out
-    left_out, chosen = denoised.left_out, choice.candidate
+    chosen, tuning, held_out = denoised.chosen, denoised.tuning, denoised.held_out
+    none = Interval(0.0, 0.0, 0.0) if held_out.mixtures else None
 
     def changes(candidate: MethodSettings | None) -> dict[str, Any]:
-        none = Interval(0.0, 0.0, 0.0) if held_out.mixtures else None
-        found = {
-            name: held_out.interval(candidate, name) if candidate else none
+        return {
+            name: change and change._asdict()
             for name in DENOISE_MEASURES
+            for change in [held_out.interval(candidate, name) if candidate else none]
         }
-        return {name: value and value.as_dict() for name, value in found.items()}
 
     return {
         "method": chosen.method if chosen else NONE,
         "setting": chosen.values if chosen else {},
-        "reason": choice.reason,
+        "reason": denoised.reason,
         "mixtures": {
             "tuning": tuning.mixtures,
             "held_out": held_out.mixtures,
-            "left_out": len(left_out),
-            "reasons": {str(number): reason for number, reason in sorted(left_out.items())},
+            "left_out": len(denoised.left_out),
+            "reasons": {str(number): why for number, why in sorted(denoised.left_out.items())},
         },
         "before": {name: held_out.mean(name, None) for name in DENOISE_MEASURES},
         "after": {name: held_out.mean(name, chosen) for name in DENOISE_MEASURES},
@@ -111,7 +110,7 @@ def sweep_table(denoised: Denoised) -> pd.DataFrame:
             **{f"{name}_change": change and change.mean for name, change in changes.items()},
             "sdr_low": sdr and sdr.low,
             "sdr_high": sdr and sdr.high,
-            "chosen": int(candidate == denoised.choice.candidate),
+            "chosen": int(candidate == denoised.chosen),
         }
 
     return pd.DataFrame(map(row, tuning.tried))
@@ -140,8 +139,7 @@ def held_out_table(denoised: Denoised) -> pd.DataFrame:
                     }
 
     columns = ["mixture", "source", "category", "video", "method", *DENOISE_MEASURES, "sdr_change"]
-    table = pd.DataFrame(rows(), columns=columns)
-    order = {name: number for number, name in enumerate((NONE, *METHODS))}
-    return table.sort_values(
+    order = (NONE, *METHODS).index
+    return pd.DataFrame(rows(), columns=columns).sort_values(
         "method", key=lambda column: column.map(order), kind="stable", ignore_index=True
     )

@@ -1,10 +1,12 @@
-"""Settings of the denoising methods, one type for each method."""
+"""Settings of the denoising methods, one type for each method, and those that compete."""
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
+from itertools import product
 from typing import Any, ClassVar, Literal, get_args
 
 from sop.denoise.adaptive import AdaptiveFilter, Lms, Nlms, Rls
+from sop.params import DenoiseParams
 
 Method = Literal["lms", "nlms", "rls", "renormalise", "wiener"]
 METHODS: tuple[Method, ...] = get_args(Method)
@@ -94,10 +96,7 @@ class WienerSettings(MethodSettings):
     iterations: int
 
 
-_TYPES: dict[str, Any] = {
-    settings.method: settings
-    for settings in (LmsSettings, NlmsSettings, RlsSettings, RenormaliseSettings, WienerSettings)
-}
+_TYPES = (LmsSettings, NlmsSettings, RlsSettings, RenormaliseSettings, WienerSettings)
 
 
 def settings_of(method: str, values: Mapping[str, float]) -> MethodSettings:
@@ -107,5 +106,23 @@ def settings_of(method: str, values: Mapping[str, float]) -> MethodSettings:
         method: one of `METHODS`.
         values: its settings by name, as in `MethodSettings.values`.
     """
-    settings: MethodSettings = _TYPES[method](**values)
+    types: dict[str, Any] = {settings.method: settings for settings in _TYPES}
+    settings: MethodSettings = types[method](**values)
     return settings
+
+
+def candidates(params: DenoiseParams) -> list[MethodSettings]:
+    """List all candidates, in the order of `METHODS`; one method's only if that one is forced."""
+    grids: dict[str, tuple[Any, ...]] = {
+        "lms": (params.taps, params.lms_rates),
+        "nlms": (params.taps, params.nlms_rates),
+        "rls": (params.taps, params.rls_forgetting),
+        "renormalise": (params.mask_powers,),
+        "wiener": (params.mask_powers, params.wiener_frames, params.wiener_iterations),
+    }
+    return [
+        settings(*values)
+        for settings in _TYPES
+        if params.method in (NONE, "auto", settings.method)
+        for values in product(*grids[settings.method])
+    ]

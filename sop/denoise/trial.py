@@ -73,12 +73,11 @@ class Trial:
         """
         if candidate is None or len(self.before) < 2:
             return self.before
-        match candidate:
-            case FilterSettings():
-                each = [self._filtered(candidate, n) for n in range(len(self.before))]
-                sounds = np.stack(each)
-            case RenormaliseSettings() | WienerSettings():
-                sounds = self._masked(candidate)
+        if isinstance(candidate, FilterSettings):
+            sounds = np.stack([self._filtered(candidate, n) for n in range(len(self.before))])
+        else:
+            assert isinstance(candidate, RenormaliseSettings | WienerSettings)
+            sounds = self._masked(candidate)
         silent = [why_not_measurable(sound) is not None for sound in sounds]
         return np.where(np.array(silent)[:, None], self.before, sounds)
 

@@ -6,8 +6,6 @@ Shapes: N sources, L samples, F x M frequency bins x spectrogram frames, R rows 
 """
 
 import zipfile
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -82,13 +80,8 @@ def write_record(folder: Path, record: Record) -> None:
     """Write the record of a mixture as `<folder>/records/<number>.npz`."""
     path = folder / FOLDER / f"{record.number:04d}.npz"
     with replacing(path) as partial:
-        np.savez(
-            partial,
-            number=np.array(record.number),
-            videos=np.array(record.videos),
-            sources=record.sources,
-            masks=record.masks,
-        )
+        arrays: dict[str, Any] = {name: np.array(value) for name, value in record._asdict().items()}
+        np.savez(partial, **arrays)
 
 
 def record_paths(folder: Path) -> list[Path]:
@@ -109,23 +102,14 @@ def read_record(path: Path) -> Record:
     Raises:
         UserError: the file is damaged.
     """
-    with _reading(path) as arrays:
-        return Record(
-            int(arrays["number"]),
-            tuple(map(str, arrays["videos"])),
-            arrays["sources"],
-            arrays["masks"],
-        )
-
-
-def read_videos(path: Path) -> tuple[str, ...]:
-    """Read only the names of a record's videos.
-
-    Raises:
-        UserError: the file is damaged.
-    """
-    with _reading(path) as arrays:
-        return tuple(map(str, arrays["videos"]))
+    try:
+        with np.load(path, allow_pickle=False) as arrays:
+            videos = tuple(map(str, arrays["videos"]))
+            return Record(int(arrays["number"]), videos, arrays["sources"], arrays["masks"])
+    except (OSError, EOFError, KeyError, ValueError, zipfile.BadZipFile) as error:
+        raise UserError(
+            f"{path}: not readable ({error}); run `dvc repro --force evaluate`"
+        ) from None
 
 
 def write_sound(path: Path, audio: NDArray[np.floating[Any]], sample_rate: int) -> None:
@@ -138,14 +122,3 @@ def write_sound(path: Path, audio: NDArray[np.floating[Any]], sample_rate: int) 
     """
     with replacing(path) as partial:
         soundfile.write(partial, np.clip(audio, -1, 1), sample_rate, subtype="PCM_16")
-
-
-@contextmanager
-def _reading(path: Path) -> Iterator[Any]:
-    try:
-        with np.load(path, allow_pickle=False) as arrays:
-            yield arrays
-    except (OSError, EOFError, KeyError, ValueError, zipfile.BadZipFile) as error:
-        raise UserError(
-            f"{path}: not readable ({error}); run `dvc repro --force evaluate`"
-        ) from None

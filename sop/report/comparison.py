@@ -75,7 +75,7 @@ class Difference:
 
     def as_dict(self) -> dict[str, Any]:
         """Return the difference as JSON values."""
-        difference = self.difference.as_dict()
+        difference = self.difference._asdict()
         return {**asdict(self), "difference": difference, "verdict": self.verdict}
 
 

@@ -10,7 +10,6 @@ import soundfile
 import torch
 from numpy.testing import assert_allclose
 
-from sop.denoise.candidates import candidates
 from sop.denoise.changes import Changes
 from sop.denoise.results import denoise_summary, held_out_table, sweep_table, write_denoised
 from sop.denoise.selection import choose, denoise, split
@@ -22,6 +21,7 @@ from sop.denoise.settings import (
     RenormaliseSettings,
     RlsSettings,
     WienerSettings,
+    candidates,
 )
 from sop.denoise.trial import DENOISE_MEASURES, TRIAL_MEASURES, Trial
 from sop.evaluate.measures import bss_eval, si_sdr
@@ -172,9 +172,10 @@ def test_no_video_is_on_both_sides_of_the_split() -> None:
     names = [f"v{n}" for n in range(30)]
     mixtures = [tuple(rng.choice(names, 2, replace=False)) for _ in range(300)]
     sides = split(mixtures, 0.4, seed=1)
-    tuning = {name for n in sides.tuning for name in mixtures[n]}
-    held_out = {name for n in sides.held_out for name in mixtures[n]}
-    assert len(sides.tuning) > 20 and len(sides.held_out) > 60
+    for_tuning, for_measuring = sides
+    tuning = {name for n in for_tuning for name in mixtures[n]}
+    held_out = {name for n in for_measuring for name in mixtures[n]}
+    assert len(for_tuning) > 20 and len(for_measuring) > 60
     assert not tuning & held_out
     assert split(mixtures, 0.4, seed=1) == sides != split(mixtures, 0.4, seed=2)
 
@@ -195,34 +196,34 @@ SURE, UNSURE = [0.9, 1.1] * 20, [-6.0, 8.4] * 20
 
 def test_auto_chooses_a_significant_improvement() -> None:
     tuning = planted({"sdr": [UNSURE, SURE], "sir": [[0.0] * 40] * 2}, [A, B])
-    choice = choose("auto", tuning)
-    assert choice.candidate == B
-    assert "SDR +1.00 dB" in choice.reason
+    chosen, reason = choose("auto", tuning)
+    assert chosen == B
+    assert "SDR +1.00 dB" in reason
 
 
 def test_auto_chooses_none_without_significant_improvement() -> None:
     for sdr in (UNSURE, [0.0] * 40, [-value for value in SURE]):
         tuning = planted({"sdr": [sdr], "sir": [[0.0] * 40]}, [A])
-        assert choose("auto", tuning).candidate is None
+        assert choose("auto", tuning)[0] is None
 
 
 def test_auto_chooses_none_with_a_loss_of_sir() -> None:
     tuning = planted({"sdr": [SURE], "sir": [[-0.2] * 40]}, [A])
-    assert choose("auto", tuning).candidate is None
+    assert choose("auto", tuning)[0] is None
     tuning = planted({"sdr": [SURE], "sir": [[-0.05] * 40]}, [A])
-    assert choose("auto", tuning).candidate == A
+    assert choose("auto", tuning)[0] == A
 
 
 def test_forced_method_is_chosen_even_if_worse() -> None:
     tuning = planted({"sdr": [[-2.0, -2.1]], "sir": [[-3.0, -3.0]]}, [A])
-    assert choose("nlms", tuning).candidate == A
-    assert choose("none", tuning).candidate is None
+    assert choose("nlms", tuning)[0] == A
+    assert choose("none", tuning)[0] is None
 
 
 def test_auto_chooses_none_without_tuning_mixtures() -> None:
-    choice = choose("auto", Changes([A, B], [], seed=0))
-    assert choice.candidate is None
-    assert "no mixture is left for tuning" in choice.reason
+    chosen, reason = choose("auto", Changes([A, B], [], seed=0))
+    assert chosen is None
+    assert "no mixture is left for tuning" in reason
 
 
 @pytest.fixture(scope="module")
@@ -231,9 +232,9 @@ def denoised(params: Params, records: list[Path]):
 
 
 def test_masks_with_errors_are_improved(denoised) -> None:
-    assert denoised.choice.candidate.method in ("renormalise", "wiener")
+    assert denoised.chosen.method in ("renormalise", "wiener")
     summary = denoise_summary(denoised)
-    assert summary["method"] == denoised.choice.candidate.method
+    assert summary["method"] == denoised.chosen.method
     assert summary["change"]["sdr"]["low"] > 0
     assert summary["change"]["sdr"]["mean"] == pytest.approx(
         summary["after"]["sdr"] - summary["before"]["sdr"]
@@ -286,7 +287,7 @@ def test_sounds_of_the_shown_mixtures_are_written(denoised, records, params, tmp
     trial = Trial(record(params, 0), params)
     sound, rate = soundfile.read(tmp_path / "sounds/000/1-flute-denoised.wav")
     assert rate == RATE
-    assert_allclose(sound, trial.after(denoised.choice.candidate)[0], atol=1e-4)
+    assert_allclose(sound, trial.after(denoised.chosen)[0], atol=1e-4)
     assert len(pd.read_csv(tmp_path / "plots/sweep.csv")) == len(denoised.tuning.tried)
 
 
@@ -318,7 +319,7 @@ def test_unmeasurable_mixtures_are_left_out_with_reason(params, tmp_path, share:
 def test_single_mixture_chooses_none(params, tmp_path) -> None:
     write_record(tmp_path, record(params, 0))
     denoised = denoise(record_paths(tmp_path), replace_share(params, 0.01))
-    assert denoised.choice.candidate is None
+    assert denoised.chosen is None
     summary = denoise_summary(denoised)
     assert summary["reason"].startswith("no mixture is left for tuning")
     assert summary["mixtures"]["held_out"] == 1

@@ -691,7 +691,7 @@ def test_json(project: Project) -> None:
     assert values["verdict"] == BETTER
     assert values["mixtures"] == {"paired": 40, "a": 40, "b": 40}
     sdr = values["measures"]["sdr"]
-    assert sdr["difference"] == result.measures["sdr"].difference.as_dict()
+    assert sdr["difference"] == result.measures["sdr"].difference._asdict()
     assert sdr["b"] - sdr["a"] == pytest.approx(sdr["difference"]["mean"])
     assert list(values["category"]) == list(CATEGORIES)
     assert values["params"] == [{"key": "train.epochs", "old": 5, "new": 9}]
