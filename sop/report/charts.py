@@ -1,15 +1,18 @@
-"""Charts as Vega-Lite specifications: the page draws them, and so do `dvc plots` and `write_png`.
+"""Charts as Vega-Lite specifications, which the page and `write_png` draw.
 
-Each function takes plain numbers and returns a specification that contains them. All colours come
-from `theme`, so that one specification serves on light and on dark backgrounds.
+`report_page/charts/` contains the specifications, in which `"<name>"` stands for a value that one
+of these functions computes. Colours come from `theme`, so that a chart fits any background.
 """
 
+import json
 import math
-from collections.abc import Iterable, Mapping, Sequence
+import re
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
+import pandas as pd
 import vl_convert
 
 from sop.runtime.files import replacing
@@ -28,65 +31,21 @@ COLOURS: Mapping[str, Mapping[str, str]] = {
     "dark": {"ink": "#e9e8e4", "quiet": "#a3a5aa", "line": "#34373d"}
     | {f"series-{k}": colour for k, colour in enumerate(_DARK)},
 }
-_FONT = "system-ui, sans-serif"
-_HEIGHT = 220
+_TEMPLATES = Path(__file__).parent / "report_page/charts"
 _MAX_POINTS = 1000
-# Room for the text at the end of the longest bar.
-_BESIDE_BARS = {"left": 2, "top": 2, "right": 34, "bottom": 2}
 
 
-class Point(NamedTuple):
-    """A source in `scatter`."""
-
-    mixture: int
-    category: str
-    video: str
-    sdr_mixture: float
-    sdr: float
-
-
-def theme(colours: Mapping[str, str]) -> Spec:
+def theme(colours: Mapping[str, str] | None = None) -> Spec:
     """Return Vega-Lite's `config`: fonts, and every colour of the charts.
 
     Args:
-        colours: colours that SVG accepts, by the names in `COLOURS`.
+        colours: colours that SVG accepts, by the names in `COLOURS`; variables of CSS by default.
     """
-    return {
-        "background": None,
-        "font": _FONT,
-        "padding": 2,
-        "view": {"stroke": None},
-        "axis": {
-            "labelColor": colours["quiet"],
-            "titleColor": colours["quiet"],
-            "titleFontWeight": "normal",
-            "labelFontSize": 11,
-            "titleFontSize": 11,
-            "labelFlush": False,
-            "gridColor": colours["line"],
-            "domainColor": colours["line"],
-            "tickColor": colours["line"],
-        },
-        "legend": {
-            "labelColor": colours["ink"],
-            "titleColor": colours["quiet"],
-            "labelFontSize": 11,
-            "titleFontSize": 11,
-            "titleFontWeight": "normal",
-            "orient": "top",
-            "symbolType": "stroke",
-            "symbolStrokeWidth": 2.5,
-        },
-        "mark": {"color": colours["series-0"]},
-        "text": {"color": colours["ink"], "fontSize": 11},
-        "rule": {"color": colours["quiet"]},
-        "boxplot": {
-            "box": {"opacity": 0.55},
-            "median": {"color": colours["ink"]},
-            "outliers": {"size": 12},
-        },
-        "range": {"category": [colours[name] for name in colours if name.startswith("series-")]},
-    }
+    text = (_TEMPLATES / "theme.json").read_text(encoding="utf-8")
+    if colours is not None:
+        text = re.sub(r"var\(--([\w-]+)\)", lambda found: colours[found[1]], text)
+    config: Spec = json.loads(text)
+    return config
 
 
 def scale(steps: Sequence[tuple[str, float | None, str]]) -> Spec:
@@ -96,25 +55,12 @@ def scale(steps: Sequence[tuple[str, float | None, str]]) -> Spec:
         steps: name, mean SDR in dB and kind, `bound` or `model`, of each.
     """
     values = [
-        {"step": name, "place": place, "sdr": _number(value), "kind": kind}
-        for place, (name, value, kind) in enumerate(steps)
+        {"step": name, "sdr": _number(value), "kind": kind}
+        for name, value, kind in steps
         if _number(value) is not None
     ]
-    # The model stands out from the bounds.
-    opacity = {"condition": {"test": "datum.kind === 'model'", "value": 1}, "value": 0.4}
-    bar = {"mark": {"type": "bar", "height": 14}, "encoding": {"opacity": opacity}}
-    label = {
-        "mark": {"type": "text", "align": "left", "dx": {"expr": "datum.sdr < 0 ? -34 : 5"}},
-        "encoding": {"text": {"field": "sdr", "format": ".2f"}},
-    }
-    return _spec(
-        f"Mean SDR of {len(values)} ways to separate, in dB",
-        values,
-        height=24 * len(values),
-        encoding={"y": _names("step"), "x": _amount("sdr", "dB")},
-        layer=[bar, label],
-        padding=_BESIDE_BARS,
-    )
+    description = f"Mean SDR of {len(values)} ways to separate, in dB"
+    return _filled("scale", values, description, height=24 * len(values))
 
 
 def curves(unit: str, series: Mapping[str, Sequence[tuple[float, float | None]]]) -> Spec:
@@ -125,25 +71,19 @@ def curves(unit: str, series: Mapping[str, Sequence[tuple[float, float | None]]]
         series: step and value, by name; a value that is not finite is a gap.
     """
     values = [
-        {"step": step, "value": value, "name": name}
+        {"step": step, "value": _number(value), "name": name}
         for name, points in series.items()
         for step, value in _thinned(points)
     ]
     few = max(map(len, series.values()), default=0) <= 30
-    encoding: Spec = {
-        "x": _amount("step", "step", axis={"grid": False, "tickCount": 5}),
-        "y": _amount("value", unit, scale={"zero": False}),
-        "tooltip": [
-            {"field": "name", "title": "curve"},
-            {"field": "step", "title": "step"},
-            {"field": "value", "title": _title(unit), "format": ".4~g"},
-        ],
-    }
-    if len(series) > 1:
-        names = {"field": "name", "type": "nominal", "sort": None, "title": None}
-        encoding |= {"color": names, "strokeDash": names}
-    mark = {"type": "line", "strokeWidth": 1.5, "point": {"size": 25} if few else False}
-    return _spec(f"{', '.join(series)} over training steps", values, mark=mark, encoding=encoding)
+    return _filled(
+        "curves",
+        values,
+        f"{', '.join(series)} over training steps",
+        unit=_title(unit),
+        points={"size": 25} if few else False,
+        legend={} if len(series) > 1 else None,
+    )
 
 
 def categories(means: Mapping[str, tuple[float, int]]) -> Spec:
@@ -154,100 +94,35 @@ def categories(means: Mapping[str, tuple[float, int]]) -> Spec:
     """
     ordered = sorted(means.items(), key=lambda item: (-item[1][0], item[0]))
     values = [
-        {
-            "category": name,
-            "place": place,
-            "sdr": _number(mean),
-            # Where the number of sources is written: at the end of the bar, but not left of 0.
-            "end": max(_number(mean) or 0, 0),
-            "sources": sources,
-        }
-        for place, (name, (mean, sources)) in enumerate(ordered)
+        # The number of sources is written at the end of the bar, but not left of 0.
+        {"category": name, "sdr": _number(mean), "end": max(mean, 0), "sources": sources}
+        for name, (mean, sources) in ordered
     ]
-    tooltip = [
-        {"field": "category"},
-        {"field": "sdr", "title": "mean SDR, dB", "format": ".2f"},
-        {"field": "sources"},
-    ]
-    count = {
-        "mark": {"type": "text", "align": "left", "dx": 4, "opacity": 0.75},
-        "encoding": {"text": {"field": "sources"}, "x": _amount("end", "dB")},
-    }
-    return _spec(
-        "Mean SDR of each category, in dB",
-        values,
-        height=18 * len(values),
-        encoding={"y": _names("category"), "x": _amount("sdr", "dB"), "tooltip": tooltip},
-        layer=[{"mark": "bar"}, count],
-        padding=_BESIDE_BARS,
-    )
+    description = "Mean SDR of each category, in dB"
+    return _filled("categories", values, description, height=18 * len(values))
 
 
-def scatter(points: Sequence[Point]) -> Spec:
-    """Draw the SDR of each source against the SDR of its mixture, with the line of equal SDR."""
-    ends = [value for point in points for value in (point.sdr, point.sdr_mixture)]
-    low, high = min(ends, default=0.0), max(ends, default=0.0)
-    dots = {
-        # Screen readers would read every dot; the table contains them too.
-        "mark": {"type": "circle", "size": 28, "opacity": 0.6, "cursor": "pointer", "aria": False},
-        "encoding": {
-            "x": _amount("sdr_mixture", "SDR of the mixture, dB"),
-            "y": _amount("sdr", "SDR, dB"),
-            "tooltip": [
-                {"field": "mixture"},
-                {"field": "category"},
-                {"field": "video"},
-                {"field": "sdr", "title": "SDR, dB", "format": ".2f"},
-                {"field": "sdr_mixture", "title": "SDR of the mixture, dB", "format": ".2f"},
-            ],
-        },
-    }
-    begin = {"field": "from", "type": "quantitative"}
-    diagonal = {
-        "data": {"values": [{"from": round(low, 2), "to": round(high, 2)}]},
-        "mark": {"type": "rule", "strokeDash": [4, 3]},
-        "encoding": {"x": begin, "y": begin, "x2": {"field": "to"}, "y2": {"field": "to"}},
-    }
-    return _spec(
+def scatter(points: Sequence[Mapping[str, Any]]) -> Spec:
+    """Draw the SDR of each source against the SDR of its mixture, with the line of equal SDR.
+
+    Args:
+        points: `mixture`, `category`, `video`, `sdr_mixture` and `sdr` of each source.
+    """
+    ends = [point[name] for point in points for name in ("sdr", "sdr_mixture")]
+    return _filled(
+        "scatter",
+        points,
         f"SDR of {len(points)} sources against the SDR of their mixtures, in dB",
-        [point._asdict() for point in points],
-        height=300,
-        layer=[diagonal, dots],
+        low=round(min(ends, default=0), 2),
+        high=round(max(ends, default=0), 2),
     )
 
 
 def histogram(values: Sequence[float]) -> Spec:
     """Draw the number of sources in intervals of SDR in dB, with a line at the median."""
-    finite = [number for number in map(_number, values) if number is not None]
-    bins = {"maxbins": min(30, max(5, 2 * round(math.sqrt(len(finite)))))}
-    count = {"aggregate": "count", "title": "sources"}
-    bars = {
-        "mark": {"type": "bar", "binSpacing": 1},
-        "encoding": {
-            "x": _amount("sdr", "SDR, dB", bin=bins, axis={"grid": False, "tickCount": 8}),
-            "y": count,
-            "tooltip": [_amount("sdr", "SDR, dB", bin=bins), count],
-        },
-    }
-    median = {
-        "transform": [
-            {"aggregate": [{"op": "median", "field": "sdr", "as": "median"}]},
-            {"calculate": "'median ' + format(datum.median, '.2f')", "as": "label"},
-        ],
-        "encoding": {"x": {"field": "median", "type": "quantitative"}},
-        "layer": [
-            {"mark": {"type": "rule", "strokeDash": [4, 3]}},
-            {
-                "mark": {"type": "text", "align": "left", "dx": 4, "baseline": "top"},
-                "encoding": {"text": {"field": "label"}, "y": {"value": 0}},
-            },
-        ],
-    }
-    return _spec(
-        "Histogram of SDR, in dB, with the median",
-        [{"sdr": value} for value in finite],
-        layer=[bars, median],
-    )
+    finite = [{"sdr": number} for number in map(_number, values) if number is not None]
+    bins = min(30, max(5, 2 * round(math.sqrt(len(finite)))))
+    return _filled("histogram", finite, "Histogram of SDR, in dB, with the median", bins=bins)
 
 
 def sweep(
@@ -260,45 +135,30 @@ def sweep(
         columns: name of the parameter on the horizontal axis; empty if there is only one.
         cells: value of each parameter and mean change of SDR in dB.
     """
-    values = [
-        {"row": _setting(row), "column": _setting(column), "change": _number(change)}
-        for row, column, change in cells
-    ]
+
+    def text(value: float | None) -> str:
+        return "" if value is None else f"{value:g}"
+
+    def order(values: set[float | None]) -> list[str]:
+        return [text(value) for value in sorted(values, key=lambda value: value or 0)]
+
+    row_order = order({row for row, _, _ in cells})
     # The colours are symmetric about 0.
     largest = max((abs(_number(change) or 0) for _, _, change in cells), default=0) or 1.0
-
-    def axis(field: str, title: str, settings: Iterable[float | None], **more: Any) -> Spec:
-        order = [_setting(value) for value in sorted(set(settings), key=lambda value: value or 0)]
-        shown = {"ticks": False, **more}
-        return {
-            "field": field,
-            "type": "ordinal",
-            "sort": order,
-            "title": _title(title),
-            "axis": shown,
-        }
-
-    # Blue is better; 0 is white.
-    colours = {"scheme": "blueorange", "reverse": True, "domain": [-largest, largest]}
-    on_dark = {"test": f"abs(datum.change) > {0.55 * largest}", "value": "#ffffff"}
-    label = {
-        "transform": [{"filter": "datum.change !== null"}],
-        "mark": {"type": "text", "fontSize": 12},
-        "encoding": {
-            "text": {"field": "change", "format": "+.2f"},
-            "color": {"condition": on_dark, "value": "#1c1d20"},
-        },
-    }
-    colour = _amount("change", "dB", scale=colours, legend=None)
-    return _spec(
+    return _filled(
+        "sweep",
+        [
+            {"row": text(row), "column": text(column), "change": _number(change)}
+            for row, column, change in cells
+        ],
         f"Change of SDR by {rows}{' and ' if columns else ''}{columns}, in dB",
-        values,
-        height=30 * len({value["row"] for value in values}),
-        encoding={
-            "y": axis("row", rows, (row for row, _, _ in cells)),
-            "x": axis("column", columns, (column for _, column, _ in cells), labelAngle=0),
-        },
-        layer=[{"mark": "rect", "encoding": {"color": colour}}, label],
+        height=30 * len(row_order),
+        rows=_title(rows),
+        columns=_title(columns),
+        row_order=row_order,
+        column_order=order({column for _, column, _ in cells}),
+        domain=[-largest, largest],
+        is_strong=f"abs(datum.change) > {0.55 * largest}",
     )
 
 
@@ -312,30 +172,18 @@ def change_boxes(changes: Mapping[str, Sequence[float]]) -> Spec:
         changes: change of SDR in dB in each mixture, by method.
     """
     values = [
-        {"method": name, "place": place, "change": number}
-        for place, (name, some) in enumerate(changes.items())
+        {"method": name, "change": number}
+        for name, some in changes.items()
         for number in map(_number, some)
         if number is not None
     ]
-    zero = {
-        "data": {"values": [{"zero": 0}]},
-        "mark": {"type": "rule", "strokeDash": [4, 3]},
-        "encoding": {"x": {"field": "zero", "type": "quantitative"}},
-    }
-    boxes = {
-        "mark": {"type": "boxplot", "extent": 1.5, "size": 12},
-        "encoding": {
-            "y": _names("method"),
-            # Keeps the place, by which the methods are ordered.
-            "detail": {"field": "place", "type": "ordinal"},
-            "x": _amount("change", "change of SDR, dB", axis={"tickCount": 8}),
-        },
-    }
-    return _spec(
-        f"Box plots of the change of SDR by {', '.join(changes)}, in dB",
+    return _filled(
+        "boxes",
         values,
+        f"Box plots of the change of SDR by {', '.join(changes)}, in dB",
         height=28 * len(changes),
-        layer=[zero, boxes],
+        # Without them, methods with outliers would come first.
+        methods=list(dict.fromkeys(value["method"] for value in values)),
     )
 
 
@@ -356,28 +204,15 @@ def write_png(spec: Spec, path: Path, width: int = 640) -> None:
         partial.write_bytes(png)
 
 
-def _spec(description: str, values: Sequence[Mapping[str, Any]], **drawn: Any) -> Spec:
-    return {
-        "$schema": "https://vega.github.io/schema/vega-lite/v6.json",
-        "description": description,
-        "width": "container",
-        "height": _HEIGHT,
-        "data": {"values": list(values)},
-        **drawn,
-    }
-
-
-def _amount(field: str, title: str, **more: Any) -> Spec:
-    """Return the encoding of a quantity."""
-    return {"field": field, "type": "quantitative", "title": _title(title), **more}
-
-
-def _names(field: str) -> Spec:
-    """Return the encoding of names on the vertical axis, in the order of `place`."""
-    axis = {"labelLimit": 150, "ticks": False, "domain": False, "labelPadding": 6}
-    # A list of names as the order would put them into an expression, which fails for some names.
-    order = {"field": "place", "op": "min"}
-    return {"field": field, "type": "nominal", "sort": order, "title": None, "axis": axis}
+def _filled(
+    name: str, values: Sequence[Mapping[str, Any]], description: str, **computed: Any
+) -> Spec:
+    """Return a chart of `report_page/charts/` with its data and computed values filled in."""
+    computed |= {"values": list(values), "description": description}
+    template = (_TEMPLATES / f"{name}.json").read_text(encoding="utf-8")
+    filled = re.sub(r'"<(\w+)>"', lambda found: json.dumps(computed[found[1]]), template)
+    spec: Spec = json.loads(filled)
+    return spec
 
 
 def _title(text: str) -> str | None:
@@ -385,23 +220,14 @@ def _title(text: str) -> str | None:
     return " ".join(text.split()) or None
 
 
-def _setting(value: float | None) -> str:
-    return "" if value is None else f"{value:g}"
-
-
 def _number(value: float | None) -> float | None:
     return None if value is None or not math.isfinite(value) else round(float(value), 6)
 
 
-def _thinned(points: Sequence[tuple[float, float | None]]) -> list[tuple[float, float | None]]:
-    """Return at most `_MAX_POINTS` points: means of equally many neighbours."""
-    each = math.ceil(len(points) / _MAX_POINTS)
-    if each <= 1:
-        return [(step, _number(value)) for step, value in points]
-    thinned = []
-    for start in range(0, len(points), each):
-        group = points[start : start + each]
-        finite = [value for _, value in group if _number(value) is not None]
-        mean = float(np.mean(finite)) if finite else None  # type: ignore[arg-type]
-        thinned.append((float(np.mean([step for step, _ in group])), _number(mean)))
-    return thinned
+def _thinned(points: Sequence[tuple[float, float | None]]) -> list[tuple[float, float]]:
+    """Return at most `_MAX_POINTS` points: means over equally many neighbours."""
+    table = pd.DataFrame(points, columns=["step", "value"], dtype=float)
+    table = table.replace([np.inf, -np.inf], np.nan)
+    each = max(1, math.ceil(len(table) / _MAX_POINTS))
+    means = table.groupby(table.index // each).mean()
+    return list(means.itertuples(index=False, name=None))

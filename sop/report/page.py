@@ -252,7 +252,7 @@ def _rendered(
     read_by_script = {
         "measures": [[name, MEASURE_NAMES[name]] for name in measures],
         "library": CHART_LIBRARY,
-        "theme": charts.theme({name: f"var(--{name})" for name in charts.COLOURS["light"]}),
+        "theme": charts.theme(),
         "charts": drawn,
         "mixtures": list(_mixtures(mixtures, measures)) if mixtures else [],
     }

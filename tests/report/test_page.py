@@ -812,6 +812,18 @@ def test_dot_of_the_scatter_plot(whole: Any) -> None:
     dialog_title(whole)
 
 
+def test_tooltip_of_a_box(whole: Any) -> None:
+    """It shows the method, and numbers of at most two decimals."""
+    box = whole.locator("#denoise svg [aria-label*='Median of change']").first
+    box.scroll_into_view_if_needed()
+    box.hover()
+    wait_until(whole, "!document.getElementById('tip').hidden")
+    tip = whole.locator("#tip").inner_text()
+    assert "method" in tip and "Median of change of SDR, dB" in tip
+    assert "place" not in tip
+    assert not re.search(r"\d\.\d{3}", tip)
+
+
 # With the keyboard
 
 

@@ -256,11 +256,8 @@ def _mixture_charts(scores: pd.DataFrame) -> list[Chart]:
         for name, values in rows.groupby("category", sort=False)["sdr"]
     }
     drawn = [Chart("Mean SDR by category, with the number of sources", charts.categories(means))]
-    points = [
-        charts.Point(int(row.mixture), row.category, row.video, row.sdr_mixture, row.sdr)
-        for row in rows.itertuples()
-        if np.isfinite(row.sdr_mixture)
-    ]
+    columns = ["mixture", "category", "video", "sdr_mixture", "sdr"]
+    points = rows.loc[np.isfinite(rows["sdr_mixture"]), columns].to_dict("records")
     if points:
         caption = "Each dot is a source; click it to open its mixture. SDR is equal on the line."
         drawn.append(Chart("SDR against the mixture's SDR", charts.scatter(points), caption))
