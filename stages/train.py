@@ -6,7 +6,7 @@ from sop.dataset.index import TRAIN, VALIDATION, read_index
 from sop.params import load_params
 from sop.runtime.stage import run_stage
 from sop.train.distributed import is_launched, launch, process_count, process_group
-from sop.train.trainer import RunFolders, train
+from sop.train.trainer import RunFolders, Trainer
 
 
 def main() -> int:
@@ -16,13 +16,13 @@ def main() -> int:
         return launch("stages.train", processes)
     index = Path("data/index")
     with process_group(params.device) as group:
-        train(
+        Trainer(
             params,
             training=read_index(index / TRAIN),
             validation=read_index(index / VALIDATION),
             folders=RunFolders(Path("data/model"), Path("data/training"), Path("metrics/train")),
             group=group,
-        )
+        ).run()
     return 0
 
 

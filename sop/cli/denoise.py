@@ -5,7 +5,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-from sop.cli.filters import add_filter_options, check_filter_options, filter_setting
+from sop.cli.options import add_filter_options, chosen_filter
 from sop.runtime.files import require_file
 
 
@@ -37,15 +37,14 @@ def add_parser(commands: Any) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Write the filtered recording and print how much quieter it is."""
-    check_filter_options(options)
     for path in (options.target, *options.references):
         require_file(path)
+    setting = chosen_filter(options)
+    assert setting is not None
 
     # Imports SciPy and numba, which takes a moment.
     from sop.cancellation.recordings import cancel
 
-    setting = filter_setting(options)
-    assert setting is not None
     cancelled = cancel(options.target, options.references, options.out, setting)
     for note in cancelled.notes:
         print(_printable(f"NOTE {note}"))

@@ -4,7 +4,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from sop.cli.separate import MODEL
+from sop.cli.options import add_checkpoint_option
 from sop.runtime.errors import UserError
 from sop.runtime.files import require_file
 
@@ -16,13 +16,7 @@ def add_parser(commands: Any) -> None:
         help="write a model as the three files of the published code",
         description="Write a model as the three files that the published code loads.",
     )
-    export.add_argument(
-        "--checkpoint",
-        type=Path,
-        default=MODEL,
-        metavar="FILE",
-        help="the model (default: %(default)s)",
-    )
+    add_checkpoint_option(export, "--checkpoint", "the model")
     export.add_argument(
         "--out",
         type=Path,
@@ -38,13 +32,7 @@ def add_parser(commands: Any) -> None:
         "checkpoint of this project; `python -m stages.evaluate` evaluates it. The other values in "
         "params.yaml must match the model: `sop preset music` sets them.",
     )
-    import_.add_argument(
-        "--out",
-        type=Path,
-        default=MODEL,
-        metavar="FILE",
-        help="the checkpoint to write (default: %(default)s)",
-    )
+    add_checkpoint_option(import_, "--out", "the checkpoint to write")
     import_.set_defaults(run=run_import)
 
 

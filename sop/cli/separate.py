@@ -3,15 +3,18 @@
 import argparse
 import math
 import re
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from sop.cli.filters import add_filter_options, check_filter_options, filter_setting
-from sop.runtime.errors import UserError
+from sop.cli.options import (
+    add_checkpoint_option,
+    add_filter_options,
+    add_option,
+    chosen_filter,
+    number,
+    whole_number,
+)
 from sop.runtime.files import require_file
-
-MODEL = Path("data/model/last.pt")
 
 MAX_GAIN = 100
 
@@ -29,39 +32,41 @@ def add_parser(commands: Any) -> None:
     parser.add_argument(
         "--out", type=Path, required=True, metavar="DIR", help="folder for the results"
     )
-    parser.add_argument(
-        "--checkpoint",
-        type=Path,
-        default=MODEL,
-        metavar="FILE",
-        help="the model (default: %(default)s)",
-    )
-    parser.add_argument(
+    add_checkpoint_option(parser, "--checkpoint", "the model")
+    add_option(
+        parser,
         "--device",
-        type=_device,
+        _device,
+        "auto, cpu, cuda, cuda:0, cuda:1, ...",
         default="auto",
         metavar="NAME",
         help="auto, cpu, cuda, cuda:1, ... (default: %(default)s)",
     )
     where = parser.add_mutually_exclusive_group()
-    where.add_argument(
+    add_option(
+        where,
         "--regions",
-        type=_region_count,
+        lambda text: None if text == "auto" else whole_number(text),
+        "auto or a whole number, 1 or more",
         metavar="auto|K",
         help="number of regions (default: auto)",
     )
-    where.add_argument(
+    add_option(
+        where,
         "--at",
-        type=_point,
+        _point,
+        "two numbers, as in 0.25,0.5 or 320,180",
         action="append",
         default=[],
         metavar="X,Y",
         help="separate the sound of this point, as fractions of width and height (0.25,0.5), or in "
         "pixels if a number is above 1 (320,180); may be repeated",
     )
-    parser.add_argument(
+    add_option(
+        parser,
         "--gain",
-        type=_gain,
+        _gain,
+        f"a region and a factor from 0 to {MAX_GAIN}, as in 1=0.5",
         action="append",
         metavar="N=G",
         help="also write a video in which the volume of region N, or of `rest`, is multiplied by "
@@ -86,9 +91,11 @@ def add_parser(commands: Any) -> None:
         help="also write a web page that plays the sound of any pixel, for the part of the video "
         "in which the regions are loudest",
     )
-    parser.add_argument(
+    add_option(
+        parser,
         "--page-seconds",
-        type=_page_seconds,
+        lambda text: number(text, 1, 60),
+        "a number from 1 to 60",
         default=6.0,
         metavar="S",
         help="length of that part, 1 to 60 (default: %(default)g)",
@@ -105,9 +112,9 @@ def add_parser(commands: Any) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Separate the video and print what was found and written."""
-    check_filter_options(options)
     require_file(options.video)
     require_file(options.checkpoint, "checkpoint")
+    denoise = chosen_filter(options)
 
     # Imports PyTorch, which takes seconds.
     import torch
@@ -128,7 +135,7 @@ def run(options: argparse.Namespace) -> int:
         solo=frozenset(options.solo),
         model_rate=options.model_rate,
         page_seconds=options.page_seconds if options.page else None,
-        denoise=filter_setting(options),
+        denoise=denoise,
     )
     written = write_separation(options.video, options.out, separator, separation_options)
     regions = written.description["regions"]
@@ -136,9 +143,10 @@ def run(options: argparse.Namespace) -> int:
         print("No region makes sound; rest.wav has the whole sound.")
     for region in regions:
         centre = region["centre_pixels"]
+        seconds = sum(end - begin for begin, end in region["sounds"])
         print(
             f"region {region['number']}: {region['energy']:.0%} of the energy, around "
-            f"{centre['x']},{centre['y']}, sounds {_seconds(region['sounds']):.1f} of "
+            f"{centre['x']},{centre['y']}, sounds {seconds:.1f} of "
             f"{written.description['seconds']:.1f} s"
         )
     for note in written.notes:
@@ -158,50 +166,17 @@ def run(options: argparse.Namespace) -> int:
     return 0
 
 
-def _seconds(intervals: Sequence[Sequence[float]]) -> float:
-    return sum(end - begin for begin, end in intervals)
-
-
 def _device(text: str) -> str:
     if not re.fullmatch(r"auto|cpu|cuda(:\d{1,3})?", text):
-        raise UserError(f"--device {text}: must be auto, cpu, cuda, cuda:0, cuda:1, ...")
+        raise ValueError
     return text
 
 
-def _region_count(text: str) -> int | None:
-    if text == "auto":
-        return None
-    if not text.isdecimal() or not int(text):
-        raise UserError(f"--regions {text}: must be auto or a whole number, 1 or more")
-    return int(text)
-
-
 def _point(text: str) -> tuple[float, float]:
-    try:
-        x, y = map(float, text.split(","))
-    except ValueError:
-        raise UserError(f"--at {text}: must be two numbers, as in 0.25,0.5 or 320,180") from None
+    x, y = map(float, text.split(","))
     return x, y
 
 
 def _gain(text: str) -> tuple[str, float]:
     name, _, factor = text.partition("=")
-    try:
-        gain = float(factor)
-    except ValueError:
-        gain = -1.0
-    if not 0 <= gain <= MAX_GAIN:
-        raise UserError(
-            f"--gain {text}: must be a region and a factor from 0 to {MAX_GAIN}, as in 1=0.5"
-        )
-    return name, gain
-
-
-def _page_seconds(text: str) -> float:
-    try:
-        seconds = float(text)
-    except ValueError:
-        seconds = 0.0
-    if not 1 <= seconds <= 60:
-        raise UserError(f"--page-seconds {text}: must be a number from 1 to 60")
-    return seconds
+    return name, number(factor, maximum=MAX_GAIN)

@@ -120,17 +120,12 @@ class PixelPlayer(nn.Module):
 
 def activate(x: Tensor, activation: Activation, axis: int) -> Tensor:
     """Apply an activation by its name in params.yaml; softmax runs along `axis`."""
-    match activation:
-        case "sigmoid":
-            return x.sigmoid()
-        case "softmax":
-            return x.softmax(dim=axis)
-        case "relu":
-            return x.relu()
-        case "tanh":
-            return x.tanh()
-        case "none":
-            return x
+    if activation == "none":
+        return x
+    if activation == "softmax":
+        return x.softmax(dim=axis)
+    activated: Tensor = getattr(torch, activation)(x)
+    return activated
 
 
 def normalize_frames(frames: Tensor) -> Tensor:

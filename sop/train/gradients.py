@@ -1,7 +1,6 @@
 """Forward and backward pass of a batch: loss, micro-batches and precision."""
 
-from contextlib import AbstractContextManager, nullcontext
-from typing import Any
+from contextlib import nullcontext
 
 import torch
 from torch import Tensor, nn
@@ -9,7 +8,7 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.optim.swa_utils import AveragedModel
 
 from sop.dataset.mixtures import Batch
-from sop.model.pixelplayer import PixelPlayer, Spectra, normalize_frames, separation_loss
+from sop.model.pixelplayer import PixelPlayer, normalize_frames, separation_loss
 from sop.params import Params, TrainParams
 from sop.runtime.device import cpu_capabilities
 
@@ -36,17 +35,26 @@ def compute_gradients(
     player.train()
     total = torch.zeros((), device=device)
     bfloat16 = uses_bfloat16(params.train, device)
-    weight = params.train.background_weight
+    settings, weight = (params.model, params.train), params.train.background_weight
     parts = zip(batch.audio.chunk(micro_batches), batch.frames.chunk(micro_batches), strict=True)
     for number, (audio, frames) in enumerate(parts, start=1):
         spectra = player.spectra(audio.to(device, non_blocking=True))
         true_masks = player.true_masks(spectra)
+        sources = true_masks.shape[1]
         pixels = normalize_frames(frames.to(device, non_blocking=True))
-        with _gradient_exchange(model, enabled=number == micro_batches):
+        # Ranks exchange gradients once per step, with the last micro-batch.
+        distributed = isinstance(model, DistributedDataParallel)
+        with model.no_sync() if distributed and number < micro_batches else nullcontext():
             with torch.autocast(device.type, torch.bfloat16, enabled=bfloat16):
-                logits = model(spectra.magnitude, pixels, weight > 0)
-            loss, background = _losses(logits.float(), spectra, true_masks, params)
-            ((loss + weight * background) / micro_batches).backward()
+                logits = model(spectra.magnitude, pixels, weight > 0).float()
+            loss = separation_loss(logits[:, :sources], spectra, true_masks, *settings)
+            objective = loss
+            if weight > 0:
+                # Max pooling alone does not determine the masks of pixels without an instrument.
+                silence = torch.zeros_like(true_masks)
+                background = separation_loss(logits[:, sources:], spectra, silence, *settings)
+                objective = loss + weight * background
+            (objective / micro_batches).backward()
         total += loss.detach() / micro_batches
     return total
 
@@ -70,26 +78,3 @@ def unwrap(model: nn.Module) -> PixelPlayer:
     player = model.module if isinstance(model, DistributedDataParallel | AveragedModel) else model
     assert isinstance(player, PixelPlayer)
     return player
-
-
-def _losses(
-    logits: Tensor, spectra: Spectra, true_masks: Tensor, params: Params
-) -> tuple[Tensor, Tensor | float]:
-    """Return the losses of the sources and of their backgrounds, whose true masks are zero.
-
-    Max pooling alone does not determine the masks of pixels without an instrument.
-    """
-    sources = true_masks.shape[1]
-    loss = separation_loss(logits[:, :sources], spectra, true_masks, params.model, params.train)
-    backgrounds = logits[:, sources:]
-    if not backgrounds.shape[1]:
-        return loss, 0.0
-    silence = torch.zeros_like(true_masks)
-    return loss, separation_loss(backgrounds, spectra, silence, params.model, params.train)
-
-
-def _gradient_exchange(model: nn.Module, enabled: bool) -> AbstractContextManager[Any]:
-    """Let ranks exchange gradients once per step, with the last micro-batch."""
-    if isinstance(model, DistributedDataParallel) and not enabled:
-        return model.no_sync()
-    return nullcontext()

@@ -3,7 +3,6 @@
 import math
 import time
 from collections.abc import Iterable, Iterator
-from typing import Any
 
 import torch
 from dvclive.live import Live
@@ -39,7 +38,8 @@ class MetricLog:
 
     def __init__(self, live: Live | None) -> None:
         self._live = live
-        self._entries: list[tuple[int, str, float]] = []
+        self.entries: list[tuple[int, str, float]] = []
+        """All logged values: step, name, value."""
         self._pending: list[tuple[int, Tensor, float]] = []
         self.last_loss = math.nan
         """Loss of the last step before the last `flush`."""
@@ -55,8 +55,8 @@ class MetricLog:
         losses = torch.stack([loss for _, loss, _ in self._pending]).tolist()
         flushed = []
         for (step, _, learning_rate), loss in zip(self._pending, losses, strict=True):
-            self._log(step, "train/loss", loss)
-            self._log(step, "train/learning_rate", learning_rate)
+            self.log(step, "train/loss", loss)
+            self.log(step, "train/learning_rate", learning_rate)
             flushed.append((step, loss))
             self.last_loss = loss
         self._pending.clear()
@@ -65,7 +65,7 @@ class MetricLog:
     def add_validation(self, step: int, results: dict[str, float]) -> None:
         """Log the measures of a validation."""
         for name, value in results.items():
-            self._log(step, f"validation/{name}", value)
+            self.log(step, f"validation/{name}", value)
         if self._live is not None:
             self._live.make_summary()
 
@@ -74,17 +74,9 @@ class MetricLog:
         if self._live is not None:
             self._live.summary["train"]["left_out"] = count
 
-    def state_dict(self) -> dict[str, Any]:
-        """Return all logged values, for the resume checkpoint."""
-        return {"entries": list(self._entries)}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Log the values of an interrupted run again."""
-        for step, name, value in state["entries"]:
-            self._log(step, name, value)
-
-    def _log(self, step: int, name: str, value: float) -> None:
-        self._entries.append((step, name, value))
+    def log(self, step: int, name: str, value: float) -> None:
+        """Log a value of a step, and keep it in `entries`."""
+        self.entries.append((step, name, value))
         # JSON has no values that are not finite; such a loss ends the run.
         if self._live is not None and math.isfinite(value):
             self._live.step = step - 1
@@ -106,20 +98,17 @@ class Throughput:
 
     def timed(self, batches: Iterable[Batch]) -> Iterator[Batch]:
         """Yield the batches; the time until each of them arrives counts as waiting."""
-        remaining = iter(batches)
-        while True:
-            asked = time.monotonic()
-            try:
-                batch = next(remaining)
-            except StopIteration:
-                return
+        asked = time.monotonic()
+        for batch in batches:
+            now = time.monotonic()
             if self._steps:
-                self._waited += time.monotonic() - asked
+                self._waited += now - asked
             else:
                 # The first batch includes the start of the workers, which is not their speed.
-                self._began = time.monotonic()
+                self._began = now
             self._steps += 1
             yield batch
+            asked = time.monotonic()
 
     @property
     def waiting_fraction(self) -> float:
@@ -134,22 +123,3 @@ class Throughput:
     def seconds_left(self, steps: int) -> float:
         """Return the estimated time for a number of further steps."""
         return steps * self._batch_size / max(self.speed, 1e-9)
-
-
-class Interval:
-    """A repeating timer, such as for checkpoints.
-
-    Args:
-        seconds: length of the interval.
-    """
-
-    def __init__(self, seconds: float) -> None:
-        self._seconds = seconds
-        self._last = time.monotonic()
-
-    def is_over(self) -> bool:
-        """Return True, and start again, if the interval has passed since the last start."""
-        over = time.monotonic() - self._last >= self._seconds
-        if over:
-            self._last = time.monotonic()
-        return over

@@ -101,10 +101,6 @@ class ResumeCheckpoint:
             return False
         return True
 
-    def remove(self) -> None:
-        """Delete the file, at the end of the run."""
-        self.path.unlink(missing_ok=True)
-
 
 def _change(name: str, earlier: dict[str, str], now: dict[str, str]) -> str:
     if name in ("data", "code"):

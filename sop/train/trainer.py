@@ -4,14 +4,15 @@ import logging
 import math
 import shutil
 import signal
+import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import closing, contextmanager, nullcontext
+from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
 from typing import NamedTuple
 
 import torch
-from dvclive.live import Live
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
@@ -31,7 +32,7 @@ from sop.train.distributed import ProcessGroup
 from sop.train.gradients import compute_gradients, uses_bfloat16
 from sop.train.initial_weights import load_initial_weights
 from sop.train.loader import make_plan, training_batches
-from sop.train.monitor import Interval, MetricLog, Throughput, open_live
+from sop.train.monitor import MetricLog, Throughput, open_live
 from sop.train.optimizer import set_learning_rates
 from sop.train.resume import ResumeCheckpoint, run_identity
 from sop.train.state import TrainingState
@@ -59,14 +60,9 @@ class RunFolders(NamedTuple):
     """Receives the files of DVCLive: losses, learning rate and validation measures."""
 
 
-def train(
-    params: Params,
-    training: Sequence[Video],
-    validation: Sequence[Video],
-    folders: RunFolders,
-    group: ProcessGroup,
-) -> None:
-    """Train a model, and write its last and its best state.
+@dataclass
+class Trainer:
+    """A training run.
 
     An interrupted run resumes from its last checkpoint, with the same result as without the
     interruption. Checkpoints of other runs are ignored.
@@ -79,40 +75,23 @@ def train(
         group: the ranks that train together.
 
     Raises:
-        UserError: the lists are too short, initial weights cannot be loaded, or the loss is not
-            finite.
-        SystemExit: a signal requested a stop; the resume checkpoint has been written.
+        UserError: the lists are too short, or initial weights cannot be loaded.
     """
-    keep_freed_memory()
-    with open_live(str(folders.metrics)) if group.is_main else nullcontext() as live:
-        Trainer(params, training, validation, folders, group, live).run()
 
+    params: Params
+    training: Sequence[Video]
+    validation: Sequence[Video]
+    folders: RunFolders
+    group: ProcessGroup
 
-class Trainer:
-    """A training run: setup, steps, validation and checkpoints; see `train`."""
-
-    def __init__(
-        self,
-        params: Params,
-        training: Sequence[Video],
-        validation: Sequence[Video],
-        folders: RunFolders,
-        group: ProcessGroup,
-        live: Live | None,
-    ) -> None:
+    def __post_init__(self) -> None:
+        keep_freed_memory()
+        params, settings, group = self.params, self.params.train, self.group
         # Fails now instead of after an epoch if the list is too short.
-        MixtureSampler(validation, params.mixture)
-        settings = params.train
-        self.params = params
-        self.validation = validation
-        self.folders = folders
-        self.group = group
+        MixtureSampler(self.validation, params.mixture)
+        reader = MixtureReader(params.mixture, params.extract)
         self.mixtures = TrainingMixtures(
-            training,
-            MixtureReader(params.mixture, params.extract),
-            settings.repeats,
-            settings.batch_size,
-            params.seed,
+            self.training, reader, settings.repeats, settings.batch_size, params.seed
         )
         self.plan = make_plan(settings, len(self.mixtures), group.world_size)
         player = build(params.model, params.spectrogram, torch_seed(params.seed, "model"))
@@ -120,10 +99,11 @@ class Trainer:
             # DistributedDataParallel copies them to the other ranks.
             load_initial_weights(player, params.model)
         self.state = TrainingState(_on_device(player, settings, group.device), settings)
-        self.metrics = MetricLog(live)
-        self.best_path = folders.resume / "best.pt"
+        self.live = open_live(str(self.folders.metrics)) if group.is_main else None
+        self.metrics = MetricLog(self.live)
+        self.best_path = self.folders.resume / "best.pt"
         self.resume_checkpoint = ResumeCheckpoint(
-            folders.resume / "train.pt", run_identity(params, training, validation)
+            self.folders.resume / "train.pt", run_identity(params, self.training, self.validation)
         )
         self.load_checkpoint()
         self.model: nn.Module = self.state.player
@@ -132,15 +112,21 @@ class Trainer:
         if group.world_size > 1:
             self.model = DistributedDataParallel(self.model)
         self.throughput = Throughput(settings.batch_size)
-        self.checkpoint_interval = Interval(settings.checkpoint_seconds)
+        self.saved_at = time.monotonic()
         if group.is_main:
-            self.log_start(len(training))
+            self.log_start()
 
     def run(self) -> None:
-        """Train to the last step."""
+        """Train to the last step, and write the last and the best state of the model.
+
+        Raises:
+            UserError: the loss is not finite.
+            SystemExit: a signal requested a stop; the resume checkpoint has been written.
+        """
         settings, state = self.params.train, self.state
         steps = range(state.step, self.plan.steps)
         with (
+            self.live or nullcontext(),
             stop_signals() as signals,
             # Worker processes that are not closed would keep the program from ending.
             closing(training_batches(self.mixtures, steps, self.params, self.group)) as batches,
@@ -152,7 +138,7 @@ class Trainer:
                 self.train_step(batch)
                 ends_epoch = state.step % self.plan.epoch_steps == 0
                 stop = self.stop_requested(bool(signals))
-                save = stop or self.checkpoint_interval.is_over()
+                save = stop or time.monotonic() - self.saved_at >= settings.checkpoint_seconds
                 log = state.step % settings.log_every == 0
                 if log or save or ends_epoch:
                     self.check_losses(self.metrics.flush())
@@ -160,15 +146,15 @@ class Trainer:
                     self.log_step()
                 if ends_epoch:
                     self.end_epoch()
-                if save and self.group.is_main:
+                if save:
                     self.save_checkpoint()
                 if stop:
                     logger.info(
                         f"train: stopped after step {state.step}; the next run resumes there"
                     )
                     raise SystemExit(128 + (signals or [signal.SIGTERM])[0])
-        if self.group.is_main:
-            self.finish()
+            if self.group.is_main:
+                self.finish()
 
     def train_step(self, batch: Batch) -> None:
         """Update the weights with one batch."""
@@ -176,11 +162,10 @@ class Trainer:
         self.log_left_out(batch.left_out)
         set_learning_rates(state.optimizer, state.step, self.plan.epoch_steps, self.params.train)
         state.optimizer.zero_grad(set_to_none=True)
-        loss = self.group.mean(
-            compute_gradients(
-                self.model, batch, self.params, self.group.device, self.plan.micro_batches
-            )
+        loss = compute_gradients(
+            self.model, batch, self.params, self.group.device, self.plan.micro_batches
         )
+        loss = self.group.mean(loss)
         state.step += 1
         if self.is_usable(loss):
             state.update_weights()
@@ -272,10 +257,11 @@ class Trainer:
         save_player(path, self.state.output_model, self.params, self.state.step)
 
     def save_checkpoint(self) -> None:
-        """Write the resume checkpoint."""
-        self.resume_checkpoint.save(
-            {**self.state.state_dict(), "metrics": self.metrics.state_dict()}
-        )
+        """Write the resume checkpoint, on the main rank."""
+        self.saved_at = time.monotonic()
+        if self.group.is_main:
+            state = {**self.state.state_dict(), "metrics": self.metrics.entries}
+            self.resume_checkpoint.save(state)
 
     def load_checkpoint(self) -> None:
         """Restore the resume checkpoint of this run, if there is one."""
@@ -284,7 +270,8 @@ class Trainer:
                 remove_partials(folder)
         if state := self.resume_checkpoint.load():
             self.state.load_state_dict(state)
-            self.metrics.load_state_dict(state["metrics"])
+            for entry in state["metrics"]:
+                self.metrics.log(*entry)
         elif self.group.is_main:
             self.best_path.unlink(missing_ok=True)
 
@@ -298,10 +285,10 @@ class Trainer:
             f"train: {self.throughput.speed:.1f} mixtures/s, "
             f"{self.throughput.waiting_fraction:.0%} of the time waiting for data"
         )
-        self.resume_checkpoint.remove()
+        self.resume_checkpoint.path.unlink(missing_ok=True)
         best.unlink(missing_ok=True)
 
-    def log_start(self, videos: int) -> None:
+    def log_start(self) -> None:
         """Log size and settings of the run."""
         settings, group = self.params.train, self.group
         parameters = sum(parameter.numel() for parameter in self.state.player.parameters())
@@ -310,7 +297,7 @@ class Trainer:
         precision = "bfloat16" if uses_bfloat16(settings, group.device) else "float32"
         resumed = f", resuming after step {self.state.step}" if self.state.step else ""
         logger.info(
-            f"train: {videos} videos, {parameters / 1e6:.2f} M parameters on {devices} in "
+            f"train: {len(self.training)} videos, {parameters / 1e6:.2f} M parameters on {devices} in "
             f"{precision}, {settings.epochs} epochs of {self.plan.epoch_steps} steps of "
             f"{settings.batch_size} mixtures{resumed}"
         )

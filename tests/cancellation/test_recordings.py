@@ -283,8 +283,8 @@ def bad_files(folder: Path) -> Iterator[tuple[list[Any], str]]:
 def bad_numbers() -> Iterator[tuple[list[Any], str]]:
     for taps in (0, -3, 1.5, "many"):
         yield [f"--taps={taps}"], f"--taps {taps}: must be a whole number"
-    yield ["--filter", "nlms", "--rate", "fast"], "--rate fast: not a number"
-    yield ["--forgetting", "much"], "--forgetting much: not a number"
+    yield ["--filter", "nlms", "--rate", "fast"], "--rate fast: must be a positive number"
+    yield ["--forgetting", "much"], "--forgetting much: must be 0.5 to 1"
     for rate in ("0", "-1", "nan", "inf"):
         yield ["--filter", "nlms", f"--rate={rate}"], f"--rate {rate}: must be a positive number"
         yield ["--filter", "lms", f"--rate={rate}"], f"--rate {rate}: must be a positive number"

@@ -10,7 +10,7 @@ from dvclive.live import Live
 from sop.dataset.mixtures import Batch
 from sop.runtime.errors import UserError
 from sop.train import monitor
-from sop.train.monitor import Interval, MetricLog, Throughput, open_live
+from sop.train.monitor import MetricLog, Throughput, open_live
 
 BATCH = Batch(torch.zeros(1), torch.zeros(1), ())
 
@@ -48,16 +48,6 @@ def test_throughput_excludes_the_start(time: Time) -> None:
     assert throughput.seconds_left(10) == pytest.approx(40)
 
 
-def test_interval(time: Time) -> None:
-    interval = Interval(10)
-    found = []
-    for _ in range(6):
-        time.now += 4
-        found.append(interval.is_over())
-    assert found == [False, False, True, False, False, True]
-    assert Interval(0).is_over()
-
-
 def test_metrics_are_logged_again_after_an_interruption(tmp_path: Path) -> None:
     tables = []
     state = None
@@ -66,7 +56,8 @@ def test_metrics_are_logged_again_after_an_interruption(tmp_path: Path) -> None:
             log = MetricLog(live)
             first = 1
             if state is not None:
-                log.load_state_dict(state)
+                for entry in state:
+                    log.log(*entry)
                 first = 3
             for step in range(first, 5):
                 log.add_step(step, torch.tensor(1.0 / step), 0.1 * step)
@@ -74,7 +65,7 @@ def test_metrics_are_logged_again_after_an_interruption(tmp_path: Path) -> None:
                     assert log.flush() == [(1, 1.0), (2, 0.5)]
                     assert log.flush() == []
                     log.add_validation(2, {"sdr": 3.0})
-                    state = log.state_dict()
+                    state = list(log.entries)
             log.flush()
             assert log.last_loss == 0.25
             log.add_left_out(7)

@@ -35,7 +35,7 @@ import torch
 
 from sop.runtime.log import show_log
 from sop.train.distributed import process_group
-from sop.train.trainer import RunFolders, train
+from sop.train.trainer import RunFolders, Trainer
 
 folder, kills = Path(sys.argv[1]), int(sys.argv[2])
 rng = random.Random(1)
@@ -55,7 +55,7 @@ def forked(root, name, **environment):
         folders = RunFolders(root / "model", root / "resume", root / "live")
         try:
             with process_group("cpu") as group:
-                train(params, videos[:-4], videos[-4:], folders, group)
+                Trainer(params, videos[:-4], videos[-4:], folders, group).run()
         except SystemExit as stop:
             os._exit(stop.code)
         os._exit(0)

@@ -22,7 +22,7 @@ from sop.runtime.errors import UserError
 from sop.train.distributed import ProcessGroup
 from sop.train.gradients import compute_gradients, uses_bfloat16
 from sop.train.optimizer import learning_rate_factor, make_optimizer
-from sop.train.trainer import RunFolders, train
+from sop.train.trainer import RunFolders, Trainer
 from tests.support.experiment import with_values
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -44,7 +44,7 @@ class Run:
 
     def train(self) -> "Run":
         folders = RunFolders(*(self.folder / name for name in ("model", "resume", "live")))
-        train(self.params, self.training, self.validation, folders, ALONE)
+        Trainer(self.params, self.training, self.validation, folders, ALONE).run()
         return self
 
     def state(self) -> dict[str, Any]:
