@@ -69,7 +69,7 @@ def run_import(options: argparse.Namespace) -> int:
 
     # Imports PyTorch, which takes seconds.
     from sop.model.checkpoint import save_player
-    from sop.train.published import published_player
+    from sop.train.initial_weights import published_player
 
     player, params = published_player(wanted)
     try:

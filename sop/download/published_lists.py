@@ -1,17 +1,14 @@
 """Published lists of videos: MUSIC and MUSIC21."""
 
-import hashlib
 import json
 import re
-import urllib.error
-import urllib.request
 from collections.abc import Collection
 from dataclasses import dataclass
-from http.client import HTTPException
 from pathlib import Path
 
 from sop.runtime.errors import UserError
-from sop.runtime.files import replacing
+from sop.runtime.hashes import sha256
+from sop.runtime.web import downloading
 
 MUSIC_SOLOS = "MUSIC_solo_videos.json"
 MUSIC_DUETS = "MUSIC_duet_videos.json"
@@ -24,7 +21,7 @@ SHA256 = {
     MUSIC21_SOLOS: "f3e7145e4750a2455c59ab3a8acf4475171a4d3113d0fa3a8a8a549ca3e6c461",
 }
 
-# The longest of the three has 33 kB; longer answers of a server are not read to their end.
+# The longest of the three has 33 kB.
 LIST_BYTES = 1 << 20
 
 YOUTUBE_ID = re.compile(r"[A-Za-z0-9_-]{11}")
@@ -128,31 +125,11 @@ def select_videos(
 
 def _list_text(name: str, url: str, folder: Path, timeout_seconds: float) -> bytes:
     path = folder / name
-    if path.is_file():
-        text = path.read_bytes()
-        if hashlib.sha256(text).hexdigest() == SHA256[name]:
-            return text
-    text = _fetch(url, timeout_seconds)
-    found = hashlib.sha256(text).hexdigest()
-    if found != SHA256[name]:
-        raise UserError(
-            f"{url}: not the published list: its SHA-256 is {found}, expected {SHA256[name]}; "
-            "see dataset.lists.published"
-        )
-    with replacing(path) as partial:
-        partial.write_bytes(text)
-    return text
-
-
-def _fetch(url: str, timeout_seconds: float) -> bytes:
-    try:
-        with urllib.request.urlopen(url, timeout=timeout_seconds) as answer:
-            text: bytes = answer.read(LIST_BYTES)
-            return text
-    except urllib.error.HTTPError as error:
-        reason = f"the server answered {error.code} {error.reason}"
-    except urllib.error.URLError as error:
-        reason = str(error.reason)
-    except (OSError, HTTPException, ValueError) as error:
-        reason = str(error) or type(error).__name__
-    raise UserError(f"{url}: the list could not be fetched ({reason}); see dataset.lists.published")
+    if not path.is_file() or sha256(path) != SHA256[name]:
+        remedy = "see dataset.lists.published"
+        with downloading(url, path, LIST_BYTES, timeout_seconds, remedy) as partial:
+            if (found := sha256(partial)) != SHA256[name]:
+                raise ValueError(
+                    f"not the published list: its SHA-256 is {found}, expected {SHA256[name]}"
+                )
+    return path.read_bytes()

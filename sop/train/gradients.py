@@ -32,6 +32,7 @@ def compute_gradients(
         Scalar: the loss of the sources, without that of their backgrounds.
     """
     player = unwrap(model)
+    wrapped = model if isinstance(model, DistributedDataParallel) else None
     player.train()
     total = torch.zeros((), device=device)
     bfloat16 = uses_bfloat16(params.train, device)
@@ -43,8 +44,7 @@ def compute_gradients(
         sources = true_masks.shape[1]
         pixels = normalize_frames(frames.to(device, non_blocking=True))
         # Ranks exchange gradients once per step, with the last micro-batch.
-        distributed = isinstance(model, DistributedDataParallel)
-        with model.no_sync() if distributed and number < micro_batches else nullcontext():
+        with wrapped.no_sync() if wrapped and number < micro_batches else nullcontext():
             with torch.autocast(device.type, torch.bfloat16, enabled=bfloat16):
                 logits = model(spectra.magnitude, pixels, weight > 0).float()
             loss = separation_loss(logits[:, :sources], spectra, true_masks, *settings)

@@ -8,11 +8,24 @@ import torch
 from torchvision.models import ResNet18_Weights
 
 from sop.model.checkpoint import load_checkpoint, load_net
-from sop.model.pixelplayer import PixelPlayer
+from sop.model.pixelplayer import PixelPlayer, build
 from sop.model.vision import VisionNet
-from sop.params import NETS, ModelParams, Net
+from sop.params import (
+    NETS,
+    PUBLISHED_WIDTH,
+    ModelParams,
+    Net,
+    Params,
+    WeightsParams,
+    differences_from_published,
+)
 from sop.runtime.errors import UserError
-from sop.train.published import load_published
+from sop.train.published import download
+
+ARCHITECTURE = (
+    f"model.sound unet7, sound_width {PUBLISHED_WIDTH}, vision resnet18dilated, "
+    f"vision_width {PUBLISHED_WIDTH}, synthesizer linear, channels 32"
+)
 
 # Modules of torchvision's ResNet in the order of `VisionNet.trunk`; two of them have no weights.
 RESNET_MODULES = ("conv1", "bn1", "relu", "maxpool", "layer1", "layer2", "layer3", "layer4")
@@ -33,10 +46,36 @@ def load_initial_weights(player: PixelPlayer, params: ModelParams) -> None:
         if source == "imagenet":
             load_imagenet(player.vision)
         elif source == "published":
-            load_published(getattr(player, net), net, params.published)
+            path = download(net, params.published)
+            try:
+                load_net(getattr(player, net), load_checkpoint(path), str(path))
+            except UserError as error:
+                raise UserError(f"{error}: the published model has {ARCHITECTURE}") from None
         elif source != "scratch":
             state = _net_state(load_checkpoint(Path(source)), net)
             load_net(getattr(player, net), state, source)
+
+
+def published_player(params: Params) -> tuple[PixelPlayer, Params]:
+    """Return the published model, and parameters whose `model.weights` are `published`.
+
+    Args:
+        params: all parameters; their `model` must describe the published model.
+
+    Raises:
+        UserError: the parameters describe another model, or loading fails; see
+            `load_initial_weights`.
+    """
+    if differences := differences_from_published(params.model, NETS):
+        raise UserError(
+            f"params.yaml does not fit the published model: set {', '.join(differences)}, or run "
+            "`sop preset music`"
+        )
+    weights = WeightsParams(sound="published", vision="published", synthesizer="published")
+    model = params.model.model_copy(update={"weights": weights})
+    player = build(model, params.spectrogram, params.seed)
+    load_initial_weights(player, model)
+    return player.eval(), params.model_copy(update={"model": model})
 
 
 def load_imagenet(vision: VisionNet) -> None:

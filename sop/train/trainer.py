@@ -291,13 +291,14 @@ class Trainer:
     def log_start(self) -> None:
         """Log size and settings of the run."""
         settings, group = self.params.train, self.group
+        videos = len(self.training)
         parameters = sum(parameter.numel() for parameter in self.state.player.parameters())
         single = group.world_size == 1
         devices = str(group.device) if single else f"{group.world_size} x {group.device.type}"
         precision = "bfloat16" if uses_bfloat16(settings, group.device) else "float32"
         resumed = f", resuming after step {self.state.step}" if self.state.step else ""
         logger.info(
-            f"train: {len(self.training)} videos, {parameters / 1e6:.2f} M parameters on {devices} in "
+            f"train: {videos} videos, {parameters / 1e6:.2f} M parameters on {devices} in "
             f"{precision}, {settings.epochs} epochs of {self.plan.epoch_steps} steps of "
             f"{settings.batch_size} mixtures{resumed}"
         )

@@ -342,7 +342,7 @@ def test_lost_network(music: tuple[Params, Server], downloaded: Path, tmp_path: 
     with pytest.raises(UserError, match=r"no network: .*; 0 of 4 are downloaded and kept"):
         download(lost, tmp_path / "videos")
     assert times(tmp_path / "videos") == before
-    with pytest.raises(UserError, match="the list could not be fetched"):
+    with pytest.raises(UserError, match="cannot be downloaded"):
         (tmp_path / "lists" / published_lists.MUSIC_SOLOS).unlink()
         download(
             changed(params, lists={"published": "http://127.0.0.1:9/{file}"}), tmp_path / "videos"

@@ -12,10 +12,11 @@ import torch
 
 from sop.model.pixelplayer import PixelPlayer, build
 from sop.params import Net, Params, PublishedParams
+from sop.runtime import web
 from sop.runtime.errors import UserError
 from sop.train import published
-from sop.train.initial_weights import load_initial_weights
-from sop.train.published import FILES, download, export_published, published_player
+from sop.train.initial_weights import load_initial_weights, published_player
+from sop.train.published import FILES, download, export_published
 from tests.support.experiment import Reference, assert_same_weights, with_values
 from tests.support.server import (
     Answer,
@@ -236,8 +237,8 @@ def test_bad_answer_gives_one_line_and_no_file(
 def test_stalled_or_slow_server(
     server: Server, params: PublishedParams, monkeypatch: pytest.MonkeyPatch, drip: bool
 ) -> None:
-    monkeypatch.setattr(published, "STALL_TIMEOUT_SECONDS", 0.5)
-    monkeypatch.setattr(published, "TIMEOUT_SECONDS", 1.0)
+    monkeypatch.setattr(published, "STALL_SECONDS", 0.5)
+    monkeypatch.setattr(web, "TIMEOUT_SECONDS", 1.0)
     over = threading.Event()
     answer = stalled(served(server, "sound"), over, drip)
     server.answers[f"release/{MODEL}/sound_best.pth"] = answer
