@@ -10,6 +10,7 @@ from sop.inference.separator import Separator
 from sop.model.checkpoint import load_player
 from sop.params import load_params
 from sop.runtime.device import choose_device
+from sop.runtime.errors import LeftOut
 from sop.runtime.metrics_files import write_metrics
 from sop.runtime.progress import progress
 from sop.runtime.stage import run_stage
@@ -37,13 +38,14 @@ def main() -> None:
     duets = [] if params.index.duets else read_index(index / DUETS)
     with_truth = list(scenes(duets[:limit], videos[:limit], Path("data/videos"), params.extract))
     separator = Separator(player, params, device)
-    results = progress(
-        (measure_localization(separator, scene) for scene in with_truth),
-        "localize",
-        len(with_truth),
-        unit="scene",
-    )
-    write_metrics("localization", localization_summary(results), details=("scenes",))
+    results, left_out = [], {}
+    for scene in progress(with_truth, "localize", len(with_truth), unit="scene"):
+        try:
+            results.append(measure_localization(separator, scene))
+        except LeftOut as reason:
+            left_out[scene.name] = str(reason)
+    summary = localization_summary(results, left_out)
+    write_metrics("localization", summary, details=("scenes",))
 
 
 if __name__ == "__main__":

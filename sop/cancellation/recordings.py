@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 import soundfile
 
-from sop.cancellation.filter_bank import filter_bank
+from sop.cancellation.filter_bank import FilterBank
 from sop.cancellation.wav import Samples, writing_wav
 from sop.denoise.adaptive import largest_lms_rate
 from sop.denoise.settings import FilterSettings, LmsSettings
@@ -67,28 +67,21 @@ def cancel(
             diverge, or the result cannot be written.
     """
     _check_output(out, (target, *references))
-    wanted, *others = [_sound(path) for path in (target, *references)]
+    wanted, *others = map(_sound, (target, *references))
     for other in others:
         _check_match(wanted, other)
-    notes = []
     too_short = settings.taps > wanted.samples
-    if too_short:
-        notes.append(
-            f"{target}: copied unchanged, {settings.taps} taps are more than its {wanted.samples} "
-            "samples"
-        )
-    audible = _scan(wanted, others, None if too_short else settings)
-    if not too_short:
-        silent = [other.path for other, heard in zip(others, audible, strict=True) if not heard]
-        notes += [f"{path}: silent, so it predicts nothing" for path in silent]
-        if not any(audible):
-            notes.append(f"{target}: copied unchanged, all references are silent")
-    filters = 0 if too_short or not any(audible) else wanted.channels
+    silent = _silent(wanted, others, None if too_short else settings)
+    notes = [] if too_short else [f"{path}: silent, so it predicts nothing" for path in silent]
+    filters = wanted.channels
+    if too_short or len(silent) == len(others):
+        too_long = f"{settings.taps} taps are more than its {wanted.samples} samples"
+        reason = too_long if too_short else "all references are silent"
+        notes.append(f"{target}: copied unchanged, {reason}")
+        filters = 0
+    bank = FilterBank(settings, [sum(other.channels for other in others)] * filters)
     before = after = 0.0
-    with (
-        filter_bank(settings, [sum(other.channels for other in others)] * filters) as bank,
-        writing_wav(out, wanted.sample_rate, wanted.channels) as file,
-    ):
+    with writing_wav(out, wanted.sample_rate, wanted.channels) as file:
         for block, reference in _aligned(wanted, others, f"cancel ({settings.method})"):
             clean = bank.clean(block, [reference] * filters) if filters else block
             before += float(np.square(block, dtype=np.float64).sum())
@@ -204,13 +197,10 @@ def _aligned(
         yield block, np.concatenate(others)
 
 
-def _scan(
+def _silent(
     target: _Sound, references: Sequence[_Sound], settings: FilterSettings | None
-) -> list[bool]:
-    """Read all files once, and check the rate of LMS.
-
-    Returns:
-        For each reference, whether it is not silent.
+) -> list[Path]:
+    """Read all files once, check the rate of LMS, and return the references that are silent.
 
     Raises:
         UserError: a file is damaged, or the filter would diverge.
@@ -230,7 +220,7 @@ def _scan(
             f"lms: rate {settings.rate:g} diverges with these references; it must be below "
             f"{_rounded_down(limit):.3g}, or use nlms, which works at any level"
         )
-    return [bool(audible[owners == owner].any()) for owner in range(len(references))]
+    return [sound.path for n, sound in enumerate(references) if not audible[owners == n].any()]
 
 
 def _rounded_down(value: float) -> float:

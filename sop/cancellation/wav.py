@@ -4,10 +4,10 @@ The header is written here, because soundfile can neither set the channel mask n
 RIFF and RF64 by the length of the finished file, and it stores the current time in float files.
 """
 
+import os
 import struct
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
@@ -66,7 +66,7 @@ class WavWriter:
 
     def finish(self) -> None:
         """Write the header again, with the final lengths."""
-        self._write(self._header(), begin=True)
+        self._write(self._header(), from_start=True)
 
     def _header(self) -> bytes:
         """Return all bytes before the samples; the length is that of an RF64 header in any case."""
@@ -75,22 +75,18 @@ class WavWriter:
         chunks = _chunk(b"fmt ", self._format) + _chunk(b"fact", fact)
         # "WAVE", the chunk JUNK or ds64, the other chunks, and the header of the samples.
         length = 4 + 8 + DS64_BYTES + len(chunks) + 8 + data
-        if length <= RIFF_BYTES:
-            kind, size, data_size = b"RIFF", length, data
-            first = _chunk(b"JUNK", bytes(DS64_BYTES))
-        else:
-            kind, size, data_size = b"RF64", 2**32 - 1, 2**32 - 1
+        kind, size, first = b"RIFF", length, _chunk(b"JUNK", bytes(DS64_BYTES))
+        if length > RIFF_BYTES:
             first = _chunk(b"ds64", struct.pack("<QQQI", length, data, self.samples, 0))
+            kind, size, data = b"RF64", 2**32 - 1, 2**32 - 1
         begin = struct.pack("<4sI4s", kind, size, b"WAVE")
-        return begin + first + chunks + struct.pack("<4sI", b"data", data_size)
+        return begin + first + chunks + struct.pack("<4sI", b"data", data)
 
-    def _write(self, data: bytes, begin: bool = False) -> None:
+    def _write(self, data: bytes, from_start: bool = False) -> None:
         try:
-            if begin:
-                self._file.seek(0)
+            self._file.seek(0, os.SEEK_SET if from_start else os.SEEK_END)
             self._file.write(data)
-            if begin:
-                self._file.flush()
+            self._file.flush()
         except OSError as error:
             raise UserError(f"{self._path}: cannot be written ({error.strerror})") from None
 
@@ -119,20 +115,13 @@ def writing_wav(
         writer.finish()
 
 
-@dataclass(frozen=True)
-class WavHeader:
-    """Format of the samples of a WAV file."""
+def read_header(stream: IO[bytes]) -> tuple[int, int, int] | None:
+    """Read a WAV stream up to its first sample.
 
-    sample_rate: int
-    """Hz."""
-    channels: int
-    """Number of channels."""
-    channel_mask: int
-    """Loudspeakers of the channels, as in WAVEFORMATEXTENSIBLE; 0 for unknown."""
-
-
-def read_header(stream: IO[bytes]) -> WavHeader | None:
-    """Read a WAV stream up to its first sample; return None if it ends before."""
+    Returns:
+        Sample rate in Hz, number of channels, and the loudspeakers of the channels as in
+        WAVEFORMATEXTENSIBLE, 0 for unknown; None if the stream ends before.
+    """
     header = None
     stream.read(12)
     while len(chunk := stream.read(8)) == 8:
@@ -144,7 +133,7 @@ def read_header(stream: IO[bytes]) -> WavHeader | None:
             kind, channels, sample_rate = struct.unpack_from("<HHI", content)
             extended = kind == EXTENSIBLE and len(content) >= 40
             mask = struct.unpack_from("<I", content, 20)[0] if extended else 0
-            header = WavHeader(sample_rate, channels, mask)
+            header = sample_rate, channels, mask
     return None
 
 
@@ -155,17 +144,8 @@ def _chunk(name: bytes, content: bytes) -> bytes:
 def _format(sample_rate: int, channels: int, channel_mask: int) -> bytes:
     """Return the content of the chunk `fmt `."""
     plain = channel_mask in PLAIN_MASKS.get(channels, ())
-    frame_bytes = channels * SAMPLE_BYTES
-    bits = 8 * SAMPLE_BYTES
-    common = struct.pack(
-        "<HHIIHH",
-        FLOAT if plain else EXTENSIBLE,
-        channels,
-        sample_rate,
-        sample_rate * frame_bytes,
-        frame_bytes,
-        bits,
-    )
-    if plain:
-        return common
-    return common + struct.pack("<HHIH", 22, bits, channel_mask, FLOAT) + GUID_REST
+    kind = FLOAT if plain else EXTENSIBLE
+    size, bits = channels * SAMPLE_BYTES, 8 * SAMPLE_BYTES
+    common = struct.pack("<HHIIHH", kind, channels, sample_rate, sample_rate * size, size, bits)
+    extension = struct.pack("<HHIH", 22, bits, channel_mask, FLOAT) + GUID_REST
+    return common if plain else common + extension

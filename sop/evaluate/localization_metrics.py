@@ -13,13 +13,12 @@ import numpy as np
 from scipy.optimize import linear_sum_assignment
 
 from sop.dataset.index import Video
-from sop.download.synthetic.truth import Truth, read_truth
+from sop.download.synthetic.truth import read_truth
 from sop.evaluate.measures import Decibels, Sounds, bss_eval
 from sop.inference.localization import Localization, Region
 from sop.inference.recording import Recording
 from sop.inference.separator import Separator
 from sop.params import ExtractParams
-from sop.runtime.errors import LeftOut
 
 Kind = Literal["silent", "solo", "distractor", "duet"]
 Box = tuple[float, float, float, float]
@@ -64,14 +63,6 @@ class LocalizationResult:
     """Each of `DUET_MEASURES` of the regions' sounds, (N,); no players except for duets."""
 
 
-@dataclass(frozen=True)
-class SkippedScene:
-    """A scene that cannot be read, and the reason."""
-
-    name: str
-    reason: str
-
-
 def scenes(
     duets: Sequence[Video], solos: Sequence[Video], videos: Path, extract: ExtractParams
 ) -> Iterator[LocalizationScene]:
@@ -87,77 +78,28 @@ def scenes(
         extract: sample rate and frame rate.
     """
     for number, video in enumerate(duets):
-        if truth := _truth(video, videos):
-            boxes, stems = _boxes(truth), _stems(truth, extract.sample_rate)
+        if known := _players(video, videos, extract.sample_rate):
+            boxes, stems = known
             yield LocalizationScene(video.name, "duet", Recording(video, extract), boxes, stems)
             kept = slice(number % len(stems), number % len(stems) + 1)
             alone = Recording(video, extract, stems[kept][0])
             yield LocalizationScene(video.name, "distractor", alone, boxes[kept], stems[kept])
     for video in solos:
-        if truth := _truth(video, videos):
-            boxes, stems = _boxes(truth), _stems(truth, extract.sample_rate)
+        if known := _players(video, videos, extract.sample_rate):
+            boxes, stems = known
             yield LocalizationScene(video.name, "solo", Recording(video, extract), boxes, stems)
             silence = Recording(video, extract, np.zeros_like(stems[0]))
             yield LocalizationScene(video.name, "silent", silence, (), stems[:0])
 
 
-def measure_localization(
-    separator: Separator, scene: LocalizationScene
-) -> LocalizationResult | SkippedScene:
+def measure_localization(separator: Separator, scene: LocalizationScene) -> LocalizationResult:
     """Localize and separate a scene without knowledge of it, and compare the result with the truth.
 
     Each region is assigned to the player whose stem its sound resembles most, one to one.
+
+    Raises:
+        LeftOut: the scene cannot be read.
     """
-    try:
-        return _measured(separator, scene)
-    except LeftOut as reason:
-        return SkippedScene(scene.name, str(reason))
-
-
-def localization_summary(results: Iterable[LocalizationResult | SkippedScene]) -> dict[str, Any]:
-    """Return the content of metrics/localization.json; None where there is nothing to measure.
-
-    `pointing` is the fraction of scenes in which all players are `placed`, `pointing_by_sound` that
-    in which all players are `pointed`.
-    """
-    results = list(results)
-    by_kind = {
-        kind: [one for one in results if isinstance(one, LocalizationResult) and one.kind == kind]
-        for kind in KINDS
-    }
-    right = {
-        kind: _fraction(one.regions == count for one in by_kind[kind])
-        for kind, count in KINDS.items()
-    }
-    counted = [value for value in right.values() if value is not None]
-    overlaps = [value for one in by_kind["duet"] + by_kind["solo"] for value in one.overlaps]
-    audible: tuple[Kind, ...] = ("solo", "distractor", "duet")
-    return {
-        "scenes": {kind: len(by_kind[kind]) for kind in KINDS},
-        "pointing": {kind: _fraction(all(one.placed) for one in by_kind[kind]) for kind in audible},
-        "pointing_by_sound": {
-            kind: _fraction(all(one.pointed) for one in by_kind[kind]) for kind in audible
-        },
-        "overlap": {
-            "mean": _mean(overlaps),
-            **{
-                f"above_{least}": _fraction(value >= least for value in overlaps)
-                for least in OVERLAPS
-            },
-        },
-        "regions_right": {**right, "mean": _mean(counted)},
-        "distractor_success": _fraction(
-            one.regions == 1 and all(one.pointed) for one in by_kind["distractor"]
-        ),
-        "duets": {
-            name: _mean([value for one in by_kind["duet"] for value in one.scores[name]])
-            for name in DUET_MEASURES
-        },
-        "left_out": {one.name: one.reason for one in results if isinstance(one, SkippedScene)},
-    }
-
-
-def _measured(separator: Separator, scene: LocalizationScene) -> LocalizationResult:
     recording = scene.recording
     where = separator.localize(recording)
     embedding = separator.embed(recording, 0, separator.frames(recording))
@@ -166,8 +108,7 @@ def _measured(separator: Separator, scene: LocalizationScene) -> LocalizationRes
     sounds, stems = sounds[:, :length], scene.stems[:, :length]
     region_of = _matches(sounds, stems)
     inside = np.array(
-        [[_is_inside(_loudest(where, r), box) for r in where.regions] for box in scene.boxes],
-        dtype=bool,
+        [[_is_inside(where, region, box) for region in where.regions] for box in scene.boxes], bool
     ).reshape(len(scene.boxes), len(where.regions))
     players, regions = linear_sum_assignment(inside, maximize=True)
     on_player = {int(n) for n, k in zip(players, regions, strict=True) if inside[n, k]}
@@ -194,23 +135,58 @@ def _measured(separator: Separator, scene: LocalizationScene) -> LocalizationRes
     )
 
 
-def _truth(video: Video, videos: Path) -> Truth | None:
+def localization_summary(
+    results: Sequence[LocalizationResult], left_out: Mapping[str, str]
+) -> dict[str, Any]:
+    """Return the content of metrics/localization.json; None where there is nothing to measure.
+
+    `pointing` is the fraction of scenes in which all players are `placed`, `pointing_by_sound` that
+    in which all players are `pointed`.
+
+    Args:
+        results: the measured scenes.
+        left_out: reasons of the scenes that cannot be read, by name.
+    """
+    by_kind = {kind: [one for one in results if one.kind == kind] for kind in KINDS}
+    audible = {kind: by_kind[kind] for kind in KINDS if kind != "silent"}
+    right = {
+        kind: _mean(one.regions == KINDS[kind] for one in own) for kind, own in by_kind.items()
+    }
+    duets = by_kind["duet"]
+    overlaps = [value for one in duets + by_kind["solo"] for value in one.overlaps]
+    above = {
+        f"above_{minimum}": _mean(value >= minimum for value in overlaps) for minimum in OVERLAPS
+    }
+    return {
+        "scenes": {kind: len(own) for kind, own in by_kind.items()},
+        "pointing": {kind: _mean(all(one.placed) for one in own) for kind, own in audible.items()},
+        "pointing_by_sound": {
+            kind: _mean(all(one.pointed) for one in own) for kind, own in audible.items()
+        },
+        "overlap": {"mean": _mean(overlaps), **above},
+        "regions_right": {**right, "mean": _mean(v for v in right.values() if v is not None)},
+        "distractor_success": _mean(
+            one.regions == 1 and all(one.pointed) for one in by_kind["distractor"]
+        ),
+        "duets": {
+            name: _mean(value for one in duets for value in one.scores[name])
+            for name in DUET_MEASURES
+        },
+        "left_out": left_out,
+    }
+
+
+def _players(video: Video, videos: Path, sample_rate: int) -> tuple[tuple[Box, ...], Sounds] | None:
+    """Return the mean boxes and the sounds of the players of a video; None if unknown."""
     path = videos / f"{video.name}.truth.npz"
-    return read_truth(path) if path.is_file() else None
-
-
-def _boxes(truth: Truth) -> tuple[Box, ...]:
-    """Return the mean box of each player over the frames."""
-    size = np.array([truth.width, truth.height] * 2)
-    boxes = truth.boxes.mean(axis=1) / size
-    return tuple((float(a), float(b), float(c), float(d)) for a, b, c, d in boxes)
-
-
-def _stems(truth: Truth, sample_rate: int) -> Sounds:
+    if not path.is_file():
+        return None
+    truth = read_truth(path)
+    boxes: Any = truth.boxes.mean(axis=1) / np.array([truth.width, truth.height] * 2)
     stems: Sounds = librosa.resample(
         truth.stems.astype(np.float32) / 2**15, orig_sr=truth.sample_rate, target_sr=sample_rate
     )
-    return stems
+    return tuple(map(tuple, boxes.tolist())), stems
 
 
 def _matches(sounds: Sounds, stems: Sounds) -> dict[int, int]:
@@ -218,18 +194,15 @@ def _matches(sounds: Sounds, stems: Sounds) -> dict[int, int]:
     norms = np.outer(np.linalg.norm(stems, axis=1), np.linalg.norm(sounds, axis=1))
     likeness = (stems @ sounds.T) / np.maximum(norms, 1e-12)
     players, regions = linear_sum_assignment(-likeness)
-    return {int(player): int(region) for player, region in zip(players, regions, strict=True)}
+    return dict(zip(players.tolist(), regions.tolist(), strict=True))
 
 
-def _loudest(where: Localization, region: Region) -> tuple[float, float]:
-    """Return the center of a region's loudest cell, as shares of the picture."""
+def _is_inside(where: Localization, region: Region, box: Box) -> bool:
+    """Return whether the center of a region's loudest cell is in a box."""
     height, width = region.cells.shape
     row, column = divmod(int(np.where(region.cells, where.energy, -1).argmax()), width)
-    return (column + 0.5) / width, (row + 0.5) / height
-
-
-def _is_inside(place: tuple[float, float], box: Box) -> bool:
-    (x, y), (left, top, right, bottom) = place, box
+    x, y = (column + 0.5) / width, (row + 0.5) / height
+    left, top, right, bottom = box
     return left <= x <= right and top <= y <= bottom
 
 
@@ -241,9 +214,6 @@ def _overlap(one: Box, other: Box) -> float:
     return shared / (sum(areas) - shared)
 
 
-def _fraction(values: Iterable[bool]) -> float | None:
-    return _mean(list(values))
-
-
-def _mean(values: Sequence[float]) -> float | None:
-    return float(np.mean(values)) if len(values) else None
+def _mean(values: Iterable[float]) -> float | None:
+    values = list(values)
+    return float(np.mean(values)) if values else None

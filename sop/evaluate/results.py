@@ -3,11 +3,9 @@
 from collections.abc import Iterable
 from pathlib import Path
 
-import pandas as pd
-
 from sop.evaluate.measures import MEASURES
 from sop.evaluate.records import Record, write_record, write_sound
-from sop.evaluate.validation import Score, SeparatedMixture, SkippedMixture
+from sop.evaluate.validation import Score, SeparatedMixture, SkippedMixture, table
 from sop.params import Params
 from sop.runtime.files import write_text
 
@@ -36,11 +34,9 @@ def write_results(
     """
     scores: list[Score | SkippedMixture] = []
     for separation in separations:
+        scores.append(separation.score())
         if isinstance(separation, SkippedMixture):
-            scores.append(separation)
             continue
-        score = separation.score()
-        scores.append(score)
         names = tuple(video.name for video in separation.videos)
         write_record(sounds, Record(separation.number, names, separation.sources, separation.masks))
         if separation.number < params.evaluate.shown:
@@ -51,24 +47,6 @@ def write_results(
     categories = rows.groupby("category")[list(MEASURES)].mean().reset_index()
     write_text(plots / CATEGORIES_FILE, categories.to_csv(index=False, float_format="%.4f"))
     return scores
-
-
-def table(scores: Iterable[Score]) -> pd.DataFrame:
-    """Return one row for each source of each mixture."""
-    return pd.DataFrame(
-        [
-            {
-                "mixture": score.number,
-                "source": position + 1,
-                "category": video.category,
-                "video": video.name,
-                **{name: score.measures[name][position] for name in MEASURES},
-            }
-            for score in scores
-            for position, video in enumerate(score.videos)
-        ],
-        columns=["mixture", "source", "category", "video", *MEASURES],
-    )
 
 
 def write_sounds(separation: SeparatedMixture, folder: Path, sample_rate: int) -> None:

@@ -1,19 +1,18 @@
 """Separate the validation mixtures, which are always the same, and measure the result.
 
-Shapes: N sources, L samples, T video frames, R x M rows x frames of the masks.
+Shapes: N sources, L samples, R x M rows x frames of the masks.
 """
 
-from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import torch
 from numpy.typing import NDArray
 from torch.utils.data import DataLoader, Dataset
 
-from sop.dataset.clips import Frames
 from sop.dataset.index import Video
 from sop.dataset.mixtures import Mixture, MixtureReader, collate, evaluation_videos
 from sop.evaluate.measures import (
@@ -49,6 +48,10 @@ class SkippedMixture:
     number: int
     reason: str
 
+    def score(self) -> "SkippedMixture":
+        """Return the mixture itself: it cannot be measured."""
+        return self
+
 
 @dataclass(frozen=True)
 class SeparatedMixture:
@@ -56,8 +59,6 @@ class SeparatedMixture:
 
     number: int
     videos: tuple[Video, ...]
-    frames: Frames
-    """Frames of the videos, (N, T, H, W, 3)."""
     sources: Sounds
     """The mixed sounds, (N, samples of the clip)."""
     mixture: Sounds
@@ -148,12 +149,15 @@ def separate_mixtures(
             yield next(separated) if number in readable else SkippedMixture(number, item)
 
 
-def score_mixtures(
-    results: Iterable[SeparatedMixture | SkippedMixture],
-) -> Iterator[Score | SkippedMixture]:
-    """Measure separated mixtures one by one, without keeping their sounds."""
-    for result in results:
-        yield result.score() if isinstance(result, SeparatedMixture) else result
+def table(scores: Iterable[Score]) -> pd.DataFrame:
+    """Return one row for each source of each mixture."""
+    rows = [
+        [score.number, position + 1, video.category, video.name]
+        + [score.measures[name][position] for name in MEASURES]
+        for score in scores
+        for position, video in enumerate(score.videos)
+    ]
+    return pd.DataFrame(rows, columns=["mixture", "source", "category", "video", *MEASURES])
 
 
 def evaluation_summary(results: Iterable[Score | SkippedMixture]) -> dict[str, Any]:
@@ -168,22 +172,22 @@ def evaluation_summary(results: Iterable[Score | SkippedMixture]) -> dict[str, A
     if not counted:
         first = skipped[0].reason if skipped else "there are no mixtures"
         raise UserError(f"evaluate: none of {len(skipped)} mixtures could be measured: {first}")
-    category: dict[str, dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
-    for result in counted:
-        for n, video in enumerate(result.videos):
-            for name in MEASURES:
-                category[video.category][name].append(float(result.measures[name][n]))
-    overall = {name: np.concatenate([r.measures[name] for r in counted]) for name in MEASURES}
+    rows = table(counted)
+    by_category = rows.groupby("category")
     return {
-        **summarise(overall),
+        **_summary(rows),
         "loss": float(np.mean([result.loss for result in counted])),
         "mixtures": {
             "counted": len(counted),
             "left_out": len(skipped),
             "reasons": {str(result.number): result.reason for result in skipped},
         },
-        "category": {name: summarise(category[name]) for name in sorted(category)},
+        "category": {name: _summary(own) for name, own in by_category},
     }
+
+
+def _summary(rows: pd.DataFrame) -> dict[str, dict[str, float | None]]:
+    return summarise({name: rows[name].to_numpy() for name in MEASURES})
 
 
 def _separate(
@@ -216,4 +220,4 @@ def _separate(
             losses.append(float(loss))
     made = zip(whole, estimates, masks.cpu().numpy(), losses, strict=True)
     for (number, mixture), results in zip(mixtures.items(), made, strict=True):
-        yield SeparatedMixture(number, mixture.videos, mixture.frames, mixture.audio, *results)
+        yield SeparatedMixture(number, mixture.videos, mixture.audio, *results)

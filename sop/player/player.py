@@ -7,7 +7,6 @@ script computes what `sop.inference.embedding` does from the numbers that are wr
 
 import base64
 import html
-import re
 import shutil
 import zlib
 from dataclasses import dataclass
@@ -20,9 +19,10 @@ from numpy.typing import NDArray
 
 from sop.inference.embedding import Embedding
 from sop.model.spectrogram import unwarp_rows
+from sop.player.colours import hex_colour
 from sop.player.embedded import digest, script_json
 from sop.runtime.errors import UserError
-from sop.runtime.files import replacing, write_text
+from sop.runtime.files import replacing, require_file, write_text
 
 VIDEO_FORMATS = (".mp4", ".webm")
 
@@ -42,8 +42,6 @@ class PlayerRegion:
     """True for the cells of the region, (h, w)."""
     features: NDArray[np.float32]
     """Visual features in each window, as for `Embedding.masks`, (W, C)."""
-    colour: str
-    """Colour as `#rrggbb`, for example from `sop.player.colours.hex_colour`."""
 
 
 @dataclass(frozen=True)
@@ -75,7 +73,7 @@ def write_player(folder: Path, clip: PlayerClip, video: Path) -> Path:
 
     Raises:
         UserError: the video is missing, or browsers do not play its format.
-        ValueError: shapes do not match, numbers are not finite, or a colour is invalid.
+        ValueError: shapes do not match, or numbers are not finite.
     """
     _check(clip)
     ending = video.suffix.lower()
@@ -83,8 +81,7 @@ def write_player(folder: Path, clip: PlayerClip, video: Path) -> Path:
         raise UserError(
             f"{video}: browsers play only {' and '.join(VIDEO_FORMATS)} files; convert it"
         )
-    if not video.is_file():
-        raise UserError(f"{video}: no such file")
+    require_file(video)
     copy = folder / f"video{ending}"
     if not (copy.exists() and copy.samefile(video)):
         with replacing(copy) as partial:
@@ -118,8 +115,9 @@ def _check(clip: PlayerClip) -> None:
     embedding = clip.embedding
     windows, height, width, channels = embedding.cells.shape
     frames = embedding.components.shape[-1]
+    # Masks have 256 rows on the logarithmic frequency axis, or one for each bin.
     bins = embedding.spectrogram.stft_frame // 2 + 1
-    rows = embedding.components.shape[1]
+    rows = embedding.components.shape[1] if embedding.spectrogram.log_frequency else bins
     expected: dict[str, tuple[NDArray[Any], tuple[int, ...]]] = {
         "components": (embedding.components, (channels, rows, frames)),
         "scale": (embedding.scale, (channels,)),
@@ -130,19 +128,15 @@ def _check(clip: PlayerClip) -> None:
     for number, region in enumerate(clip.regions):
         expected[f"cells of region {number}"] = (region.cells, (height, width))
         expected[f"features of region {number}"] = (region.features, (windows, channels))
-        if not re.fullmatch(r"#[0-9A-Fa-f]{6}", region.colour):
-            raise ValueError(f"region {number}: {region.colour!r} is not a colour as #rrggbb")
     for name, (array, shape) in expected.items():
         if array.shape != shape:
             raise ValueError(f"{name}: shape {array.shape}, expected {shape}")
     if 1 + len(embedding.audio) // embedding.spectrogram.stft_hop != frames or frames < 2:
         raise ValueError(f"{len(embedding.audio)} samples do not make {frames} spectrogram frames")
-    if not embedding.spectrogram.log_frequency and rows != bins:
-        raise ValueError(f"components: {rows} rows, expected {bins}")
     arrays = [array for array, _ in expected.values()]
-    for array in (*arrays, embedding.audio, embedding.cells, np.asarray(embedding.bias)):
-        if not np.isfinite(array).all():
-            raise ValueError("the clip contains numbers that are not finite")
+    others = (embedding.audio, embedding.cells, np.asarray(embedding.bias))
+    if not all(np.isfinite(array).all() for array in (*arrays, *others)):
+        raise ValueError("the clip contains numbers that are not finite")
 
 
 def _page(clip: PlayerClip, video: str) -> str:
@@ -221,10 +215,10 @@ def _contents(clip: PlayerClip) -> tuple[dict[str, Any], str]:
         "regions": [
             {
                 "name": region.name,
-                "colour": region.colour,
+                "colour": hex_colour(number),
                 "cells": np.flatnonzero(region.cells).tolist(),
             }
-            for region in clip.regions
+            for number, region in enumerate(clip.regions)
         ],
     }
     raw = b"".join(array.tobytes() for array in arrays.values())

@@ -29,7 +29,6 @@ from sop.model.spectrogram import (
 )
 from sop.params import ExtractParams, Params
 from sop.player.clip import limits_of, write_clip, write_side_by_side
-from sop.player.colours import hex_colour
 from sop.player.player import PlayerClip, PlayerRegion, write_player
 from sop.report.example import heat_maps, overlay
 from sop.report.page import MixtureFiles
@@ -175,7 +174,6 @@ class MixtureFileWriter:
                     name=video.category.replace("_", " "),
                     cells=cells,
                     features=separator.features(together, Region(cells, energy=0.0)),
-                    colour=hex_colour(n),
                 )
             )
         clip = PlayerClip(

@@ -29,27 +29,6 @@ MIN_SOUND_SECONDS = 0.1
 SMOOTHING_SECONDS = 0.15
 
 
-class LevelMeter:
-    """Measures the energy of each component from the masks, segment by segment."""
-
-    def __init__(self) -> None:
-        self._levels: list[NDArray[np.float32]] = []
-
-    def update(self, masks: NDArray[np.float32], power: NDArray[np.float32]) -> None:
-        """Add a segment.
-
-        Args:
-            masks: masks of the components, (K + 1, F, M).
-            power: energy of the bins of the sound, (F, M).
-        """
-        self._levels.append(np.einsum("kfm,kfm,fm->km", masks, masks, power))
-
-    @property
-    def levels(self) -> NDArray[np.float32]:
-        """Energy of each component at each spectrogram frame so far, (K + 1, M)."""
-        return np.concatenate(self._levels, axis=1)
-
-
 @dataclass(frozen=True)
 class Activity:
     """Activity of the components of a recording over time."""

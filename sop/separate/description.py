@@ -46,21 +46,15 @@ def describe(
         denoise: filter of the sounds.
     """
     shares = energy / (energy.sum() or 1.0)
-    *components, rest = [
-        {"file": file, "energy": round(float(share), 6), "sounds": intervals}
-        for file, share, intervals in zip(sounds, shares, activity.intervals(), strict=True)
+    components = [
+        {"energy": round(float(share), 6), "sounds": intervals}
+        for share, intervals in zip(shares, activity.intervals(), strict=True)
     ]
     regions = [
-        {
-            "number": number,
-            "file": component.pop("file"),
-            "colour": hex_colour(number - 1),
-            **_position(region, localization.energy, size),
-            **component,
-        }
-        for number, (region, component) in enumerate(
-            zip(localization.regions, components, strict=True), start=1
-        )
+        {"number": n + 1, "file": sounds[n], "colour": hex_colour(n)}
+        | _position(region, localization.energy, size)
+        | components[n]
+        for n, region in enumerate(localization.regions)
     ]
     return {
         "video": printable(video.name),
@@ -71,7 +65,7 @@ def describe(
         "channels": sound.channels,
         "denoise": None if denoise is None else {"filter": denoise.method, **denoise.values},
         "regions": regions,
-        REST: rest,
+        REST: {"file": sounds[-1], **components[-1]},
         "files": list(files),
     }
 
@@ -79,19 +73,15 @@ def describe(
 def _position(region: Region, energy: NDArray[np.float64], size: tuple[int, int]) -> dict[str, Any]:
     """Return the box, centre and size of a region, as shares of the picture and in pixels."""
     width, height = size
-    left, top, right, bottom = region.box
+    box = dict(zip(("left", "top", "right", "bottom"), region.box, strict=True))
+    sizes = zip(box.items(), (width, height) * 2, strict=True)
     weights = cell_brightness(region, energy) ** 2
     rows, columns = region.cells.shape
     x = float((weights.sum(axis=0) @ (np.arange(columns) + 0.5)) / weights.sum() / columns)
     y = float((weights.sum(axis=1) @ (np.arange(rows) + 0.5)) / weights.sum() / rows)
     return {
-        "box": {"left": left, "top": top, "right": right, "bottom": bottom},
-        "box_pixels": {
-            "left": round(left * width),
-            "top": round(top * height),
-            "right": round(right * width),
-            "bottom": round(bottom * height),
-        },
+        "box": box,
+        "box_pixels": {side: round(share * pixels) for (side, share), pixels in sizes},
         "centre": {"x": x, "y": y},
         "centre_pixels": {"x": round(x * width), "y": round(y * height)},
         "size": float(region.cells.mean()),

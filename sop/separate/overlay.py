@@ -65,8 +65,11 @@ def write_overlay(
     write_video(pictures(), OVERLAY_RATE, video, seconds, folder / "overlay.mp4", limits)
     assert still is not None
     energy = localization.energy / (float(localization.energy.max(initial=0)) or 1.0)
-    _save(light_up(still, np.sqrt(energy).astype(np.float32)[None]), folder / "heat.png")
-    _save(_with_colours(still, localization.colours), folder / "colours.png")
+    heat = light_up(still, np.sqrt(energy).astype(np.float32)[None])
+    colours = _with_colours(still, localization.colours)
+    for name, picture in (("heat.png", heat), ("colours.png", colours)):
+        with writable(folder / name) as partial:
+            Image.fromarray(picture).save(partial, "PNG")
     return ["overlay.mp4", "heat.png", "colours.png"]
 
 
@@ -118,8 +121,3 @@ def _with_colours(still: Picture, colours: Picture) -> Picture:
 
 def _image(levels: NDArray[np.floating[Any]]) -> Image.Image:
     return Image.fromarray(np.rint(levels).astype(np.uint8))
-
-
-def _save(picture: Picture, path: Path) -> None:
-    with writable(path) as partial:
-        Image.fromarray(picture).save(partial, "PNG")

@@ -16,14 +16,13 @@ from sop.inference.recording import Recording, decoded_recording
 from sop.inference.separator import Separator
 from sop.media.ffmpeg import Limits
 from sop.player.clip import limits_of, write_clip
-from sop.player.colours import hex_colour
 from sop.player.player import PlayerClip, PlayerRegion, write_player
 from sop.runtime.errors import LeftOut, UserError
 from sop.runtime.files import write_json
 from sop.separate.activity import Activity, Interval, silence_energy
 from sop.separate.description import REST, describe
 from sop.separate.overlay import write_overlay
-from sop.separate.sounds import WrittenSounds, usable_filter, write_sounds
+from sop.separate.sounds import usable_filter, write_sounds
 from sop.separate.staging import DESCRIPTION, check_paths, printable, staged
 from sop.separate.video import SoundStream, open_sound, read_pictures, write_remix
 
@@ -101,7 +100,48 @@ def write_separation(
     options = options or SeparationOptions()
     check_paths(video, folder)
     with staged(folder) as stage, decoded_recording(video, separator.params.extract) as recording:
-        return _write(video, stage, separator, recording, options)
+        limits = limits_of(recording.seconds)
+        picture = next(read_pictures(video, recording.seconds, 1.0, None, limits), None)
+        if picture is None:
+            raise LeftOut("contains no pictures")
+        size = picture.shape[1], picture.shape[0]
+        localization = _localize(separator, recording, size, options)
+        count = len(localization.regions)
+        gains = remix_gains(options, count)
+        names = [*(f"region-{number}.wav" for number in range(1, count + 1)), f"{REST}.wav"]
+        paths = [stage / name for name in names]
+        mix = stage / "mix.wav"
+        remix = (mix, gains) if options.remixes else None
+        with _open_sound(video, recording, options.model_rate, limits) as sound:
+            denoise, notes = usable_filter(options.denoise, count, sound.samples)
+            written = write_sounds(
+                separator, recording, sound, localization.regions, paths, denoise, remix
+            )
+        files = list(names)
+        if options.remixes:
+            files.append(write_remix(video, mix, stage / "remix", limits).name)
+            mix.unlink()
+        spectrogram = separator.params.spectrogram
+        hop_seconds = spectrogram.stft_hop / recording.sample_rate
+        silence = silence_energy(spectrogram)
+        activity = Activity(written.levels, hop_seconds, recording.seconds, silence)
+        files += write_overlay(video, stage, localization, activity, limits)
+        page = None
+        if options.page_seconds is not None:
+            stretch = activity.busiest_frames(options.page_seconds)
+            page = _write_page(video, stage / "page", separator, recording, localization, *stretch)
+            files += ["page/index.html", "page/video.mp4"]
+        files.append(DESCRIPTION)
+        description = describe(
+            video, size, sound, localization, activity, written.energy, names, files, denoise
+        )
+        write_json(stage / DESCRIPTION, description)
+    if denoise is not None and written.removed > MAX_REMOVED:
+        notes += (
+            f"--denoise {denoise.method}: moved {written.removed:.0%} of the regions' energy to "
+            "the rest; the regions contain traces of each other, so wanted sound is removed too",
+        )
+    return SeparationOutput(tuple(files), description, written.remix_peak, page, notes)
 
 
 def fractions_of(x: float, y: float, size: tuple[int, int]) -> tuple[float, float]:
@@ -148,63 +188,6 @@ def remix_gains(options: SeparationOptions, regions: int) -> list[float]:
     ]
 
 
-def _write(
-    video: Path,
-    folder: Path,
-    separator: Separator,
-    recording: Recording,
-    options: SeparationOptions,
-) -> SeparationOutput:
-    """Write all files to a folder that is still hidden."""
-    limits = limits_of(recording.seconds)
-    size = _picture_size(video, recording.seconds, limits)
-    localization = _localize(separator, recording, size, options)
-    count = len(localization.regions)
-    gains = remix_gains(options, count)
-    names = [*(f"region-{number}.wav" for number in range(1, count + 1)), f"{REST}.wav"]
-    paths = [folder / name for name in names]
-    mix = folder / "mix.wav"
-    remix = (mix, gains) if options.remixes else None
-    with _open_sound(video, recording, options.model_rate, limits) as sound:
-        denoise, notes = usable_filter(options.denoise, count, sound.samples)
-        written = write_sounds(
-            separator, recording, sound, localization.regions, paths, denoise, remix
-        )
-    files = list(names)
-    if remix is not None:
-        files.append(write_remix(video, mix, folder / "remix", limits).name)
-        mix.unlink()
-    spectrogram = separator.params.spectrogram
-    activity = Activity(
-        written.levels,
-        spectrogram.stft_hop / recording.sample_rate,
-        recording.seconds,
-        silence_energy(spectrogram),
-    )
-    files += write_overlay(video, folder, localization, activity, limits)
-    page = None
-    if options.page_seconds is not None:
-        first, frames = activity.busiest_frames(options.page_seconds)
-        page = _write_page(
-            video, folder / "page", separator, recording, localization, first, frames
-        )
-        files += ["page/index.html", "page/video.mp4"]
-    files.append(DESCRIPTION)
-    description = describe(
-        video, size, sound, localization, activity, written.energy, names, files, denoise
-    )
-    write_json(folder / DESCRIPTION, description)
-    notes += _filter_notes(denoise, written)
-    return SeparationOutput(tuple(files), description, written.remix_peak, page, notes)
-
-
-def _picture_size(video: Path, seconds: float, limits: Limits) -> tuple[int, int]:
-    """Return width and height of the picture on display, pixels."""
-    for picture in read_pictures(video, seconds, 1.0, None, limits):
-        return picture.shape[1], picture.shape[0]
-    raise LeftOut("contains no pictures")
-
-
 def _localize(
     separator: Separator, recording: Recording, size: tuple[int, int], options: SeparationOptions
 ) -> Localization:
@@ -241,16 +224,6 @@ def _open_sound(
     yield SoundStream(recording.sample_rate, 1, 0, recording.samples, blocks)
 
 
-def _filter_notes(setting: FilterSettings | None, written: WrittenSounds) -> tuple[str, ...]:
-    """Return a note if the filter has removed a large part of the regions' sounds."""
-    if setting is None or written.removed <= MAX_REMOVED:
-        return ()
-    return (
-        f"--denoise {setting.method}: moved {written.removed:.0%} of the regions' energy to the "
-        "rest; the regions contain traces of each other, so wanted sound is removed too",
-    )
-
-
 def _write_page(
     video: Path,
     folder: Path,
@@ -264,21 +237,12 @@ def _write_page(
     hop_seconds = separator.params.spectrogram.stft_hop / recording.sample_rate
     begin, seconds = first * hop_seconds, (count - 1) * hop_seconds
     embedding = separator.embed(recording, first, count)
-    clip = PlayerClip(
-        title=printable(video.name),
-        embedding=embedding,
-        regions=tuple(
-            PlayerRegion(
-                name=f"Region {number + 1}",
-                cells=region.cells,
-                features=separator.features(embedding, region),
-                colour=hex_colour(number),
-            )
-            for number, region in enumerate(localization.regions)
-        ),
-        heat=embedding.heat(),
-        colours=localization.colours,
+    regions = tuple(
+        PlayerRegion(f"Region {number}", region.cells, separator.features(embedding, region))
+        for number, region in enumerate(localization.regions, start=1)
     )
+    title, colours = printable(video.name), localization.colours
+    clip = PlayerClip(title, embedding, regions, embedding.heat(), colours)
     cut = folder / "video.mp4"
     write_clip(video, begin, seconds, cut, limits_of(recording.seconds))
     write_player(folder, clip, cut)

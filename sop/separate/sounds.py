@@ -11,14 +11,13 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from sop.cancellation.filter_bank import FilterBank, filter_bank
-from sop.cancellation.wav import WavWriter, writing_wav
+from sop.cancellation.filter_bank import FilterBank
+from sop.cancellation.wav import writing_wav
 from sop.dataset.clips import Audio
 from sop.denoise.settings import FilterSettings
 from sop.inference.localization import Region
 from sop.inference.recording import Recording
 from sop.inference.separator import Separator
-from sop.separate.activity import LevelMeter
 from sop.separate.full_rate import components
 from sop.separate.video import SoundStream
 
@@ -62,31 +61,24 @@ def write_sounds(
         LeftOut: the sound is damaged.
         UserError: a file cannot be written, or the filter would diverge.
     """
-    meter = LevelMeter()
-    masks = _masks(separator, recording, regions, meter)
+    levels: list[NDArray[np.float32]] = []
+    masks = _masks(separator, recording, regions, levels)
     energy = np.zeros(len(files))
     peak = before = removed = 0.0
+    format_ = sound.sample_rate, sound.channels, sound.channel_mask
+    mix_files, gains = ([], []) if remix is None else ([remix[0]], remix[1])
+    weights = np.array(gains, np.float32)[:, None, None]
     with ExitStack() as stack:
-
-        def writer(path: Path) -> WavWriter:
-            return stack.enter_context(
-                writing_wav(path, sound.sample_rate, sound.channels, sound.channel_mask)
-            )
-
-        writers = [writer(path) for path in files]
-        mixer = None if remix is None else writer(remix[0])
-        weights = np.array([] if remix is None else remix[1], np.float32)[:, None, None]
+        writers = [stack.enter_context(writing_wav(path, *format_)) for path in files]
+        mixers = [stack.enter_context(writing_wav(path, *format_)) for path in mix_files]
         bank = None
         if denoise is not None:
-            references = [len(regions) - 1] * (len(regions) * sound.channels)
-            bank = stack.enter_context(filter_bank(denoise, references))
-        for block in components(
-            sound.blocks,
-            sound.sample_rate,
-            masks,
-            recording.sample_rate,
-            separator.params.spectrogram,
-        ):
+            bank = FilterBank(denoise, [len(regions) - 1] * (len(regions) * sound.channels))
+        spectrogram = separator.params.spectrogram
+        blocks = components(
+            sound.blocks, sound.sample_rate, masks, recording.sample_rate, spectrogram
+        )
+        for block in blocks:
             if bank is not None:
                 raw, block = block, _filtered(block, bank)
                 before += _energy(raw[:-1])
@@ -94,14 +86,15 @@ def write_sounds(
             for file, part in zip(writers, block, strict=True):
                 file.write(part)
             energy += np.einsum("ksc,ksc->k", block, block, dtype=np.float64)
-            if mixer is not None:
+            for mixer in mixers:
                 mixed = (weights * block).sum(axis=0)
                 peak = max(peak, float(np.abs(mixed).max(initial=0)))
                 mixer.write(mixed)
     # The last masks are for frames after the end of the sound; they count for the levels.
     for _ in masks:
         pass
-    return WrittenSounds(energy, meter.levels, peak, removed / before if before else 0.0)
+    moved = removed / before if before else 0.0
+    return WrittenSounds(energy, np.concatenate(levels, axis=1), peak, moved)
 
 
 def usable_filter(
@@ -116,22 +109,29 @@ def usable_filter(
     """
     if setting is None:
         return None, ()
+    reason = None
     if regions < 2:
         reason = f"it needs two regions, but {regions or 'no'} region was found"
     elif setting.taps > samples:
         reason = f"{setting.taps} taps are more than the {samples} samples of the sound"
-    else:
-        return setting, ()
-    return None, (f"--denoise {setting.method}: not applied, {reason}",)
+    note = f"--denoise {setting.method}: not applied, {reason}"
+    return (None, (note,)) if reason else (setting, ())
 
 
 def _masks(
-    separator: Separator, recording: Recording, regions: tuple[Region, ...], meter: LevelMeter
+    separator: Separator,
+    recording: Recording,
+    regions: tuple[Region, ...],
+    levels: list[NDArray[np.float32]],
 ) -> Iterator[NDArray[np.float32]]:
-    """Yield the masks of the components, segment by segment, and measure their levels."""
+    """Yield the masks of the components, segment by segment, and append their energy to `levels`.
+
+    The energy is that of each component at each spectrogram frame, (K + 1, M).
+    """
     for first, embedding in separator.segments(recording, "separating"):
         masks = separator.region_masks(embedding, regions)
-        meter.update(masks, separator.power(recording, first, masks.shape[2]))
+        power = separator.power(recording, first, masks.shape[2])
+        levels.append(np.einsum("kfm,kfm,fm->km", masks, masks, power))
         yield masks
 
 

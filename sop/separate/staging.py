@@ -6,7 +6,7 @@ import os
 import re
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -41,19 +41,15 @@ def staged(folder: Path) -> Iterator[Path]:
         UserError: `folder` cannot be written.
     """
     missing = [place for place in (folder, *folder.parents) if not place.exists()]
-    try:
+    with _writing(folder):
         folder.mkdir(parents=True, exist_ok=True)
         _remove_stale(folder)
         hidden = Path(tempfile.mkdtemp(prefix=f"{_STAGE_PREFIX}{os.getpid()}-", dir=folder))
-    except OSError as error:
-        raise _not_writable(folder, error) from None
     try:
-        yield hidden
-        _publish(hidden, folder)
-    except OSError as error:
-        if error.errno not in _DISK_ERRORS:
-            raise
-        raise _not_writable(folder, error) from None
+        with _writing(folder, _DISK_ERRORS):
+            yield hidden
+        with _writing(folder):
+            _publish(hidden, folder)
     finally:
         shutil.rmtree(hidden, ignore_errors=True)
         # Remove the folders that this run has created, if they are empty.
@@ -70,10 +66,7 @@ def check_paths(video: Path, folder: Path) -> None:
     """
     if printable(str(folder)) != str(folder):
         raise UserError(f"{printable(str(folder))}: the name is not UTF-8; choose another folder")
-    try:
-        relative = video.resolve().relative_to(folder.resolve())
-    except ValueError:
-        return
+    relative = Path(os.path.relpath(video.resolve(), folder.resolve()))
     if _OWN_FILES.fullmatch(relative.as_posix()):
         raise UserError(f"{video}: would be overwritten; choose another folder than {folder}")
 
@@ -93,14 +86,11 @@ def _publish(hidden: Path, folder: Path) -> None:
     for name in new:
         if (folder / name).is_dir():
             raise UserError(f"{folder / name}: cannot be written (a folder has this name)")
-    try:
-        for name in new:
-            (folder / name).parent.mkdir(exist_ok=True)
-            (hidden / name).replace(folder / name)
-        for name in set(earlier) - set(new):
-            (folder / name).unlink(missing_ok=True)
-    except OSError as error:
-        raise _not_writable(folder, error) from None
+    for name in new:
+        (folder / name).parent.mkdir(exist_ok=True)
+        (hidden / name).replace(folder / name)
+    for name in set(earlier) - set(new):
+        (folder / name).unlink(missing_ok=True)
     with suppress(OSError):
         (folder / "page").rmdir()
 
@@ -122,5 +112,12 @@ def _remove_stale(folder: Path) -> None:
             shutil.rmtree(hidden, ignore_errors=True)
 
 
-def _not_writable(folder: Path, error: OSError) -> UserError:
-    return UserError(f"{folder}: cannot be written ({error.strerror})")
+@contextmanager
+def _writing(folder: Path, errors: Collection[int] | None = None) -> Iterator[None]:
+    """Report in one line that the folder cannot be written: any OSError, or those of `errors`."""
+    try:
+        yield
+    except OSError as error:
+        if errors is not None and error.errno not in errors:
+            raise
+        raise UserError(f"{folder}: cannot be written ({error.strerror})") from None

@@ -15,7 +15,7 @@ import numpy as np
 import soundfile
 from numpy.typing import NDArray
 
-from sop.cancellation.wav import WavHeader, read_header
+from sop.cancellation.wav import read_header
 from sop.dataset.clips import Audio
 from sop.media.decoding import PictureOutput
 from sop.media.ffmpeg import (
@@ -92,15 +92,15 @@ def open_sound(video: Path, seconds: float, limits: Limits) -> Iterator[SoundStr
     ended = True
     with run_ffmpeg(_with_unused(sound, streams["V:0"]), limits) as run:
         if (found := read_header(run.stdout)) is not None:
-            sample_rate, channels = found.sample_rate, found.channels
+            sample_rate, channels, channel_mask = found
             if channels > MAX_CHANNELS or sample_rate > MAX_SAMPLE_RATE:
                 raise LeftOut(
                     f"the sound has {channels} channels at {sample_rate} Hz; the maximum is "
                     f"{MAX_CHANNELS} channels at {MAX_SAMPLE_RATE} Hz"
                 )
             count = round(seconds * sample_rate)
-            blocks = _sound_blocks(run.stdout, found, count)
-            yield SoundStream(sample_rate, channels, found.channel_mask, count, blocks)
+            blocks = _sound_blocks(run.stdout, channels, sample_rate, count)
+            yield SoundStream(sample_rate, channels, channel_mask, count, blocks)
             # A reader that stops early makes ffmpeg fail, although the file is not damaged.
             ended = not run.stdout.read(1)
     if found is None or (ended and run.code):
@@ -221,7 +221,14 @@ def write_remix(video: Path, sound: Path, out: Path, limits: Limits) -> Path:
         UserError: the file cannot be written.
     """
     failure = None
-    for suffix in _suffixes(video, probe_header(video, limits).containers):
+    own = video.suffix.lower()
+    kept = {
+        "mov": own if own in (".mp4", ".m4v", ".mov") else ".mp4",
+        "matroska": own if own == ".webm" else ".mkv",
+    }
+    preferred = kept.get(probe_header(video, limits).containers[0], ".mkv")
+    bit_rate = min(MAX_BIT_RATE, CHANNEL_BIT_RATE * int(soundfile.info(sound).channels))
+    for suffix in dict.fromkeys([preferred, ".mkv"]):
         path = out.with_name(out.name + suffix)
         try:
             with writable(path) as partial:
@@ -234,7 +241,7 @@ def write_remix(video: Path, sound: Path, out: Path, limits: Limits) -> Path:
                     format=MUXERS[suffix],
                     vcodec="copy",
                     acodec="libopus" if suffix == ".webm" else "aac",
-                    audio_bitrate=_bit_rate(sound),
+                    audio_bitrate=bit_rate,
                     movflags="+faststart",
                 )
                 run = run_to_end(_with_unused(command, streams["a:0"]), limits)
@@ -258,32 +265,18 @@ def _with_unused(command: Any, stream: Any) -> Any:
     return ffmpeg.merge_outputs(command, unused)
 
 
-def _bit_rate(sound: Path) -> int:
-    return min(MAX_BIT_RATE, CHANNEL_BIT_RATE * int(soundfile.info(sound).channels))
-
-
-def _suffixes(video: Path, containers: tuple[str, ...]) -> list[str]:
-    """Return the possible suffixes of a remix, in order of preference."""
-    suffix = video.suffix.lower()
-    kept = {
-        "mov": suffix if suffix in (".mp4", ".m4v", ".mov") else ".mp4",
-        "matroska": suffix if suffix == ".webm" else ".mkv",
-    }
-    return list(dict.fromkeys([kept.get(containers[0], ".mkv"), ".mkv"]))
-
-
-def _sound_blocks(pipe: IO[bytes], header: WavHeader, count: int) -> Iterator[Audio]:
+def _sound_blocks(pipe: IO[bytes], channels: int, sample_rate: int, count: int) -> Iterator[Audio]:
     """Yield blocks of a stream of floats, `count` samples of each channel in all."""
-    size = 4 * header.channels
+    size = 4 * channels
     left = count
     while data := pipe.read(BLOCK_SAMPLES * size):
         samples = np.frombuffer(data[: len(data) // size * size], "<f4")
-        block = samples.reshape(-1, header.channels)[:left].astype(np.float32)
+        block = samples.reshape(-1, channels)[:left].astype(np.float32)
         left -= len(block)
         if len(block):
             yield np.nan_to_num(block, posinf=0, neginf=0).clip(-MAX_AMPLITUDE, MAX_AMPLITUDE)
     if left:
-        decoded, whole = ((n / header.sample_rate) for n in (count - left, count))
+        decoded, whole = (n / sample_rate for n in (count - left, count))
         raise LeftOut(f"damaged: only {decoded:.1f} of {whole:.1f} s of sound could be decoded")
 
 

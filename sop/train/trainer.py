@@ -20,7 +20,7 @@ from sop.dataset.index import Video
 from sop.dataset.mixtures import Batch, MixtureReader, MixtureSampler, TrainingMixtures
 from sop.dataset.seeding import torch_seed
 from sop.evaluate.measures import MEASURES
-from sop.evaluate.validation import Score, evaluation_summary, score_mixtures, separate_mixtures
+from sop.evaluate.validation import Score, evaluation_summary, separate_mixtures
 from sop.model.checkpoint import save_player
 from sop.model.pixelplayer import PixelPlayer, build
 from sop.params import Params, TrainParams
@@ -238,7 +238,7 @@ class Trainer:
             VALIDATION_THRESHOLD,
             self.group.device,
         )
-        measured = list(score_mixtures(separations))
+        measured = [mixture.score() for mixture in separations]
         prefix = f"epoch {epoch}/{self.params.train.epochs}"
         if not any(isinstance(result, Score) for result in measured):
             # All masks may be empty early in training.

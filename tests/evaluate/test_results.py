@@ -10,8 +10,14 @@ import torch
 
 from sop.dataset.index import Video
 from sop.evaluate.measures import MEASURES
-from sop.evaluate.results import table, write_results, write_sounds
-from sop.evaluate.validation import Score, SeparatedMixture, SkippedMixture, separate_mixtures
+from sop.evaluate.results import write_results, write_sounds
+from sop.evaluate.validation import (
+    Score,
+    SeparatedMixture,
+    SkippedMixture,
+    separate_mixtures,
+    table,
+)
 from sop.model.pixelplayer import PixelPlayer, build
 from sop.params import Params
 from tests.support.experiment import with_values

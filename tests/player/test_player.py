@@ -16,7 +16,6 @@ from sop.inference.embedding import Embedding, normalize_masks
 from sop.media.ffmpeg import binary
 from sop.model.pixelplayer import build, normalize_frames
 from sop.params import Params
-from sop.player.colours import hex_colour
 from sop.player.player import PlayerClip, PlayerRegion, quantise, write_player
 from sop.runtime.errors import UserError
 from tests.support.pages import (
@@ -223,7 +222,7 @@ def duet(
     for k, name in enumerate(planned.instruments):
         chosen = np.zeros((height, width), bool)
         chosen[height // 3 :, k * width // 2 : (k + 1) * width // 2] = True
-        regions.append(PlayerRegion(name, chosen, cells[:, chosen].mean(axis=1), hex_colour(k)))
+        regions.append(PlayerRegion(name, chosen, cells[:, chosen].mean(axis=1)))
     return clip_of(embedding, tuple(regions), "A duet"), file
 
 
@@ -299,7 +298,6 @@ def test_invalid_clip(tmp_path: Path, video: Path) -> None:
             replace(clip, regions=(replace(region, cells=np.ones((1, 1), bool)),)),
             "cells of region 0",
         ),
-        (replace(clip, regions=(replace(region, colour="red"),)), "not a colour"),
         (replace(clip, heat=clip.heat * np.nan), "not finite"),
         (replace(clip, embedding=replace(embedding, audio=embedding.audio[:9999])), "samples"),
     ]

@@ -4,7 +4,7 @@ import pytest
 from sop.inference.localization import SILENCE_AMPLITUDE
 from sop.model.spectrogram import stft_power
 from sop.params import SpectrogramParams
-from sop.separate.activity import Activity, LevelMeter, active_intervals, silence_energy
+from sop.separate.activity import Activity, active_intervals, silence_energy
 
 
 def test_short_silence_and_short_sound() -> None:
@@ -32,16 +32,6 @@ def test_busiest_frames() -> None:
     first, count = Activity(levels, 0.1, 5.0, 0.0).busiest_frames(0.9)
     assert (first, count) == (20, 10)
     assert Activity(levels, 0.1, 5.0, 0.0).busiest_frames(60) == (0, 50)
-
-
-def test_level_meter_joins_segments() -> None:
-    rng = np.random.default_rng(0)
-    masks = rng.uniform(0, 1, (2, 5, 9)).astype(np.float32)
-    power = rng.uniform(0, 1, (5, 9)).astype(np.float32)
-    meter = LevelMeter()
-    meter.update(masks[..., :4], power[..., :4])
-    meter.update(masks[..., 4:], power[..., 4:])
-    np.testing.assert_allclose(meter.levels, (masks**2 * power).sum(axis=1), rtol=1e-5)
 
 
 def test_silence_energy_is_that_of_a_quiet_tone() -> None:

@@ -13,7 +13,6 @@ import pytest
 from sop.inference.embedding import Embedding
 from sop.media.ffmpeg import binary
 from sop.params import Activation, SpectrogramParams
-from sop.player.colours import hex_colour
 from sop.player.player import PlayerClip, PlayerRegion
 
 RATE = 11025
@@ -100,7 +99,7 @@ def tones(audio: np.ndarray | None = None, names: tuple[str, str] = ("low", "hig
     for k, (name, column) in enumerate(zip(names, (0, 2), strict=True)):
         chosen = np.zeros((2, 4), bool)
         chosen[:, column : column + 2 - k] = True
-        regions.append(PlayerRegion(name, chosen, cells[:, 0, column], hex_colour(k)))
+        regions.append(PlayerRegion(name, chosen, cells[:, 0, column]))
     return clip_of(embedding, tuple(regions), "Two tones")
 
 
@@ -135,7 +134,7 @@ def noise(
         activation=activation,
     )
     regions = tuple(
-        PlayerRegion(f"region {k}", np.arange(12).reshape(3, 4) % 3 == k, f, hex_colour(k))
+        PlayerRegion(f"region {k}", np.arange(12).reshape(3, 4) % 3 == k, f)
         for k, f in enumerate(random.normal(size=(2, 3, channels)).astype(np.float32))
         if grid == (3, 4)
     )
