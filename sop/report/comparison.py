@@ -6,18 +6,17 @@ more in difficulty than models do in quality; pairing removes the difficulty fro
 
 import csv
 import io
-import math
-from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
+import pandas as pd
 
 from sop.denoise.bootstrap import Interval, mean_interval
 from sop.evaluate.measures import MEASURES
-from sop.report.param_changes import ParamChange, changes_between
+from sop.report.param_changes import ParamChange, changed_params
 from sop.report.revisions import Revision, find_revision, how_to_repair, read_text
 from sop.runtime.errors import UserError
 
@@ -106,8 +105,8 @@ class Comparison:
     def as_dict(self) -> dict[str, Any]:
         """Return the comparison as JSON values; every number is finite."""
         return {
-            "a": self.a.as_dict(),
-            "b": self.b.as_dict(),
+            "a": asdict(self.a),
+            "b": asdict(self.b),
             "verdict": self.verdict,
             "mixtures": {"paired": self.paired, "a": self.mixtures[0], "b": self.mixtures[1]},
             "measures": {name: value.as_dict() for name, value in self.measures.items()},
@@ -135,19 +134,17 @@ def compare(a: str, b: str, folder: Path, seed: int) -> Comparison:
     notes = []
     params: list[ParamChange] | None
     try:
-        params = changes_between(*revisions, folder)
+        params = changed_params(a, b, folder)
     except UserError as error:
         params = None
         notes.append(f"the parameters cannot be compared: {error}")
     pairs = _pair(first, second)
-    if not pairs:
-        raise UserError(_nothing_in_common(revisions, (len(first), len(second)), params))
+    mixtures = _count(first), _count(second)
+    if pairs.empty:
+        raise UserError(_nothing_in_common(revisions, mixtures, params))
 
-    measures = {}
-    for name in COMPARED:
-        difference = _difference(pairs, name, seed)
-        if difference is not None:
-            measures[name] = difference
+    found = {name: _difference(pairs, name, seed) for name in COMPARED}
+    measures = {name: difference for name, difference in found.items() if difference}
     if DECIDING not in measures:
         raise UserError(
             f"{a} and {b}: no mixture has {DECIDING} in both; `dvc repro --force evaluate` "
@@ -157,55 +154,33 @@ def compare(a: str, b: str, folder: Path, seed: int) -> Comparison:
     notes += _different_audio(pairs)
     if params and all(difference.verdict == SAME for difference in measures.values()):
         notes.append("parameters differ but no result does: has `dvc repro` run since?")
+    groups = pairs.groupby("category_b")
+    categories = {str(name): _difference(rows, DECIDING, seed) for name, rows in groups}
     return Comparison(
         a=revisions[0],
         b=revisions[1],
-        paired=len(pairs),
-        mixtures=(len(first), len(second)),
+        paired=_count(pairs),
+        mixtures=mixtures,
         measures=measures,
-        category=dict(_by_category(pairs, seed)),
+        category={name: difference for name, difference in categories.items() if difference},
         params=params,
         notes=notes,
     )
 
 
-class _Row(NamedTuple):
-    """One source of one mixture."""
+def _scores(revision: Revision, folder: Path) -> pd.DataFrame:
+    """Read the measures of a revision.
 
-    video: str
-    category: str
-    values: dict[str, float]
-    """Value of each measure in dB; NaN where there is none."""
-
-
-class _Pair(NamedTuple):
-    """The same source of the same mixture in A and B."""
-
-    a: _Row
-    b: _Row
-
-    def values(self, name: str) -> tuple[float, float] | None:
-        """Return the two values of a measure; None unless both are finite."""
-        values = self.a.values[name], self.b.values[name]
-        return values if all(map(math.isfinite, values)) else None
-
-
-_Scores = dict[int, dict[int, _Row]]
-"""Rows by mixture and source."""
-
-_Pairs = list[list[_Pair]]
-"""Pairs of sources, for each mixture that both have."""
-
-
-def _scores(revision: Revision, folder: Path) -> _Scores:
-    """Read the measures of every mixture of a revision.
+    Returns:
+        `video`, `category` and each of `MEASURES` in dB, by mixture and source; NaN where there is
+        no finite value.
 
     Raises:
         UserError: there is none, or the file is missing or damaged.
     """
     text = read_text(revision, MIXTURES_PATH, folder, stage="evaluate")
     place = revision.place(MIXTURES_PATH, folder)
-    scores: _Scores = defaultdict(dict)
+    rows: dict[tuple[int, int], dict[str, Any]] = {}
     reader = csv.DictReader(io.StringIO(text, newline=""), strict=True)
     try:
         needed = {"mixture", "source", "category", "video", DECIDING}
@@ -215,55 +190,53 @@ def _scores(revision: Revision, folder: Path) -> _Scores:
             if None in cells or None in cells.values():
                 raise ValueError(f"line {reader.line_num} has more or fewer cells than the header")
             try:
-                mixture, source = int(cells["mixture"]), int(cells["source"])
-                values = {name: _value(cells.get(name, "")) for name in MEASURES}
+                source = int(cells["mixture"]), int(cells["source"])
+                values = {name: float(cells.get(name, "").strip() or "nan") for name in MEASURES}
             except ValueError as error:
                 raise ValueError(f"line {reader.line_num}: {error}") from None
-            if source in scores[mixture]:
-                raise ValueError(f"line {reader.line_num} repeats a source of mixture {mixture}")
-            scores[mixture][source] = _Row(cells["video"], cells["category"], values)
+            if source in rows:
+                raise ValueError(f"line {reader.line_num} repeats a source of mixture {source[0]}")
+            rows[source] = {"video": cells["video"], "category": cells["category"], **values}
     except (ValueError, csv.Error) as error:
         raise UserError(
             f"{place}: damaged, {error}; {how_to_repair(revision, 'evaluate')}"
         ) from None
-    if not scores:
+    if not rows:
         raise UserError(
             f"{place}: no mixture was measured; its metrics/details/evaluate.json has the reasons"
         )
-    return dict(scores)
+    index = pd.MultiIndex.from_tuples(rows, names=["mixture", "source"])
+    return pd.DataFrame(rows.values(), index).replace([np.inf, -np.inf], np.nan)
 
 
-def _value(cell: str) -> float:
-    return float(cell) if cell.strip() else math.nan
+def _pair(a: pd.DataFrame, b: pd.DataFrame) -> pd.DataFrame:
+    """Pair the mixtures of the same number whose sources are the same videos, in their order.
+
+    Returns:
+        The columns of `_scores`, of A with `_a` and of B with `_b` at the end of their names.
+    """
+    rows = a.join(b, how="outer", lsuffix="_a", rsuffix="_b").sort_index()
+    same = rows["video_a"] == rows["video_b"]
+    return rows[same.groupby("mixture").transform("all")]
 
 
-def _pair(a: _Scores, b: _Scores) -> _Pairs:
-    """Pair the mixtures of the same number whose sources are the same videos, in their order."""
-    pairs = []
-    for number in sorted(a.keys() & b.keys()):
-        first, second = a[number], b[number]
-        if _videos(first) == _videos(second):
-            pairs.append([_Pair(first[source], second[source]) for source in sorted(first)])
-    return pairs
+def _count(rows: pd.DataFrame) -> int:
+    """Return the number of mixtures."""
+    return int(rows.index.get_level_values("mixture").nunique())
 
 
-def _videos(mixture: Mapping[int, _Row]) -> dict[int, str]:
-    return {source: row.video for source, row in mixture.items()}
+def _values(pairs: pd.DataFrame, name: str) -> pd.DataFrame:
+    """Return the two values of a measure where both are finite."""
+    return pairs[[f"{name}_a", f"{name}_b"]].dropna()
 
 
-def _difference(
-    pairs: _Pairs, name: str, seed: int, category: str | None = None
-) -> Difference | None:
-    """Compute the difference of a measure, in one category or all; None without any values.
+def _difference(pairs: pd.DataFrame, name: str, seed: int) -> Difference | None:
+    """Compute the difference of a measure; None without any values.
 
     The sources of a mixture are not independent, so their mean counts as one sample.
     """
-    means = []
-    for mixture in pairs:
-        of_category = [p for p in mixture if category is None or p.b.category == category]
-        values = [both for pair in of_category if (both := pair.values(name))]
-        if values:
-            means.append(np.mean(values, axis=0))
+    mixtures = _values(pairs, name).groupby("mixture")
+    means = [np.mean(values.to_numpy(), axis=0) for _, values in mixtures]
     if not means:
         return None
     a, b = np.transpose(means)
@@ -277,39 +250,28 @@ def _difference(
     )
 
 
-def _by_category(pairs: _Pairs, seed: int) -> Iterator[tuple[str, Difference]]:
-    for category in sorted({pair.b.category for mixture in pairs for pair in mixture}):
-        difference = _difference(pairs, DECIDING, seed, category)
-        if difference is not None:
-            yield category, difference
-
-
-def _missing_values(pairs: _Pairs) -> Iterator[str]:
-    rows = [pair for mixture in pairs for pair in mixture]
+def _missing_values(pairs: pd.DataFrame) -> Iterator[str]:
     for name in COMPARED:
-        missing = sum(pair.values(name) is None for pair in rows)
-        if missing == len(rows):
+        missing = len(pairs) - len(_values(pairs, name))
+        if missing == len(pairs):
             yield f"{name} is left out: no source has a value in both"
         elif missing:
             yield (
-                f"{name} of {missing} of {len(rows)} sources is left out: missing or not finite "
+                f"{name} of {missing} of {len(pairs)} sources is left out: missing or not finite "
                 "in A or B"
             )
 
 
-def _different_audio(pairs: _Pairs) -> Iterator[str]:
+def _different_audio(pairs: pd.DataFrame) -> Iterator[str]:
     """Compare the SDR of the mixtures themselves, which depends on the audio alone."""
     name = "sdr_mixture"
-    gaps = [
-        max((abs(both[1] - both[0]) for pair in mixture if (both := pair.values(name))), default=0)
-        for mixture in pairs
-    ]
-    different = sum(gap > SAME_AUDIO_DB for gap in gaps)
+    gaps = (pairs[f"{name}_b"] - pairs[f"{name}_a"]).abs().groupby("mixture").max()
+    different = int((gaps > SAME_AUDIO_DB).sum())
     if different:
         yield (
-            f"{different} of {len(pairs)} mixtures have the same videos but different audio "
-            f"({name} differs by up to {max(gaps):.2f} dB, as after a change of the clip length or "
-            "sample rate): one side may have easier mixtures"
+            f"{different} of {len(gaps)} mixtures have the same videos but different audio "
+            f"({name} differs by up to {gaps.max():.2f} dB, as after a change of the clip length "
+            "or sample rate): one side may have easier mixtures"
         )
 
 

@@ -64,12 +64,7 @@ def changed_params(a: str, b: str, folder: Path) -> list[ParamChange]:
     Raises:
         UserError: a revision is unknown, or its params.yaml is missing or damaged.
     """
-    return changes_between(find_revision(a, folder), find_revision(b, folder), folder)
-
-
-def changes_between(a: Revision, b: Revision, folder: Path) -> list[ParamChange]:
-    """As `changed_params`, for revisions that are found already."""
-    old, new = (dict(_params(revision, folder)) for revision in (a, b))
+    old, new = (dict(_params(find_revision(name, folder), folder)) for name in (a, b))
     keys = [
         *(key for key in new if key in old),
         *(key for key in new if key not in old),

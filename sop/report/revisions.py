@@ -30,10 +30,6 @@ class Revision:
             return self.name
         return f"{self.name} ({self.commit[:7]})"
 
-    def as_dict(self) -> dict[str, str | None]:
-        """Return the revision as JSON values."""
-        return {"name": self.name, "commit": self.commit}
-
     def place(self, path: Path, folder: Path) -> str:
         """Return how messages name a file of this revision."""
         return str(folder / path) if self.commit is None else f"{path} of {self}"
