@@ -6,6 +6,7 @@ A stage that failed or did not run leaves its sections empty, with the reason.
 import shutil
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -65,11 +66,10 @@ def write_report(root: Path, folder: Path, plots: Path, params: Params) -> Path:
     denoise, localization = details(root, "denoise"), details(root, "localization")
     sweep = read_csv(root / "metrics/denoise" / SWEEP_FILE, "method", "sdr_change")
     held_out = read_csv(root / "metrics/denoise" / HELD_OUT_FILE, "mixture", "method", "sdr")
-    no_evaluation = why_missing("evaluate", "The stage `evaluate` has not run.")
 
-    result, scale, comparison, mixtures, located, denoised = (
-        Section(name, [], empty=no_evaluation)
-        for name in ("Result", "Scale", "Comparison", "Mixtures", "Localization", "Denoise")
+    result, scale, comparison, mixtures, located = (
+        Section(name, [], empty=why_missing("evaluate"))
+        for name in ("Result", "Scale", "Comparison", "Mixtures", "Localization")
     )
     if evaluation := read_evaluation(root):
         settings, scores = chosen_settings(denoise), evaluation.scores
@@ -87,10 +87,8 @@ def write_report(root: Path, folder: Path, plots: Path, params: Params) -> Path:
         mixtures = mixture_section(scores, files)
     if localization is not None:
         located = localization_section(localization)
-    if denoise is None or sweep is None or held_out is None:
-        missing = why_missing("denoise", "The stage `denoise` has not run.")
-        denoised = Section("Denoise", [], empty=missing)
-    else:
+    denoised = Section("Denoise", [], empty=why_missing("denoise"))
+    if denoise is not None and sweep is not None and held_out is not None:
         denoised = denoise_section(denoise, sweep, held_out)
 
     changes = ", with uncommitted changes" if is_changed else ""
@@ -123,7 +121,12 @@ def _write_files(
     settings: MethodSettings | None,
 ) -> dict[int, MixtureFiles]:
     """Write the picture, and the files of the shown mixtures, several at a time."""
-    videos, separator = _videos(root), _separator(root)
+    videos: dict[str, Video] = {}
+    separator = None
+    with suppress(UserError):
+        videos = {video.name: video for video in read_index(root / "data/index" / VALIDATION)}
+    with suppress(UserError):
+        separator = Separator.load(root / "data/model/last.pt", "cpu")
     writer = MixtureFileWriter(folder, params, videos, root / "data/videos", separator)
     shown = [path for path in evaluation.records if int(path.stem) < params.evaluate.shown]
     if separator is not None:
@@ -145,20 +148,4 @@ def _with_player(shown: Sequence[int], scores: pd.DataFrame, params: Params) -> 
     means = scores.groupby("mixture")["sdr"].mean()
     ranked = [int(number) for number in means.sort_values().index if number in set(shown)]
     count = min(params.report.players, len(ranked))
-    if not count:
-        return set()
     return {ranked[round(at)] for at in np.linspace(0, len(ranked) - 1, count)}
-
-
-def _videos(root: Path) -> dict[str, Video]:
-    try:
-        return {video.name: video for video in read_index(root / "data/index" / VALIDATION)}
-    except UserError:
-        return {}
-
-
-def _separator(root: Path) -> Separator | None:
-    try:
-        return Separator.load(root / "data/model/last.pt", "cpu")
-    except UserError:
-        return None

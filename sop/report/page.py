@@ -36,6 +36,14 @@ MEASURE_NAMES = {
 }
 """Measures of a source, in dB, and their names on the page."""
 
+_FORMATS = {
+    "count": (1, "{:,.0f}"),
+    "decibels": (1, "{:.2f}"),
+    "change": (1, "{:+.2f}"),
+    "percent": (100, "{:.0f} %"),
+    "seconds": (1, "{:.1f}"),
+    "bytes": (2**-20, "{:.1f} MiB"),
+}
 PAGE = "index.html"
 CHART_LIBRARY = "vega.js"
 
@@ -201,13 +209,47 @@ def write_page(folder: Path, content: PageContent) -> Path:
     """
     blocks = [block for section in content.sections for block in section.blocks]
     drawn = [block.spec for block in blocks if isinstance(block, Chart) and block.spec is not None]
+    if drawn:
+        write_text(folder / CHART_LIBRARY, _chart_library())
     mixtures = next((block for block in blocks if isinstance(block, MixtureTable)), None)
     if mixtures is not None:
         _check_files(folder, mixtures)
-    if drawn:
-        write_text(folder / CHART_LIBRARY, _chart_library())
+    measures = mixtures.measures if mixtures else []
+    read_by_script = {
+        "measures": [[name, MEASURE_NAMES[name]] for name in measures],
+        "library": CHART_LIBRARY,
+        "theme": charts.theme(),
+        "charts": drawn,
+        "mixtures": list(_mixtures(mixtures, measures)) if mixtures else [],
+    }
+    style = _template("style.css") + _chart_colours()
+    script = "\n".join(_template(name) for name in _SCRIPTS)
+    # Only this script, this style and files are allowed, and no connections. Of a page that is
+    # opened from a file, 'self' matches nothing and file: every file.
+    policy = (
+        "default-src 'none'; "
+        f"script-src '{digest(script)}' 'self' file:; style-src '{digest(style)}'; "
+        "media-src 'self' file:; img-src 'self' file: data:; base-uri 'none'; form-action 'none'"
+    )
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(_TEMPLATES),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters |= {"written": _written, "grouped": _grouped}
+    text = environment.get_template("page.html").render(
+        page=content,
+        names=MEASURE_NAMES,
+        measures=measures,
+        policy=policy,
+        style=Markup(style),
+        script=Markup(script),
+        contents=Markup(script_json(read_by_script)),
+    )
     page = folder / PAGE
-    write_text(page, _rendered(content, drawn, mixtures))
+    write_text(page, text)
     return page
 
 
@@ -227,46 +269,6 @@ def _chart_library() -> str:
     return vl_convert.javascript_bundle("window.vegaEmbed = vegaEmbed;", charts.VEGA_LITE)
 
 
-def _rendered(
-    content: PageContent, drawn: Sequence[charts.Spec], mixtures: MixtureTable | None
-) -> str:
-    style = _template("style.css") + _chart_colours()
-    script = "\n".join(_template(name) for name in _SCRIPTS)
-    # Only this script, this style and files are allowed, and no connections. Of a page that is
-    # opened from a file, 'self' matches nothing and file: every file.
-    policy = (
-        "default-src 'none'; "
-        f"script-src '{digest(script)}' 'self' file:; style-src '{digest(style)}'; "
-        "media-src 'self' file:; img-src 'self' file: data:; base-uri 'none'; form-action 'none'"
-    )
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(_TEMPLATES),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters["written"] = _written
-    environment.filters["grouped"] = _grouped
-    measures = mixtures.measures if mixtures else []
-    read_by_script = {
-        "measures": [[name, MEASURE_NAMES[name]] for name in measures],
-        "library": CHART_LIBRARY,
-        "theme": charts.theme(),
-        "charts": drawn,
-        "mixtures": list(_mixtures(mixtures, measures)) if mixtures else [],
-    }
-    return environment.get_template("page.html").render(
-        page=content,
-        names=MEASURE_NAMES,
-        measures=measures,
-        policy=policy,
-        style=Markup(style),
-        script=Markup(script),
-        contents=Markup(script_json(read_by_script)),
-    )
-
-
 def _template(name: str) -> str:
     return (_TEMPLATES / name).read_text(encoding="utf-8")
 
@@ -280,10 +282,9 @@ def _chart_colours() -> str:
     return f"{light} @media (prefers-color-scheme: dark) {{{dark}}}"
 
 
-def _grouped(blocks: Sequence[Block]) -> list[tuple[str, list[Block]]]:
+def _grouped(blocks: Sequence[Block]) -> Iterator[tuple[str, Iterator[Block]]]:
     """Group neighbouring blocks of the same type, under the name of that type."""
-    groups = itertools.groupby(blocks, key=lambda block: type(block).__name__)
-    return [(name, list(some)) for name, some in groups]
+    return itertools.groupby(blocks, key=lambda block: type(block).__name__)
 
 
 def _mixtures(table: MixtureTable, measures: Sequence[str]) -> Iterator[dict[str, Any]]:
@@ -324,19 +325,6 @@ def _written(cell: Cell, format: Format = "text") -> str:
         return cell
     if cell is None or not math.isfinite(cell):
         return "\N{EN DASH}"
-    match format:
-        case "count":
-            text = f"{cell:,.0f}".replace(",", "\N{NARROW NO-BREAK SPACE}")
-        case "decibels":
-            text = f"{cell:.2f}"
-        case "change":
-            text = f"{cell:+.2f}"
-        case "percent":
-            text = f"{100 * cell:.0f} %"
-        case "seconds":
-            text = f"{cell:.1f}"
-        case "bytes":
-            text = f"{cell / 2**20:.1f} MiB"
-        case _:
-            text = f"{cell:g}"
+    factor, pattern = _FORMATS.get(format, (1, "{:g}"))
+    text = pattern.format(factor * cell).replace(",", "\N{NARROW NO-BREAK SPACE}")
     return text.replace("-", "\N{MINUS SIGN}")

@@ -4,7 +4,6 @@ import json
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from enum import Enum
 from pathlib import Path
 from typing import Any
 
@@ -15,14 +14,8 @@ from sop.params import PARAMS_PATH
 from sop.report.revisions import Revision, find_revision, how_to_repair, read_text
 from sop.runtime.errors import UserError
 
-
-class Unset(Enum):
-    """The value of a parameter that is not in params.yaml; null is a value."""
-
-    UNSET = "unset"
-
-
-UNSET = Unset.UNSET
+UNSET = object()
+"""The value of a parameter that is not in params.yaml; null is a value."""
 
 
 @dataclass(frozen=True)

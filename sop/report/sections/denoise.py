@@ -104,15 +104,9 @@ def _sweep_charts(sweep: pd.DataFrame) -> Iterator[Chart]:
     wiener = sweep[sweep["method"] == "wiener"].groupby("iterations")
     parts += [(f"wiener, iterations {n:g}", part, "power", "frames") for n, part in wiener]
     for title, part, rows, columns in parts:
-        cells = [
-            (
-                float(row[rows]),
-                float(row[columns]) if columns else None,
-                None if pd.isna(row["sdr_change"]) else float(row["sdr_change"]),
-            )
-            for row in part.to_dict("records")
-        ]
-        if any(change is not None for _, _, change in cells):
+        if part["sdr_change"].notna().any():
+            settings = part[columns] if columns else [None] * len(part)
+            cells = list(zip(part[rows], settings, part["sdr_change"], strict=True))
             spec = charts.sweep(rows, columns, cells)
             yield Chart(title, spec, "Change of SDR on the tuning mixtures, dB")
 

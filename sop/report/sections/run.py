@@ -16,8 +16,7 @@ def data_section(root: Path) -> Section:
     download, extract, index = (details(root, name) for name in ("download", "extract", "index"))
     # The metrics are empty where prepared data took the place of the stage's outputs.
     if not download:
-        missing = why_missing("download", "The stage `download` has not run.")
-        return Section("Data", [], empty=missing)
+        return Section("Data", [], empty=why_missing("download"))
     extracted = (extract or {}).get("category", {})
     sides = (index or {}).get("category", {})
     names = ("downloaded", "unavailable", "failed", "extracted", "training", "validation")

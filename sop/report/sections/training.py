@@ -29,7 +29,7 @@ def training_section(folder: Path) -> Section:
         series = {name: _points(folder / f"{file}.tsv") for name, file in files.items()}
         if any(series.values()):
             drawn.append(curve_chart(title, unit, series))
-    return Section("Training", drawn, empty=why_missing("train", "The stage `train` has not run."))
+    return Section("Training", drawn, empty=why_missing("train"))
 
 
 def curve_chart(title: str, unit: str, series: Mapping[str, Points]) -> Chart:
