@@ -21,18 +21,14 @@ Spec = dict[str, Any]
 
 VEGA_LITE = "6.4"
 
-# Okabe and Ito, Color Universal Design, 2008: distinguishable with colour blindness. Ordered by
-# their contrast with a light and with a dark background.
-_LIGHT = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
-_DARK = ("#56b4e9", "#e69f00", "#009e73", "#cc79a7", "#f0e442", "#d55e00")
-COLOURS: Mapping[str, Mapping[str, str]] = {
-    "light": {"ink": "#1c1d20", "quiet": "#5a5d63", "line": "#d9d9d4"}
-    | {f"series-{k}": colour for k, colour in enumerate(_LIGHT)},
-    "dark": {"ink": "#e9e8e4", "quiet": "#a3a5aa", "line": "#34373d"}
-    | {f"series-{k}": colour for k, colour in enumerate(_DARK)},
-}
 _TEMPLATES = Path(__file__).parent / "report_page/charts"
 _MAX_POINTS = 1000
+
+# Okabe and Ito, Color Universal Design, 2008: distinguishable with colour blindness. Ordered by
+# their contrast with a light and with a dark background.
+COLOURS: Mapping[str, Mapping[str, str]] = json.loads(
+    (_TEMPLATES / "colours.json").read_text(encoding="utf-8")
+)
 
 
 def theme(colours: Mapping[str, str] | None = None) -> Spec:
@@ -55,9 +51,9 @@ def scale(steps: Sequence[tuple[str, float | None, str]]) -> Spec:
         steps: name, mean SDR in dB and kind, `bound` or `model`, of each.
     """
     values = [
-        {"step": name, "sdr": _number(value), "kind": kind}
+        {"step": name, "sdr": finite(value), "kind": kind}
         for name, value, kind in steps
-        if _number(value) is not None
+        if finite(value) is not None
     ]
     description = f"Mean SDR of {len(values)} ways to separate, in dB"
     return _filled("scale", values, description, height=24 * len(values))
@@ -71,7 +67,7 @@ def curves(unit: str, series: Mapping[str, Sequence[tuple[float, float | None]]]
         series: step and value, by name; a value that is not finite is a gap.
     """
     values = [
-        {"step": step, "value": _number(value), "name": name}
+        {"step": step, "value": finite(value), "name": name}
         for name, points in series.items()
         for step, value in _thinned(points)
     ]
@@ -95,7 +91,7 @@ def categories(means: Mapping[str, tuple[float, int]]) -> Spec:
     ordered = sorted(means.items(), key=lambda item: (-item[1][0], item[0]))
     values = [
         # The number of sources is written at the end of the bar, but not left of 0.
-        {"category": name, "sdr": _number(mean), "end": max(mean, 0), "sources": sources}
+        {"category": name, "sdr": finite(mean), "end": max(mean, 0), "sources": sources}
         for name, (mean, sources) in ordered
     ]
     description = "Mean SDR of each category, in dB"
@@ -120,9 +116,9 @@ def scatter(points: Sequence[Mapping[str, Any]]) -> Spec:
 
 def histogram(values: Sequence[float]) -> Spec:
     """Draw the number of sources in intervals of SDR in dB, with a line at the median."""
-    finite = [{"sdr": number} for number in map(_number, values) if number is not None]
-    bins = min(30, max(5, 2 * round(math.sqrt(len(finite)))))
-    return _filled("histogram", finite, "Histogram of SDR, in dB, with the median", bins=bins)
+    rows = [{"sdr": number} for number in map(finite, values) if number is not None]
+    bins = min(30, max(5, 2 * round(math.sqrt(len(rows)))))
+    return _filled("histogram", rows, "Histogram of SDR, in dB, with the median", bins=bins)
 
 
 def sweep(
@@ -144,11 +140,11 @@ def sweep(
 
     row_order = order({row for row, _, _ in cells})
     # The colours are symmetric about 0.
-    largest = max((abs(_number(change) or 0) for _, _, change in cells), default=0) or 1.0
+    largest = max((abs(finite(change) or 0) for _, _, change in cells), default=0) or 1.0
     return _filled(
         "sweep",
         [
-            {"row": text(row), "column": text(column), "change": _number(change)}
+            {"row": text(row), "column": text(column), "change": finite(change)}
             for row, column, change in cells
         ],
         f"Change of SDR by {rows}{' and ' if columns else ''}{columns}, in dB",
@@ -174,7 +170,7 @@ def change_boxes(changes: Mapping[str, Sequence[float]]) -> Spec:
     values = [
         {"method": name, "change": number}
         for name, some in changes.items()
-        for number in map(_number, some)
+        for number in map(finite, some)
         if number is not None
     ]
     return _filled(
@@ -185,6 +181,11 @@ def change_boxes(changes: Mapping[str, Sequence[float]]) -> Spec:
         # Without them, methods with outliers would come first.
         methods=list(dict.fromkeys(value["method"] for value in values)),
     )
+
+
+def finite(value: float | None, decimals: int = 6) -> float | None:
+    """Return a number for JSON, which has no others than finite ones; else None."""
+    return None if value is None or not math.isfinite(value) else round(float(value), decimals)
 
 
 def write_png(spec: Spec, path: Path, width: int = 640) -> None:
@@ -218,10 +219,6 @@ def _filled(
 def _title(text: str) -> str | None:
     """Return a title on one line: Vega puts it into an expression, which cannot contain two."""
     return " ".join(text.split()) or None
-
-
-def _number(value: float | None) -> float | None:
-    return None if value is None or not math.isfinite(value) else round(float(value), 6)
 
 
 def _thinned(points: Sequence[tuple[float, float | None]]) -> list[tuple[float, float]]:

@@ -13,7 +13,7 @@ from PIL import Image
 
 from sop.dataset.index import Video
 from sop.dataset.mixtures import MixtureReader
-from sop.evaluate.records import Record, read_record
+from sop.evaluate.records import read_record
 from sop.inference.localization import pixel_energy
 from sop.model.pixelplayer import PixelPlayer, normalize_frames
 from sop.model.spectrogram import stft
@@ -34,6 +34,8 @@ def write_example(
 ) -> None:
     """Draw the mixture of median SDR; nothing if there is none or its videos cannot be read.
 
+    The picture shows the pixels that sound, and the separated and true sound of each source.
+
     Args:
         path: the PNG file.
         player: the model, in evaluation mode.
@@ -53,27 +55,6 @@ def write_example(
         frames = reader.middle([videos[name] for name in record.videos]).frames
     except (KeyError, LeftOut):
         return
-    write_picture(path, player, record, frames, scores[scores["mixture"] == number], params)
-
-
-def write_picture(
-    path: Path,
-    player: PixelPlayer,
-    record: Record,
-    frames: NDArray[np.uint8],
-    scores: pd.DataFrame,
-    params: Params,
-) -> None:
-    """Draw a mixture, the pixels that sound, and the separated and true sound of each source.
-
-    Args:
-        path: the PNG file.
-        player: the model, in evaluation mode.
-        record: the mixture.
-        frames: frames of its videos, (N, T, H, W, 3).
-        scores: `sdr` and `sdr_mixture` of each source.
-        params: parameters of the run.
-    """
     sources, sample_rate = len(frames), params.extract.sample_rate
     figure = Figure(figsize=(13, 3.1 * sources), dpi=80, layout="constrained")
     grid = figure.subplots(sources, 5, squeeze=False)
@@ -83,8 +64,8 @@ def write_picture(
     levels = [_level(player, sound) for sound in (mixture, *record.estimates(params), *truth)]
     loudest = max(float(level.max()) for level in levels)
     extent = (0, len(mixture) / sample_rate, 0, sample_rate / 2000)
-    measures = zip(scores["sdr_mixture"], scores["sdr"], strict=True)
-    for row, (sdr_mixture, sdr) in enumerate(measures):
+    measures = scores.loc[scores["mixture"] == number, ["sdr_mixture", "sdr"]]
+    for row, (sdr_mixture, sdr) in enumerate(measures.to_numpy()):
         frame = frames[row, frames.shape[1] // 2]
         name = record.categories[row].replace("_", " ")
         pictures = {name: frame, "sound heard at each pixel": overlay(frame, heats[row])}

@@ -298,7 +298,7 @@ def _mixtures(table: MixtureTable, measures: Sequence[str]) -> Iterator[dict[str
                 {
                     "category": row["category"],
                     "video": row["video"],
-                    "measures": [_finite(row[name]) for name in measures],
+                    "measures": [charts.finite(row[name], 4) for name in measures],
                     "files": _addresses(own),
                 }
                 for row, own in zip(rows.to_dict("records"), files.sources, strict=True)
@@ -309,11 +309,6 @@ def _mixtures(table: MixtureTable, measures: Sequence[str]) -> Iterator[dict[str
 def _addresses(files: Mapping[str, str]) -> dict[str, str]:
     # With "./" no name can be taken for the scheme of another address.
     return {name: "./" + quote(path) for name, path in files.items()}
-
-
-def _finite(value: float | None) -> float | None:
-    """Return a number for JSON, which has no others than finite ones."""
-    return None if value is None or not math.isfinite(value) else round(float(value), 4)
 
 
 def _written(cell: Cell, format: Format = "text") -> str:

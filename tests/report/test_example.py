@@ -10,11 +10,10 @@ import torch
 from PIL import Image
 
 from sop.dataset.index import Video
-from sop.dataset.mixtures import MixtureReader
 from sop.evaluate.records import Record, record_paths, write_record
 from sop.model.pixelplayer import PixelPlayer, build
 from sop.params import Params
-from sop.report.example import write_example, write_picture
+from sop.report.example import write_example
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("one_thread")]
 
@@ -34,11 +33,6 @@ def videos(tiny_videos: list[Video]) -> dict[str, Video]:
     return {video.name: video for video in tiny_videos[:2]}
 
 
-@pytest.fixture(scope="module")
-def frames(videos: dict[str, Video], tiny_params: Params) -> np.ndarray:
-    return MixtureReader(tiny_params.mixture, tiny_params.extract).middle([*videos.values()]).frames
-
-
 def record_of(videos: Sequence[str], params: Params, number: int = 0, level: float = 0.1) -> Record:
     random = np.random.default_rng(number)
     sources = random.normal(0, level, (2, params.mixture.audio_samples)).astype(np.float32)
@@ -51,12 +45,12 @@ def test_picture(
     tmp_path: Path,
     player: PixelPlayer,
     videos: dict[str, Video],
-    frames: np.ndarray,
     tiny_params: Params,
 ) -> None:
     path = tmp_path / "inner" / "example.png"
-    record = record_of([*videos], tiny_params)
-    write_picture(path, player, record, frames, SCORES, tiny_params)
+    write_record(tmp_path, record_of([*videos], tiny_params))
+    shown = record_paths(tmp_path)
+    write_example(path, player, shown, SCORES, videos, tiny_params)
     with Image.open(path) as image:
         image.verify()
     with Image.open(path) as image:
@@ -67,7 +61,7 @@ def test_picture(
     assert len(np.unique(pixels, axis=0)) > 1000
     assert [file.name for file in path.parent.iterdir()] == ["example.png"]
     again = tmp_path / "again.png"
-    write_picture(again, player, record, frames, SCORES, tiny_params)
+    write_example(again, player, shown, SCORES, videos, tiny_params)
     assert again.read_bytes() == path.read_bytes()
 
 
@@ -75,11 +69,11 @@ def test_picture_of_silence(
     tmp_path: Path,
     player: PixelPlayer,
     videos: dict[str, Video],
-    frames: np.ndarray,
     tiny_params: Params,
 ) -> None:
-    path, record = tmp_path / "example.png", record_of([*videos], tiny_params, level=0)
-    write_picture(path, player, record, np.zeros_like(frames), SCORES, tiny_params)
+    path = tmp_path / "example.png"
+    write_record(tmp_path, record_of([*videos], tiny_params, level=0))
+    write_example(path, player, record_paths(tmp_path), SCORES, videos, tiny_params)
     with Image.open(path) as image:
         assert image.size == (1040, 496)
 
@@ -88,12 +82,10 @@ def test_picture_is_of_the_median_mixture(
     tmp_path: Path,
     player: PixelPlayer,
     videos: dict[str, Video],
-    frames: np.ndarray,
     tiny_params: Params,
 ) -> None:
-    records = [record_of([*videos], tiny_params, number) for number in range(4)]
-    for record in records:
-        write_record(tmp_path, record)
+    for number in range(4):
+        write_record(tmp_path, record_of([*videos], tiny_params, number))
     scores = pd.DataFrame(
         {
             "mixture": np.repeat(range(4), 2),
@@ -106,7 +98,7 @@ def test_picture_is_of_the_median_mixture(
     write_example(drawn, player, shown, scores, videos, tiny_params)
     # The fourth is not shown; of the others the third is neither the best nor the worst.
     expected = tmp_path / "expected.png"
-    write_picture(expected, player, records[2], frames, scores[4:6], tiny_params)
+    write_example(expected, player, shown[2:], scores, videos, tiny_params)
     assert drawn.read_bytes() == expected.read_bytes()
 
 

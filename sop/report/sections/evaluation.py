@@ -4,7 +4,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -56,8 +56,8 @@ class Step(NamedTuple):
     """A way to separate, between doing nothing and the best that masks can do."""
 
     name: str
-    kind: Literal["bound", "model"]
-    """Whether it is a bound of what is possible, or what this model does."""
+    kind: str
+    """`bound` of what is possible, or `model` if it is what this model does."""
     meaning: str
     sdr: float | None
     """Mean in dB."""
@@ -137,25 +137,24 @@ def scale_steps(
     records = [path for path in evaluation.records if int(path.stem) in wanted][:MAX_ON_SCALE]
     if not records:
         return [], 0
-    steps: list[tuple[str, Literal["bound", "model"], str]] = [
+    steps = [
         ("Mixture", "bound", "the mixture itself as the estimate of each source"),
         ("Model", "model", "the separated sounds"),
-    ]
-    if settings is not None:
-        steps.append(("Model, denoised", "model", str(settings)))
-    steps += [
+        *([("Model, denoised", "model", str(settings))] if settings else []),
         ("Ideal binary masks", "bound", "masks computed from the true sources"),
         ("Ideal ratio masks", "bound", "masks computed from the true sources"),
     ]
 
     def measure(path: Path) -> NDArray[np.float64]:
         trial = Trial(read_record(path), params)
-        sets = [np.broadcast_to(trial.truth.sum(axis=0), trial.truth.shape), trial.before]
-        if settings is not None:
-            sets.append(trial.after(settings))
         ideal = ideal_masks(trial.record, params)
-        sets.append(trial.record.masked(ideal["binary"], params, threshold=0.5))
-        sets.append(trial.record.masked(ideal["ratio"], params))
+        sets = [
+            np.broadcast_to(trial.truth.sum(axis=0), trial.truth.shape),
+            trial.before,
+            *([trial.after(settings)] if settings else []),
+            trial.record.masked(ideal["binary"], params, threshold=0.5),
+            trial.record.masked(ideal["ratio"], params),
+        ]
         measured = bss_eval(trial.truth, np.stack(sets))
         means: NDArray[np.float64] = np.stack(measured, axis=1).mean(axis=-1)
         return means
@@ -165,9 +164,8 @@ def scale_steps(
         means = np.mean(list(shown), axis=0)
     # The mixture has no artifacts: its SAR is rounding error.
     means[0, 2] = np.nan
-    return [Step(*step, *row.tolist()) for step, row in zip(steps, means, strict=True)], len(
-        records
-    )
+    made = [Step(*step, *row.tolist()) for step, row in zip(steps, means, strict=True)]
+    return made, len(records)
 
 
 def scale_section(steps: Sequence[Step], count: int, is_held_out: bool) -> Section:
