@@ -2,7 +2,7 @@
 
 import os
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
@@ -70,8 +70,15 @@ PUBLISHED_WIDTH = 64
 # As in MUSIC-2mix-LogFreq-resnet18dilated-unet7-linear-frames3stride24-maxpool-binary-...
 _PUBLISHED_NAME = re.compile(
     r".*-(?P<vision>resnet18\w*)-(?P<sound>unet\d)-(?P<synthesizer>linear|bias)-frames\d+stride\d+"
-    r"-(?P<pooling>maxpool|avgpool)-.*-channels(?P<channels>\d+)-.*"
+    r"-(?P<image_pooling>maxpool|avgpool)-.*-channels(?P<channels>\d+)-.*"
 )
+
+# Values of `model` that each net of the published model determines.
+_PUBLISHED_KEYS: dict[Net, tuple[str, ...]] = {
+    "sound": ("sound", "sound_width", "channels"),
+    "vision": ("vision", "vision_width", "image_pooling", "channels"),
+    "synthesizer": ("synthesizer", "channels"),
+}
 
 # Replacements for pydantic's messages that mention Python instead of YAML.
 ALLOWED = {"string_too_short": "not empty", "model_type": "a section with keys"}
@@ -301,13 +308,43 @@ class InferenceParams(Section):
 
     @model_validator(mode="after")
     def _check_combinations(self) -> "InferenceParams":
-        if problems := self._conflicts():
-            raise ValueError("; ".join(problems))
+        if problems := "; ".join(self._conflicts()):
+            raise ValueError(problems)
         return self
 
-    def _conflicts(self) -> list[str]:
-        """Describe each combination of values that does not work, one sentence each."""
-        return _model_conflicts(self)
+    def _conflicts(self) -> Iterator[str]:
+        """Describe each combination of values that does not work in one sentence."""
+        model, spectrogram, mixture = self.model, self.spectrogram, self.mixture
+        bins = spectrogram.stft_frame // 2 + 1
+        if spectrogram.stft_hop > bins:
+            yield (
+                f"spectrogram.stft_hop {spectrogram.stft_hop} is too large for frames to overlap: "
+                f"allowed are values up to stft_frame / 2 + 1 = {bins}"
+            )
+        # unet5 halves rows and columns five times, and so on; the log-frequency axis fits all.
+        multiple = 2 ** int(model.sound.removeprefix("unet"))
+        columns = 1 + mixture.audio_samples // spectrogram.stft_hop
+        rows = None if spectrogram.log_frequency else bins
+        if columns % multiple or (rows is not None and rows % multiple):
+            shape = f"{columns} columns" if rows is None else f"{rows} rows by {columns} columns"
+            yield (
+                f"a spectrogram of {shape} (mixture.audio_samples {mixture.audio_samples}, "
+                f"spectrogram.stft_hop {spectrogram.stft_hop}, stft_frame "
+                f"{spectrogram.stft_frame}) does not fit model.sound {model.sound!r}: allowed are "
+                f"multiples of {multiple}"
+            )
+        if model.weights.vision == "imagenet" and model.vision_width != 64:
+            yield (
+                f"model.vision_width {model.vision_width} does not fit model.weights.vision "
+                "'imagenet': allowed is 64"
+            )
+        nets = [net for net in NETS if getattr(model.weights, net) == "published"]
+        if differences := differences_from_published(model, nets):
+            yield (
+                f"model.weights 'published' of {', '.join(nets)} does not fit the other values of "
+                f"model: set {', '.join(differences)}, or run `sop preset music`, which sets "
+                "all of them except weights"
+            )
 
     def for_inference(self) -> dict[str, Any]:
         """Return the values of these sections alone, as plain values."""
@@ -328,8 +365,34 @@ class Params(InferenceParams):
     denoise: DenoiseParams
     report: ReportParams
 
-    def _conflicts(self) -> list[str]:
-        return [*super()._conflicts(), *_run_conflicts(self)]
+    def _conflicts(self) -> Iterator[str]:
+        model, train, dataset = self.model, self.train, self.dataset
+        yield from super()._conflicts()
+        if model.mask == "binary" and train.loss != "bce":
+            yield (
+                f"train.loss {train.loss!r} does not fit model.mask 'binary': "
+                "allowed are loss bce, or mask ratio with loss l1 or l2"
+            )
+        if model.mask == "ratio" and train.loss == "bce":
+            yield (
+                "train.loss 'bce' does not fit model.mask 'ratio', whose values exceed 1: "
+                "allowed are loss l1 or l2, or mask binary"
+            )
+        if train.loss == "bce" and model.output_activation not in ("sigmoid", "softmax"):
+            yield (
+                f"model.output_activation {model.output_activation!r} does not fit train.loss "
+                "'bce': allowed are sigmoid or softmax, whose values are between 0 and 1"
+            )
+        if train.batch_size % train.micro_batches:
+            yield (
+                f"train.batch_size {train.batch_size} is not a multiple of train.micro_batches "
+                f"{train.micro_batches}: all micro-batches of a batch must have the same size"
+            )
+        if dataset.source == "synthetic" and dataset.synthetic.seconds < self.index.min_seconds:
+            yield (
+                f"dataset.synthetic.seconds {dataset.synthetic.seconds} is below "
+                f"index.min_seconds {self.index.min_seconds}: every video would be left out"
+            )
 
     @property
     def worker_count(self) -> int:
@@ -348,21 +411,21 @@ def load_params(path: Path = PARAMS_PATH) -> Params:
         UserError: the file is missing, is not YAML, or has invalid keys or values; one message
             names all of them, each with its value and what is allowed.
     """
-    return validate(read_yaml(path, YAML(typ="safe", pure=True)), str(path))
+    return validate(Params, read_yaml(path, YAML(typ="safe", pure=True)), str(path))
 
 
-def read_yaml(path: Path, yaml: YAML) -> Any:
-    """Read a YAML file without validating its values.
+def read_yaml(path: Path, yaml: YAML) -> dict[str, Any]:
+    """Read parameters from a YAML file without validating their values.
 
     Args:
         path: the file.
         yaml: the reader.
 
     Raises:
-        UserError: the file is missing or is not YAML.
+        UserError: the file is missing, is not YAML, or has no keys.
     """
     try:
-        return yaml.load(path.read_text(encoding="utf-8"))
+        values = yaml.load(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise UserError(f"{path}: not found; run from the root of the repository") from None
     except (YAMLError, UnicodeDecodeError, OSError) as error:
@@ -370,37 +433,22 @@ def read_yaml(path: Path, yaml: YAML) -> Any:
         if isinstance(error, MarkedYAMLError) and error.problem_mark:
             reason = f"line {error.problem_mark.line + 1}: {error.problem}"
         raise UserError(f"{path}: not readable as YAML: {reason}") from None
-
-
-def validate(values: Any, name: str) -> Params:
-    """Validate the values of a params.yaml.
-
-    Args:
-        values: content of the YAML file.
-        name: name of the file, for the error message.
-
-    Raises:
-        UserError: some keys or values are invalid; see `load_params`.
-    """
     if not isinstance(values, dict):
-        raise UserError(f"{name}: contains no parameters; `git checkout {name}` restores them")
-    return _validated(Params, values, name)
+        raise UserError(f"{path}: contains no parameters; `git checkout {path}` restores them")
+    return values
 
 
-def validate_inference(values: Any, name: str) -> InferenceParams:
-    """Validate the parameters in the checkpoint of a model, as `for_inference` returns them.
+def validate(kind: type[P], values: Any, name: str) -> P:
+    """Validate the values of a params.yaml, or those that `for_inference` returns.
 
     Args:
-        values: content of the checkpoint.
+        kind: `Params`, or `InferenceParams` for the parameters in the checkpoint of a model.
+        values: content of the file.
         name: name of the file, for the error message.
 
     Raises:
         UserError: some keys or values are invalid; see `load_params`.
     """
-    return _validated(InferenceParams, values, name)
-
-
-def _validated(kind: type[P], values: Any, name: str) -> P:
     try:
         return kind.model_validate(values)
     except ValidationError as error:
@@ -423,89 +471,17 @@ def differences_from_published(model: ModelParams, nets: Iterable[Net]) -> list[
     name = _PUBLISHED_NAME.fullmatch(model.published.model)
     if name is None:
         return []
-    channels = {"channels": int(name["channels"])}
-    published: dict[Net, dict[str, str | int]] = {
-        "sound": {"sound": name["sound"], "sound_width": PUBLISHED_WIDTH, **channels},
-        "vision": {
-            "vision": name["vision"],
-            "vision_width": PUBLISHED_WIDTH,
-            "image_pooling": name["pooling"],
-            **channels,
-        },
-        "synthesizer": {"synthesizer": name["synthesizer"], **channels},
+    published = {
+        **name.groupdict(),
+        "channels": int(name["channels"]),
+        "sound_width": PUBLISHED_WIDTH,
+        "vision_width": PUBLISHED_WIDTH,
     }
-    wanted = {key: value for net in nets for key, value in published[net].items()}
     return [
-        f"model.{key} {value} instead of {getattr(model, key)}"
-        for key, value in wanted.items()
-        if getattr(model, key) != value
+        f"model.{key} {published[key]} instead of {getattr(model, key)}"
+        for key in dict.fromkeys(key for net in nets for key in _PUBLISHED_KEYS[net])
+        if getattr(model, key) != published[key]
     ]
-
-
-def _model_conflicts(params: InferenceParams) -> list[str]:
-    model, spectrogram, mixture = params.model, params.spectrogram, params.mixture
-    problems = []
-    bins = spectrogram.stft_frame // 2 + 1
-    if spectrogram.stft_hop > bins:
-        problems.append(
-            f"spectrogram.stft_hop {spectrogram.stft_hop} is too large for frames to overlap: "
-            f"allowed are values up to stft_frame / 2 + 1 = {bins}"
-        )
-    # unet5 halves rows and columns five times, and so on; the log-frequency axis fits all of them.
-    multiple = 2 ** int(model.sound.removeprefix("unet"))
-    columns = 1 + mixture.audio_samples // spectrogram.stft_hop
-    rows = None if spectrogram.log_frequency else bins
-    if columns % multiple or (rows is not None and rows % multiple):
-        shape = f"{columns} columns" if rows is None else f"{rows} rows by {columns} columns"
-        problems.append(
-            f"a spectrogram of {shape} (mixture.audio_samples {mixture.audio_samples}, "
-            f"spectrogram.stft_hop {spectrogram.stft_hop}, stft_frame {spectrogram.stft_frame}) "
-            f"does not fit model.sound {model.sound!r}: allowed are multiples of {multiple}"
-        )
-    if model.weights.vision == "imagenet" and model.vision_width != 64:
-        problems.append(
-            f"model.vision_width {model.vision_width} does not fit model.weights.vision "
-            "'imagenet': allowed is 64"
-        )
-    nets = [net for net in NETS if getattr(model.weights, net) == "published"]
-    if differences := differences_from_published(model, nets):
-        problems.append(
-            f"model.weights 'published' of {', '.join(nets)} does not fit the other values of "
-            f"model: set {', '.join(differences)}, or run `sop preset music`, which sets "
-            "all of them except weights"
-        )
-    return problems
-
-
-def _run_conflicts(params: Params) -> list[str]:
-    model, train, dataset = params.model, params.train, params.dataset
-    problems = []
-    if model.mask == "binary" and train.loss != "bce":
-        problems.append(
-            f"train.loss {train.loss!r} does not fit model.mask 'binary': "
-            "allowed are loss bce, or mask ratio with loss l1 or l2"
-        )
-    if model.mask == "ratio" and train.loss == "bce":
-        problems.append(
-            "train.loss 'bce' does not fit model.mask 'ratio', whose values exceed 1: "
-            "allowed are loss l1 or l2, or mask binary"
-        )
-    if train.loss == "bce" and model.output_activation not in ("sigmoid", "softmax"):
-        problems.append(
-            f"model.output_activation {model.output_activation!r} does not fit train.loss 'bce': "
-            "allowed are sigmoid or softmax, whose values are between 0 and 1"
-        )
-    if train.batch_size % train.micro_batches:
-        problems.append(
-            f"train.batch_size {train.batch_size} is not a multiple of train.micro_batches "
-            f"{train.micro_batches}: all micro-batches of a batch must have the same size"
-        )
-    if dataset.source == "synthetic" and dataset.synthetic.seconds < params.index.min_seconds:
-        problems.append(
-            f"dataset.synthetic.seconds {dataset.synthetic.seconds} is below "
-            f"index.min_seconds {params.index.min_seconds}: every video would be left out"
-        )
-    return problems
 
 
 def _describe(error: ValidationError) -> list[str]:

@@ -9,7 +9,7 @@ from ruamel.yaml import YAML
 from ruamel.yaml.nodes import ScalarNode
 from ruamel.yaml.representer import RoundTripRepresenter
 
-from sop.params import PARAMS_PATH, read_yaml, validate
+from sop.params import PARAMS_PATH, Params, read_yaml, validate
 from sop.runtime.errors import UserError
 from sop.runtime.files import write_text
 
@@ -56,15 +56,11 @@ def apply_preset(
     yaml.preserve_quotes = True
     yaml.width = 4096
     params = read_yaml(params_path, yaml)
-    if not isinstance(params, Mapping):
-        raise UserError(
-            f"{params_path}: contains no parameters; `git checkout {params_path}` restores them"
-        )
     plain = YAML(typ="safe", pure=True)
     changes = list(_merge(params, read_yaml(folder / f"{name}.yaml", plain)))
     text = io.StringIO()
     yaml.dump(params, text)
-    validate(plain.load(text.getvalue()), f"{params_path} with preset {name}")
+    validate(Params, plain.load(text.getvalue()), f"{params_path} with preset {name}")
     write_text(params_path, text.getvalue())
     return changes
 

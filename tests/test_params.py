@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from ruamel.yaml import YAML
 
-from sop.params import InferenceParams, load_params, validate, validate_inference
+from sop.params import InferenceParams, Params, load_params, validate
 from sop.runtime.errors import UserError
 from tests.support.experiment import ROOT
 
@@ -60,7 +60,7 @@ def error_of(values: dict[str, Any]) -> str:
         else:
             section[last] = value
     try:
-        validate(tree, "params.yaml")
+        validate(Params, tree, "params.yaml")
     except UserError as error:
         assert "\n" not in str(error)
         assert str(error).startswith("params.yaml: ")
@@ -391,22 +391,22 @@ def test_missing_file(tmp_path: Path) -> None:
 
 
 def test_auto_workers_are_the_available_cores(monkeypatch: pytest.MonkeyPatch) -> None:
-    params = validate(VALUES | {"workers": "auto"}, "params.yaml")
+    params = validate(Params, VALUES | {"workers": "auto"}, "params.yaml")
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: {4, 5, 7}, raising=False)
     assert params.worker_count == 3
     monkeypatch.delattr(os, "sched_getaffinity")
     monkeypatch.setattr(os, "cpu_count", lambda: 6)
     assert params.worker_count == 6
-    assert validate(VALUES | {"workers": 2}, "params.yaml").worker_count == 2
+    assert validate(Params, VALUES | {"workers": 2}, "params.yaml").worker_count == 2
 
 
 def test_params_for_inference() -> None:
-    params = validate(VALUES, "params.yaml")
+    params = validate(Params, VALUES, "params.yaml")
     values = params.for_inference()
     assert values.keys() == {"extract", "mixture", "spectrogram", "model"}
-    inference = validate_inference(values, "model.pt")
+    inference = validate(InferenceParams, values, "model.pt")
     assert isinstance(params, InferenceParams)
     assert inference.for_inference() == values
     values["spectrogram"]["stft_hop"] = 513
     with pytest.raises(UserError, match=r"^model\.pt: spectrogram\.stft_hop 513"):
-        validate_inference(values, "model.pt")
+        validate(InferenceParams, values, "model.pt")

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from sop.model.pixelplayer import PixelPlayer
 from sop.model.sound import SoundNet
 from sop.model.vision import VisionNet
-from sop.params import InferenceParams, validate_inference
+from sop.params import InferenceParams, validate
 from sop.runtime.errors import UserError
 from sop.runtime.files import replacing
 
@@ -68,7 +68,7 @@ def load_player(path: Path) -> tuple[PixelPlayer, InferenceParams]:
     content = load_checkpoint(path)
     if not {"model", "params"} <= content.keys():
         raise UserError(f"{path}: not a checkpoint of this project, model or params are missing")
-    params = validate_inference(content["params"], str(path))
+    params = validate(InferenceParams, content["params"], str(path))
     player = PixelPlayer(params.model, params.spectrogram)
     load_net(player, content["model"], str(path))
     return player.eval(), params

@@ -1,7 +1,7 @@
 """Batches: the number of steps, the share of each rank, and the worker processes that read them."""
 
 import signal
-from collections.abc import Generator, Iterator
+from collections.abc import Generator
 from dataclasses import dataclass
 from types import FrameType
 from typing import Any
@@ -65,9 +65,12 @@ def training_batches(
     Raises:
         UserError: too many clips in a row cannot be read.
     """
+    batch_size = params.train.batch_size
+    share = batch_size // group.world_size
+    begins = (step * batch_size + group.rank * share for step in steps)
     loader: DataLoader[Any] = DataLoader(
         mixtures,
-        batch_sampler=_items_of_rank(steps, params.train.batch_size, group),
+        batch_sampler=(list(range(begin, begin + share)) for begin in begins),
         num_workers=max(1, params.worker_count // group.world_size),
         collate_fn=collate,
         pin_memory=group.device.type == "cuda",
@@ -84,14 +87,6 @@ def training_batches(
     finally:
         # PyTorch ends the workers with the last reference, but an error's traceback keeps one.
         batches._shutdown_workers()  # type: ignore[attr-defined]
-
-
-def _items_of_rank(steps: range, batch_size: int, group: ProcessGroup) -> Iterator[list[int]]:
-    """Yield the items of each step that belong to this rank."""
-    share = batch_size // group.world_size
-    for step in steps:
-        begin = step * batch_size + group.rank * share
-        yield list(range(begin, begin + share))
 
 
 def _ignore_stop_signals(worker: int) -> None:

@@ -36,15 +36,11 @@ def run_identity(
         training: training videos.
         validation: validation videos.
     """
-    sections = params.model_dump(include={"seed", "mixture", "spectrogram"})
-    parts = {
-        **sections,
-        "extract": params.extract.model_dump(include={"frame_rate", "sample_rate"}),
-    }
-    for name, value in params.model.model_dump().items():
-        parts[f"model.{name}"] = value
-    for name, value in params.train.model_dump(exclude=WITHOUT_INFLUENCE).items():
-        parts[f"train.{name}"] = value
+    parts = params.model_dump(include={"seed", "mixture", "spectrogram"})
+    parts["extract"] = params.extract.model_dump(include={"frame_rate", "sample_rate"})
+    train = params.train.model_dump(exclude=WITHOUT_INFLUENCE)
+    for section, values in (("model", params.model.model_dump()), ("train", train)):
+        parts |= {f"{section}.{name}": value for name, value in values.items()}
     return {
         **{name: json.dumps(value, sort_keys=True) for name, value in parts.items()},
         "data": _data_hash(training, validation),

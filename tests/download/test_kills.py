@@ -27,7 +27,7 @@ from sop.download.download import download
 from sop.extract.extraction import extract
 from sop.runtime.parallel import Workers
 from sop.download.sources import CachePaths
-from sop.params import validate
+from sop.params import Params, validate
 
 values, root = json.loads(Path(sys.argv[1]).read_text()), Path(sys.argv[2])
 kills, longest = int(sys.argv[3]), float(sys.argv[4])
@@ -36,7 +36,7 @@ hashes = root / "hashes.sqlite"
 
 
 def run(values):
-    params = validate(values, "test")
+    params = validate(Params, values, "test")
     download(params, videos, CachePaths(root / "lists", root / "partial", hashes))
     extract(params.extract, videos, audio, frames, Workers(2), hashes)
 
@@ -106,7 +106,7 @@ def test_killed_runs_end_with_the_same_files(
         # So that kills meet partial downloads.
         server.seconds_per_block = 0.02
         values["dataset"]["fetch"]["video_url"] = f"{server.root}/{{id}}.mp4"
-        listed = validate(values, "test")
+        listed = validate(Params, values, "test")
         file = tmp_path / "params.json"
         file.write_text(listed.model_dump_json())
         completed = int(run_killed(RUNS, file, killed, KILLS, MAX_SECONDS).splitlines()[0])

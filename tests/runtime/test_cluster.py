@@ -208,6 +208,6 @@ def test_workers_fetch_into_relative_folders(
         values["dataset"]["fetch"]["video_url"] = f"{server.root}/{{id}}.mp4"
         values["cluster"]["scheduler"] = cluster.address
         places = CachePaths(Path("lists"), Path("partial"), Path("hashes.sqlite"))
-        summary = download(validate(values, "test"), Path("videos"), places)
+        summary = download(validate(Params, values, "test"), Path("videos"), places)
     assert summary["category"] == {"a": {"done": 4, "unavailable": 1, "failed": 0}}
     assert len(list(Path("videos").glob("a/*.mp4"))) == 4

@@ -18,7 +18,7 @@ def changed(params: Params, **dataset: Any) -> Params:
             values["dataset"][name].update(value)
         else:
             values["dataset"][name] = value
-    return validate(values, "test")
+    return validate(Params, values, "test")
 
 
 def local(params: Params, folder: Path) -> Params:

@@ -86,7 +86,7 @@ def with_values(params: Params, values: dict[str, Any]) -> Params:
         for name in sections:
             section = section[name]
         section[last] = value
-    return validate(tree, "params.yaml")
+    return validate(Params, tree, "params.yaml")
 
 
 def assert_same_weights(first: nn.Module, second: nn.Module) -> None:
