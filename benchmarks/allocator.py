@@ -14,7 +14,7 @@ from benchmarks.machine import environment
 from sop.model.pixelplayer import build, normalize_frames, separation_loss
 from sop.params import load_params
 from sop.runtime.device import keep_freed_memory
-from sop.train.optimizer import make_optimizer
+from sop.train.state import make_optimizer
 
 STEPS = 12
 ROUNDS = 3

@@ -25,7 +25,7 @@ from sop.params import Params
 from sop.runtime.device import keep_freed_memory
 from sop.train.distributed import ProcessGroup, process_group
 from sop.train.gradients import compute_gradients
-from sop.train.optimizer import make_optimizer
+from sop.train.state import make_optimizer
 
 ROUNDS = 3
 STEPS = {"cpu": 2, "cuda": 20}

@@ -31,7 +31,7 @@ from sop.params import Params, load_params
 from sop.presets import apply_preset
 from sop.runtime.device import keep_freed_memory
 from sop.train.gradients import compute_gradients
-from sop.train.optimizer import make_optimizer
+from sop.train.state import make_optimizer
 
 ROUNDS = 3
 THREADS = 2

@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 from ruamel.yaml import YAML
-from ruamel.yaml.nodes import ScalarNode
 from ruamel.yaml.representer import RoundTripRepresenter
 
 from sop.params import PARAMS_PATH, Params, read_yaml, validate
@@ -20,11 +19,10 @@ class _Representer(RoundTripRepresenter):
     """Writes null explicitly, which ruamel omits."""
 
 
-def _represent_null(representer: RoundTripRepresenter, value: None) -> ScalarNode:
-    return representer.represent_scalar("tag:yaml.org,2002:null", "null")
-
-
-_Representer.add_representer(type(None), _represent_null)
+_Representer.add_representer(
+    type(None),
+    lambda writer, _: writer.represent_scalar("tag:yaml.org,2002:null", "null"),
+)
 
 
 def preset_names(folder: Path = PRESETS_PATH) -> list[str]:

@@ -18,7 +18,7 @@ from sop.model.spectrogram import separate, stft, unwarp_rows, warp_rows
 from sop.model.synthesizer import Synthesizer
 from sop.params import Params, load_params
 from sop.presets import apply_preset
-from sop.train.optimizer import make_optimizer
+from sop.train.state import make_optimizer
 from tests.support.experiment import ROOT, Reference
 from tests.support.stress import repeats
 

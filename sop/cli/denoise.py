@@ -5,7 +5,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-from sop.cli.options import add_filter_options, chosen_filter
+from sop.cli.options import add_filter_options, add_path_option, chosen_filter
 from sop.runtime.files import require_file
 
 
@@ -24,13 +24,7 @@ def add_parser(commands: Any) -> None:
     parser.add_argument(
         "references", type=Path, nargs="+", metavar="REFERENCE", help="recording of the noise"
     )
-    parser.add_argument(
-        "--out",
-        type=Path,
-        required=True,
-        metavar="CLEAN.wav",
-        help="file for the result, 32-bit float samples",
-    )
+    add_path_option(parser, "--out", "CLEAN.wav", "file for the result, 32-bit float samples")
     add_filter_options(parser, "--filter", "rls", "adaptive filter (default: %(default)s)")
     parser.set_defaults(run=run)
 

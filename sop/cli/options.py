@@ -71,10 +71,13 @@ def whole_number(text: str) -> int:
     return int(text)
 
 
-def add_checkpoint_option(parser: argparse.ArgumentParser, option: str, text: str) -> None:
-    """Add an option that names the file of a model."""
+def add_path_option(
+    parser: argparse.ArgumentParser, option: str, kind: str, text: str, default: Path | None = None
+) -> None:
+    """Add an option that names a file or folder; it is required if it has no default."""
+    text += " (default: %(default)s)" if default else ""
     parser.add_argument(
-        option, type=Path, default=MODEL, metavar="FILE", help=f"{text} (default: %(default)s)"
+        option, type=Path, metavar=kind, help=text, default=default, required=default is None
     )
 
 

@@ -4,9 +4,11 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from sop.cli.options import add_checkpoint_option
+from sop.cli.options import MODEL, add_path_option
 from sop.runtime.errors import UserError
 from sop.runtime.files import require_file
+
+EXPORT = Path("data/published-export")
 
 
 def add_parser(commands: Any) -> None:
@@ -16,14 +18,8 @@ def add_parser(commands: Any) -> None:
         help="write a model as the three files of the published code",
         description="Write a model as the three files that the published code loads.",
     )
-    add_checkpoint_option(export, "--checkpoint", "the model")
-    export.add_argument(
-        "--out",
-        type=Path,
-        default=Path("data/published-export"),
-        metavar="DIR",
-        help="folder for the files (default: %(default)s)",
-    )
+    add_path_option(export, "--checkpoint", "FILE", "the model", MODEL)
+    add_path_option(export, "--out", "DIR", "folder for the files", EXPORT)
     export.set_defaults(run=run_export)
     import_ = commands.add_parser(
         "import-published",
@@ -32,7 +28,7 @@ def add_parser(commands: Any) -> None:
         "checkpoint of this project; `python -m stages.evaluate` evaluates it. The other values in "
         "params.yaml must match the model: `sop preset music` sets them.",
     )
-    add_checkpoint_option(import_, "--out", "the checkpoint to write")
+    add_path_option(import_, "--out", "FILE", "the checkpoint to write", MODEL)
     import_.set_defaults(run=run_import)
 
 

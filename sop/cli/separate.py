@@ -7,9 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from sop.cli.options import (
-    add_checkpoint_option,
+    MODEL,
     add_filter_options,
     add_option,
+    add_path_option,
     chosen_filter,
     number,
     whole_number,
@@ -29,10 +30,8 @@ def add_parser(commands: Any) -> None:
         "sound. overlay.mp4 shows where and when each region sounds, and regions.json lists it.",
     )
     parser.add_argument("video", type=Path, metavar="VIDEO", help="any file that ffmpeg reads")
-    parser.add_argument(
-        "--out", type=Path, required=True, metavar="DIR", help="folder for the results"
-    )
-    add_checkpoint_option(parser, "--checkpoint", "the model")
+    add_path_option(parser, "--out", "DIR", "folder for the results")
+    add_path_option(parser, "--checkpoint", "FILE", "the model", MODEL)
     add_option(
         parser,
         "--device",

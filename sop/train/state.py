@@ -1,13 +1,15 @@
-"""What training changes: model, optimizer, moving average and counters."""
+"""What training changes: model, optimizer with its learning rates, moving average and counters."""
 
+import math
 from typing import Any
 
+import torch
+from torch.optim.optimizer import Optimizer
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from sop.model.pixelplayer import PixelPlayer
 from sop.params import TrainParams
 from sop.train.gradients import unwrap
-from sop.train.optimizer import make_optimizer
 
 
 class TrainingState:
@@ -19,6 +21,7 @@ class TrainingState:
     """
 
     def __init__(self, player: PixelPlayer, params: TrainParams) -> None:
+        self.params = params
         self.player = player
         self.optimizer = make_optimizer(player, params)
         self.ema: AveragedModel | None = None
@@ -29,7 +32,7 @@ class TrainingState:
         """Number of completed steps, skipped ones included."""
         self.skipped = 0
         """Number of steps skipped because of a loss that was not finite."""
-        self.best: float | None = None
+        self.best = -math.inf
         """Best validation result so far; larger is better."""
         self.left_out: dict[str, None] = {}
         """Clips that could not be read, each with its reason, in order."""
@@ -39,6 +42,13 @@ class TrainingState:
         """The model to validate and save: the moving average if there is one."""
         return self.player if self.ema is None else unwrap(self.ema)
 
+    def begin_step(self, epoch_steps: int) -> None:
+        """Set the learning rates for the current step, and clear the gradients."""
+        factor = learning_rate_factor(self.step, epoch_steps, self.params)
+        for group in self.optimizer.param_groups:
+            group["lr"] = group["initial_lr"] * factor
+        self.optimizer.zero_grad(set_to_none=True)
+
     def update_weights(self) -> None:
         """Apply the gradients to the model, and the model to its moving average."""
         self.optimizer.step()
@@ -47,10 +57,8 @@ class TrainingState:
 
     def update_best(self, results: dict[str, float], best_by: str) -> bool:
         """Return True, and remember the result, if a validation is the best so far."""
-        if best_by not in results:
-            return False
-        value = -results[best_by] if best_by == "loss" else results[best_by]
-        is_best = self.best is None or value > self.best
+        value = results.get(best_by, math.nan) * (-1 if best_by == "loss" else 1)
+        is_best = value > self.best
         if is_best:
             self.best = value
         return is_best
@@ -75,3 +83,38 @@ class TrainingState:
         self.optimizer.load_state_dict(state["optimizer"])
         if self.ema is not None:
             self.ema.load_state_dict(state["ema"])
+
+
+def make_optimizer(player: PixelPlayer, params: TrainParams) -> Optimizer:
+    """Return the optimizer; as published, the vision net's head has the sound net's rate."""
+    rates = params.learning_rate
+    groups = [
+        {"params": list(player.sound.parameters()), "lr": rates.sound},
+        {"params": list(player.vision.trunk.parameters()), "lr": rates.vision},
+        {"params": list(player.vision.head.parameters()), "lr": rates.sound},
+        {"params": list(player.synthesizer.parameters()), "lr": rates.synthesizer},
+    ]
+    for group in groups:
+        group["initial_lr"] = group["lr"]
+    decay = params.weight_decay
+    if params.optimizer == "sgd":
+        return torch.optim.SGD(groups, momentum=params.momentum, weight_decay=decay, fused=True)
+    return torch.optim.AdamW(groups, weight_decay=decay, fused=True)
+
+
+def learning_rate_factor(step: int, epoch_steps: int, params: TrainParams) -> float:
+    """Return the factor of all learning rates at a step.
+
+    Args:
+        step: the step, counted from 0.
+        epoch_steps: number of steps in an epoch.
+        params: schedule and number of epochs.
+    """
+    if params.schedule == "steps":
+        epochs_done = step // epoch_steps
+        return float(0.1 ** sum(epochs_done >= drop for drop in params.learning_rate_steps))
+    steps = epoch_steps * params.epochs
+    warmup = max(1, round(params.warmup_fraction * steps))
+    if step < warmup:
+        return (step + 1) / warmup
+    return 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1, steps - warmup)))

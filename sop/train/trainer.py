@@ -33,7 +33,6 @@ from sop.train.gradients import compute_gradients, uses_bfloat16
 from sop.train.initial_weights import load_initial_weights
 from sop.train.loader import make_plan, training_batches
 from sop.train.monitor import MetricLog, Throughput, open_live
-from sop.train.optimizer import set_learning_rates
 from sop.train.resume import ResumeCheckpoint, run_identity
 from sop.train.state import TrainingState
 
@@ -159,9 +158,11 @@ class Trainer:
     def train_step(self, batch: Batch) -> None:
         """Update the weights with one batch."""
         state = self.state
-        self.log_left_out(batch.left_out)
-        set_learning_rates(state.optimizer, state.step, self.plan.epoch_steps, self.params.train)
-        state.optimizer.zero_grad(set_to_none=True)
+        for reason in batch.left_out:
+            if reason not in state.left_out:
+                logger.info(f"left out of training: {reason}")
+            state.left_out[reason] = None
+        state.begin_step(self.plan.epoch_steps)
         loss = compute_gradients(
             self.model, batch, self.params, self.group.device, self.plan.micro_batches
         )
@@ -312,13 +313,6 @@ class Trainer:
             f"{throughput.waiting_fraction:.0%} waiting, "
             f"learning rate {self.state.optimizer.param_groups[0]['lr']:.3g}"
         )
-
-    def log_left_out(self, reasons: Iterable[str]) -> None:
-        """Log each clip that could not be read, once."""
-        for reason in reasons:
-            if reason not in self.state.left_out:
-                logger.info(f"left out of training: {reason}")
-            self.state.left_out[reason] = None
 
 
 @contextmanager

@@ -21,7 +21,7 @@ from sop.params import Params
 from sop.runtime.errors import UserError
 from sop.train.distributed import ProcessGroup
 from sop.train.gradients import compute_gradients, uses_bfloat16
-from sop.train.optimizer import learning_rate_factor, make_optimizer
+from sop.train.state import learning_rate_factor, make_optimizer
 from sop.train.trainer import RunFolders, Trainer
 from tests.support.experiment import with_values
 
