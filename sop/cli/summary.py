@@ -42,7 +42,10 @@ def run(options: argparse.Namespace) -> int:
         columns = (values[name]["mean"] for name in ("sdr", "sdr_improvement", "sir", "sar"))
         print(f"{category:18}" + "".join(f"{value:8.2f}" for value in columns))
     print()
-    print(_evaluated(metrics["mixtures"]))
+    mixtures = metrics["mixtures"]
+    print(f"{counted(mixtures['counted'], 'mixture')} evaluated, {mixtures['left_out']} left out")
+    for number, reason in mixtures["reasons"].items():
+        print(f"  mixture {number}: {reason}")
     if denoise.exists():
         print()
         print(_denoised(_read(denoise)))
@@ -60,13 +63,6 @@ def _read(path: Path) -> dict[str, Any]:
             f"{path}: not valid JSON ({error}); run `dvc repro`, which replaces it"
         ) from None
     return metrics
-
-
-def _evaluated(mixtures: dict[str, Any]) -> str:
-    """Describe how many mixtures were evaluated, and why others were left out."""
-    reasons = "".join(f"\n  mixture {n}: {why}" for n, why in mixtures["reasons"].items())
-    evaluated = counted(mixtures["counted"], "mixture")
-    return f"{evaluated} evaluated, {mixtures['left_out']} left out{reasons}"
 
 
 def _denoised(metrics: dict[str, Any]) -> str:

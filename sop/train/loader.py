@@ -3,7 +3,6 @@
 import signal
 from collections.abc import Generator
 from dataclasses import dataclass
-from types import FrameType
 from typing import Any
 
 from torch.utils.data import DataLoader
@@ -94,9 +93,5 @@ def _ignore_stop_signals(worker: int) -> None:
 
     The trainer ends its workers. If it does not, they end by themselves.
     """
-
-    def end_later(number: int, frame: FrameType | None) -> None:
-        signal.alarm(GRACE_SECONDS)
-
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, end_later)
+    signal.signal(signal.SIGTERM, lambda *_: signal.alarm(GRACE_SECONDS))

@@ -119,7 +119,3 @@ class Throughput:
     def speed(self) -> float:
         """Number of mixtures per second."""
         return self._steps * self._batch_size / max(time.monotonic() - self._began, 1e-9)
-
-    def seconds_left(self, steps: int) -> float:
-        """Return the estimated time for a number of further steps."""
-        return steps * self._batch_size / max(self.speed, 1e-9)

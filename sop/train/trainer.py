@@ -9,7 +9,6 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import closing, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from types import FrameType
 from typing import NamedTuple
 
 import torch
@@ -306,11 +305,10 @@ class Trainer:
 
     def log_step(self) -> None:
         """Log loss, speed and learning rate."""
-        step, steps, throughput = self.state.step, self.plan.steps, self.throughput
         logger.info(
-            f"step {step}/{steps}: loss {self.metrics.last_loss:.4f}, {throughput.speed:.1f} "
-            f"mixtures/s, {throughput.seconds_left(steps - step) / 60:.1f} min left, "
-            f"{throughput.waiting_fraction:.0%} waiting, "
+            f"step {self.state.step}/{self.plan.steps}: loss {self.metrics.last_loss:.4f}, "
+            f"{self.throughput.speed:.1f} mixtures/s, "
+            f"{self.throughput.waiting_fraction:.0%} waiting, "
             f"learning rate {self.state.optimizer.param_groups[0]['lr']:.3g}"
         )
 
@@ -319,11 +317,10 @@ class Trainer:
 def stop_signals() -> Iterator[list[int]]:
     """Collect SIGTERM and Ctrl-C in a list instead of interrupting a step."""
     received: list[int] = []
-
-    def receive(number: int, frame: FrameType | None) -> None:
-        received.append(number)
-
-    earlier = {number: signal.signal(number, receive) for number in (signal.SIGTERM, signal.SIGINT)}
+    earlier = {
+        number: signal.signal(number, lambda number, _: received.append(number))
+        for number in (signal.SIGTERM, signal.SIGINT)
+    }
     try:
         yield received
     finally:

@@ -45,7 +45,6 @@ def test_throughput_excludes_the_start(time: Time) -> None:
     # Five steps of 3 s, and five waits of 1 s, the last of them for the end.
     assert throughput.waiting_fraction == pytest.approx(4 / 20)
     assert throughput.speed == pytest.approx(5 * 8 / 20)
-    assert throughput.seconds_left(10) == pytest.approx(40)
 
 
 def test_metrics_are_logged_again_after_an_interruption(tmp_path: Path) -> None:
