@@ -2,10 +2,6 @@
 
 from collections.abc import Collection
 
-MUSIC_INSTRUMENTS = (
-    *("accordion", "acoustic_guitar", "cello", "clarinet", "erhu", "flute"),
-    *("saxophone", "trumpet", "tuba", "violin", "xylophone"),
-)
 MUSIC21_INSTRUMENTS = (
     *("accordion", "acoustic_guitar", "bagpipe", "banjo", "bassoon", "cello", "clarinet"),
     *("congas", "drum", "electric_bass", "erhu", "flute", "guzheng", "piano", "pipa"),

@@ -58,11 +58,7 @@ class PixelPlayer(nn.Module):
         Returns:
             (B, N, R, M), or (B, 2 N, R, M) with the backgrounds after the sources.
         """
-        pixels = self._pixels(frames)
-        image = self._image_features(pool_pixels(pixels, self.params.image_pooling), frames)
-        if background:
-            backgrounds = self._image_features(pool_background(pixels), frames)
-            image = torch.cat([image, backgrounds], dim=1)
+        image = self.image_features(frames, background)
         logits: Tensor = self.synthesizer(image, self.sound_features(magnitude))
         return logits
 
@@ -88,10 +84,30 @@ class PixelPlayer(nn.Module):
         """Return the component maps of the mixture: (B, R, M) to (B, C, R, M)."""
         return activate(self.sound(magnitude.log()[:, None]), self.params.sound_activation, 1)
 
-    def image_features(self, frames: Tensor) -> Tensor:
-        """Return pooled image features: (B, N, T, 3, H, W) to (B, N, C)."""
-        pooled = pool_pixels(self._pixels(frames), self.params.image_pooling)
-        return self._image_features(pooled, frames)
+    def image_features(self, frames: Tensor, background: bool = False) -> Tensor:
+        """Return pooled image features.
+
+        In training, each source has its own pass and so its own batch statistics, as in the
+        published code. In evaluation, one pass serves all sources.
+
+        Args:
+            frames: frames of each source, ImageNet-normalized, (B, N, T, 3, H, W).
+            background: also return the features of each source's background.
+
+        Returns:
+            (B, N, C), or (B, 2 N, C) with the backgrounds after the sources.
+        """
+        # First all mixtures of the first source, then those of the second, ...
+        if self.training:
+            pixels = torch.cat([self.vision(source) for source in frames.unbind(1)])
+        else:
+            pixels = self.vision(frames.transpose(0, 1).flatten(0, 1))
+        pooled = [pool_pixels(pixels, self.params.image_pooling)]
+        if background:
+            pooled.append(pool_background(pixels))
+        features = [torch.stack(part.chunk(frames.shape[1]), dim=1) for part in pooled]
+        activation = self.params.image_activation
+        return torch.cat([activate(part, activation, -1) for part in features], dim=1)
 
     def pixel_features(self, frames: Tensor) -> Tensor:
         """Return the image features of each pixel: (B, T, 3, H, W) to (B, T, C, h, w)."""
@@ -100,22 +116,6 @@ class PixelPlayer(nn.Module):
     def masks(self, logits: Tensor) -> Tensor:
         """Return the masks of logits, (B, N, R, M)."""
         return activate(logits, self.params.output_activation, 1)
-
-    def _pixels(self, frames: Tensor) -> Tensor:
-        """Return the output of the vision net, (N B, T, C, h, w): B first sources, B second, ...
-
-        In training, each source has its own pass and so its own batch statistics, as in the
-        published code. In evaluation, one pass serves all sources.
-        """
-        if self.training:
-            return torch.cat([self.vision(source) for source in frames.unbind(1)])
-        pixels: Tensor = self.vision(frames.transpose(0, 1).flatten(0, 1))
-        return pixels
-
-    def _image_features(self, pooled: Tensor, frames: Tensor) -> Tensor:
-        """Group pooled features by mixture and activate them: (N B, C) to (B, N, C)."""
-        features = torch.stack(pooled.chunk(frames.shape[1]), dim=1)
-        return activate(features, self.params.image_activation, -1)
 
 
 def activate(x: Tensor, activation: Activation, axis: int) -> Tensor:
