@@ -1,7 +1,7 @@
 """Options that several commands share, and the types of their values."""
 
 import argparse
-import math
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -48,7 +48,7 @@ def add_option(
     parser.add_argument(option, type=checked, **settings)
 
 
-def number(text: str, minimum: float = 0.0, maximum: float = math.inf) -> float:
+def number(text: str, minimum: float, maximum: float) -> float:
     """Return a number from text.
 
     Raises:
@@ -107,7 +107,7 @@ def add_filter_options(
     add_option(
         parser,
         "--rate",
-        lambda text: number(text, math.ulp(0.0), math.nextafter(math.inf, 0.0)),
+        lambda text: number(text, sys.float_info.min, sys.float_info.max),
         "a positive number",
         metavar="R",
         help=f"step size of nlms, below 2 (default: {NLMS_RATE:g}), or of lms (no default, because "

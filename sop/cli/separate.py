@@ -178,4 +178,4 @@ def _point(text: str) -> tuple[float, float]:
 
 def _gain(text: str) -> tuple[str, float]:
     name, _, factor = text.partition("=")
-    return name, number(factor, maximum=MAX_GAIN)
+    return name, number(factor, 0, MAX_GAIN)
