@@ -9,8 +9,9 @@ import struct
 import sys
 import zipfile
 import zlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -152,7 +153,9 @@ def read_frames(path: Path, numbers: Sequence[int], size: int, crop: Crop = CENT
     """
     frames = np.empty((len(numbers), size, size, 3), np.uint8)
     for frame, number, jpeg in zip(frames, numbers, _jpegs(path, numbers), strict=True):
-        frame[...] = _square(jpeg, _place(path, number), size, crop)
+        with _opened_picture(jpeg, _place(path, number)) as image:
+            # Evaluation uses exact scaling; only training uses the faster approximation.
+            frame[...] = (_zoomed if crop.zoom > 1 else _scaled)(image, size, crop)
     return frames
 
 
@@ -206,16 +209,16 @@ def _place(path: Path, number: int) -> Path:
 
 def _jpegs(path: Path, numbers: Sequence[int]) -> list[bytes]:
     if path.is_dir():
-        return [_loose(_place(path, number)) for number in numbers]
+        return [_frame(place.read_bytes, place) for place in (_place(path, n) for n in numbers)]
     return _stored(path, numbers) or _archived(path, numbers)
 
 
-def _loose(place: Path) -> bytes:
+def _frame(read: Callable[[], bytes], place: Path) -> bytes:
     try:
-        return place.read_bytes()
-    except FileNotFoundError:
+        return read()
+    except (FileNotFoundError, KeyError):
         raise LeftOut(f"{place}: no such frame") from None
-    except OSError as error:
+    except ZIP_ERRORS as error:
         raise LeftOut(f"{place}: not readable ({_reason(error)})") from None
 
 
@@ -231,28 +234,29 @@ def _stored(path: Path, numbers: Sequence[int]) -> list[bytes] | None:
             mark, *_, length, directory, comment = _ZIP_END.unpack(file.read(_ZIP_END.size))
             if (mark, directory + length, comment) != (b"PK\5\6", end, 0):
                 return None
-            jpegs = [_stored_frame(file, directory, number) for number in numbers]
+            return [_stored_frame(file, directory, number) for number in numbers]
     except (OSError, struct.error, ValueError):
         return None
-    whole = [jpeg for jpeg in jpegs if jpeg is not None]
-    return whole if len(whole) == len(jpegs) else None
 
 
-def _stored_frame(file: io.FileIO, directory: int, number: int) -> bytes | None:
+def _stored_frame(file: io.FileIO, directory: int, number: int) -> bytes:
+    """Read one frame; raise ValueError if it is not as `pack` writes it."""
     name = FRAME_NAME.format(number).encode()
     file.seek(directory + (number - 1) * (_ZIP_ENTRY.size + len(name)))
     entry = file.read(_ZIP_ENTRY.size + len(name))
     mark, _, *fields, comment, _, _, _, start = _ZIP_ENTRY.unpack(entry[: _ZIP_ENTRY.size])
     _, flags, method, _, _, checksum, size, _, _, _ = fields
     header = _ZIP_HEADER.pack(b"PK\3\4", *fields) + name
-    if (mark, entry[_ZIP_ENTRY.size :], flags, method, comment) != (b"PK\1\2", name, 0, 0, 0):
-        return None
-    if start + len(header) + size > directory:
-        return None
+    expected = (b"PK\1\2", name, 0, 0, 0)
+    is_packed = (mark, entry[_ZIP_ENTRY.size :], flags, method, comment) == expected
+    if not is_packed or start + len(header) + size > directory:
+        raise ValueError("another layout")
     file.seek(start)
     content = file.read(len(header) + size)
     jpeg = content[len(header) :]
-    return jpeg if content.startswith(header) and zlib.crc32(jpeg) == checksum else None
+    if not content.startswith(header) or zlib.crc32(jpeg) != checksum:
+        raise ValueError("damaged")
+    return jpeg
 
 
 def _archived(path: Path, numbers: Sequence[int]) -> list[bytes]:
@@ -262,16 +266,8 @@ def _archived(path: Path, numbers: Sequence[int]) -> list[bytes]:
     except ZIP_ERRORS as error:
         raise LeftOut(f"{path}: not readable as frames ({_reason(error)})") from None
     with archive:
-        return [_archived_frame(archive, _place(path, number)) for number in numbers]
-
-
-def _archived_frame(archive: zipfile.ZipFile, place: Path) -> bytes:
-    try:
-        return archive.read(place.name)
-    except KeyError:
-        raise LeftOut(f"{place}: no such frame") from None
-    except ZIP_ERRORS as error:
-        raise LeftOut(f"{place}: not readable ({_reason(error)})") from None
+        places = [_place(path, number) for number in numbers]
+        return [_frame(partial(archive.read, place.name), place) for place in places]
 
 
 @contextmanager
@@ -325,12 +321,6 @@ def _opened_picture(jpeg: bytes, place: Path) -> Iterator[Image.Image]:
         raise LeftOut(f"{place}: not readable as a picture (no JPEG)") from None
     except _PICTURE_ERRORS as error:
         raise LeftOut(f"{place}: not readable as a picture ({_reason(error)})") from None
-
-
-def _square(jpeg: bytes, place: Path, size: int, crop: Crop) -> Frames:
-    with _opened_picture(jpeg, place) as image:
-        # Evaluation uses exact scaling; only training uses the faster approximation.
-        return _zoomed(image, size, crop) if crop.zoom > 1 else _scaled(image, size, crop)
 
 
 def _scaled(image: Image.Image, size: int, crop: Crop) -> Frames:

@@ -4,7 +4,6 @@ import csv
 import io
 import zipfile
 from collections import Counter
-from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -116,12 +115,13 @@ def build_index(
 
 def write_index(index: Index, folder: Path) -> None:
     """Write train.csv, val.csv and duets.csv: `AUDIO_PATH,FRAMES_PATH,NUMBER_FRAMES`, no header."""
-    for name, videos in (
-        (TRAIN, index.train),
-        (VALIDATION, index.validation),
-        (DUETS, index.duets),
-    ):
-        write_text(folder / name, _as_csv(videos))
+    lists = {TRAIN: index.train, VALIDATION: index.validation, DUETS: index.duets}
+    for name, videos in lists.items():
+        text = io.StringIO()
+        csv.writer(text, lineterminator="\n").writerows(
+            (video.audio.as_posix(), video.frames.as_posix(), video.frame_count) for video in videos
+        )
+        write_text(folder / name, text.getvalue())
 
 
 def read_index(path: Path) -> list[Video]:
@@ -186,12 +186,3 @@ def _video(sound: Path, frames: Path, params: IndexParams, frame_rate: float) ->
             f"{seconds:.1f} s is shorter than index.min_seconds, {params.min_seconds:g} s"
         )
     return Video(sound, place, count)
-
-
-def _as_csv(videos: Iterable[Video]) -> str:
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerows(
-        (video.audio.as_posix(), video.frames.as_posix(), video.frame_count) for video in videos
-    )
-    return text.getvalue()

@@ -1,7 +1,7 @@
 """Download all videos of the chosen source as `<category>/<id>.mp4`; keep those up to date."""
 
 import logging
-from collections import defaultdict
+from collections import Counter
 from collections.abc import Callable, Iterable
 from functools import partial
 from pathlib import Path
@@ -64,11 +64,9 @@ def download(params: Params, folder: Path, caches: CachePaths) -> dict[str, Any]
     write_manifest(rows, folder)
     kept = {(row.category, row.id) for row in rows}
     missing = [video for video in source.videos if (video.category, video.id) not in kept]
-    for video in source.unusable:
-        logger.info(f"left out: {video.shown_as}: {video.reason}")
-        rows.append(
-            VideoRow(video.category, video.id, UNAVAILABLE, video.reason, source=video.shown_as)
-        )
+    for row in source.unusable:
+        logger.info(f"left out: {row.source}: {row.reason}")
+    rows += source.unusable
     saver = PeriodicSaver(lambda: write_manifest(rows, folder))
     unreached, limit = 0, min(LOST_NETWORK, max(len(missing), VERY_FEW + 1))
     work = partial(_make, source.make, folder)
@@ -114,26 +112,22 @@ def _check_apart(params: Params, folder: Path) -> None:
 def _kept(source: VideoSource, folder: Path) -> list[VideoRow]:
     """Return the rows of videos that are up to date or known to be unavailable."""
     wanted = {(video.category, video.id): video.made_from for video in source.videos}
+    # Reading a local file again costs nothing; asking a server for a removed video does.
+    keep_unavailable = source.remote and not source.retry_unavailable
+
+    def is_current(row: VideoRow) -> bool:
+        video, *others = _files(source, row, folder)
+        return (keep_unavailable and row.status == UNAVAILABLE) or (
+            row.status == DONE
+            and all(file.is_file() for file in (video, *others))
+            and video.stat().st_size == row.bytes
+        )
+
     return [
         row
         for row in read_manifest(folder)
-        if wanted.get((row.category, row.id)) == row.made_from
-        and (_is_intact(source, row, folder) or _is_unavailable(source, row))
+        if wanted.get((row.category, row.id)) == row.made_from and is_current(row)
     ]
-
-
-def _is_intact(source: VideoSource, row: VideoRow, folder: Path) -> bool:
-    files = _files(source, row, folder)
-    return (
-        row.status == DONE
-        and all(file.is_file() for file in files)
-        and files[0].stat().st_size == row.bytes
-    )
-
-
-def _is_unavailable(source: VideoSource, row: VideoRow) -> bool:
-    # Reading a local file again costs nothing; asking a server for a removed video does.
-    return row.status == UNAVAILABLE and source.remote and not source.retry_unavailable
 
 
 def _files(source: VideoSource, video: VideoRow, folder: Path) -> list[Path]:
@@ -165,33 +159,33 @@ def _check_enough(source: VideoSource, rows: list[VideoRow], name: str) -> None:
     done, listed = len(rows) - len(missing), len(rows)
     if done and done >= source.min_success_fraction * listed:
         return
-    needed = f"; dataset.fetch.min_success_fraction requires {source.min_success_fraction:.0%}"
+    message = f"dataset.source {name}: {done} of {listed} videos downloaded; "
+    if source.min_success_fraction:
+        message += (
+            f"dataset.fetch.min_success_fraction requires {source.min_success_fraction:.0%}; "
+        )
     first = min(missing, default=None)
-    raise UserError(
-        f"dataset.source {name}: {done} of {listed} videos downloaded"
-        f"{needed if source.min_success_fraction else ''}; "
-        + (f"for example {first.source}: {first.reason}" if first else "the list is empty")
-    )
+    example = f"for example {first.source}: {first.reason}" if first else "the list is empty"
+    raise UserError(message + example)
 
 
 def _summary(source: str, rows: list[VideoRow]) -> dict[str, Any]:
-    category: dict[str, dict[str, int]] = defaultdict(
-        lambda: dict.fromkeys((DONE, UNAVAILABLE, FAILED), 0)
-    )
-    for row in sorted(rows):
-        category[row.category][row.status] += 1
+    counts = Counter((row.category, row.status) for row in rows)
     return {
         "source": source,
         "listed": len(rows),
         "videos": sum(row.status == DONE for row in rows),
         "hours": round(sum(row.seconds for row in rows) / 3600, 4),
         "bytes": sum(row.bytes for row in rows),
-        "category": dict(category),
-        UNAVAILABLE: _reasons(row for row in rows if row.status == UNAVAILABLE),
-        FAILED: _reasons(row for row in rows if row.status == FAILED),
+        "category": {
+            category: {status: counts[category, status] for status in (DONE, UNAVAILABLE, FAILED)}
+            for category in sorted({row.category for row in rows})
+        },
+        UNAVAILABLE: _reasons(rows, UNAVAILABLE),
+        FAILED: _reasons(rows, FAILED),
     }
 
 
-def _reasons(rows: Iterable[VideoRow]) -> dict[str, Any]:
-    reasons = {row.source: row.reason for row in sorted(rows)}
+def _reasons(rows: Iterable[VideoRow], status: str) -> dict[str, Any]:
+    reasons = {row.source: row.reason for row in sorted(rows) if row.status == status}
     return {"count": len(reasons), "reasons": dict(list(reasons.items())[:REASONS_SHOWN])}

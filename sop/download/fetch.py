@@ -8,8 +8,9 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterable
+from contextlib import suppress
 from pathlib import Path
-from typing import IO, Any
+from typing import IO
 
 from sop.download.container import to_mp4
 from sop.download.published_lists import ListedVideo
@@ -106,22 +107,17 @@ def _fetch(video: ListedVideo, params: FetchParams, own: Path) -> Path:
         "stem": str(own.absolute() / "video"),
         "format": format_selector(params),
         "clip": clip_of(video, params),
-        "stall_timeout_seconds": params.stall_timeout_seconds,
-        "retries": params.retries,
-        "backoff_seconds": params.backoff_seconds,
-        "rate_limit": params.rate_limit,
-        "cookies": params.cookies,
-        "proxy": params.proxy,
-        "options": params.yt_dlp,
+        "params": params.model_dump(),
     }
     with tempfile.TemporaryFile() as log, tempfile.TemporaryDirectory() as tools:
         # To fetch a part of a video, yt-dlp looks for ffmpeg only on PATH.
         (Path(tools) / "ffmpeg").symlink_to(binary())
-        answer = _ask(request, params.timeout_seconds, Path(tools), log)
-        if answer is None:
+        text = _ask(json.dumps(request), params.timeout_seconds, tools, log)
+        if not text:
             log.seek(0)
             last = log.read().decode("utf-8", errors="replace").strip().rpartition("\n")[2]
             raise LeftOutForNow(f"yt-dlp crashed ({last[:REASON_CHARACTERS]})")
+    answer = json.loads(text)
     if answer["failure"]:
         raise FAILURES[answer["failure"]](answer["reason"])
     file = Path(answer["file"])
@@ -130,9 +126,9 @@ def _fetch(video: ListedVideo, params: FetchParams, own: Path) -> Path:
     return file
 
 
-def _ask(request: dict[str, Any], timeout_seconds: float, tools: Path, log: IO[bytes]) -> Any:
-    """Return the answer of `sop.download.ytdlp_process`, or None if it crashed."""
-    path = os.pathsep.join((str(tools), os.environ.get("PATH", os.defpath)))
+def _ask(request: str, timeout_seconds: float, tools: str, log: IO[bytes]) -> bytes:
+    """Return the answer of `sop.download.ytdlp_process`; nothing if it crashed."""
+    path = os.pathsep.join((tools, os.environ.get("PATH", os.defpath)))
     with (
         subprocess.Popen(
             [sys.executable, "-m", "sop.download.ytdlp_process"],
@@ -144,18 +140,18 @@ def _ask(request: dict[str, Any], timeout_seconds: float, tools: Path, log: IO[b
         time_limit(process, timeout_seconds) as expired,
     ):
         assert process.stdin is not None and process.stdout is not None
+        text = b""
         try:
-            process.stdin.write(json.dumps(request).encode() + b"\n")
-            process.stdin.flush()
-            text = process.stdout.read()
-        except BrokenPipeError:
-            text = b""
+            with suppress(BrokenPipeError):
+                process.stdin.write(f"{request}\n".encode())
+                process.stdin.flush()
+                text = process.stdout.read()
         except BaseException:
             kill_tree(process)
             raise
     if expired.is_set():
         raise LeftOutForNow(f"took longer than {timeout_seconds:g} s and was stopped")
-    return json.loads(text) if text else None
+    return text
 
 
 def _check_and_place(file: Path, path: Path, limits: Limits) -> Probe:

@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from sop.download.manifest import UNAVAILABLE, VideoRow
 from sop.runtime.errors import LeftOut, UserError
 
 UNLABELLED = "unlabelled"
@@ -25,18 +26,7 @@ class LocalVideo:
     id: str
 
 
-@dataclass(frozen=True)
-class UnusableVideo:
-    """A file that cannot be used, as its name or place shows."""
-
-    category: str
-    id: str
-    shown_as: str
-    """Its path on one line."""
-    reason: str
-
-
-def find_videos(folder: Path) -> tuple[list[LocalVideo], list[UnusableVideo]]:
+def find_videos(folder: Path) -> tuple[list[LocalVideo], list[VideoRow]]:
     """List the files of a folder with their categories and ids, except hidden files.
 
     No file is read: those that are no videos are found out later.
@@ -57,7 +47,10 @@ def find_videos(folder: Path) -> tuple[list[LocalVideo], list[UnusableVideo]]:
             if earlier is not None:
                 raise LeftOut(f"{earlier.path.name} has the same name; rename one of them")
         except LeftOut as reason:
-            unusable.append(UnusableVideo(category, path.stem, _printable(path), str(reason)))
+            # The path on one line, whatever characters its name contains.
+            shown = "".join(c if c.isprintable() else "?" for c in str(path))
+            row = VideoRow(category, path.stem, UNAVAILABLE, str(reason), source=shown)
+            unusable.append(row)
         else:
             videos[category, path.stem] = LocalVideo(path, category, path.stem)
     if not videos and not unusable:
@@ -104,8 +97,3 @@ def _check(path: Path, folder: Path) -> None:
         raise LeftOut("not an ordinary file")
     if not os.access(path, os.R_OK):
         raise LeftOut("not readable; check its permissions")
-
-
-def _printable(path: Path) -> str:
-    """Return a path on one line, whatever characters its name contains."""
-    return "".join(c if c.isprintable() else "?" for c in str(path))

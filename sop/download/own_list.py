@@ -21,6 +21,11 @@ _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_-]{0,99}")
 _URL = re.compile(r"https?://[^\s/?#]+\S*")
 _SHOWN_CHARACTERS = 80
 
+CATEGORY_FORM = "a category is letters, digits, _ and -, beginning with a letter or digit"
+URL_FORM = "a url begins with http:// or https:// and has no spaces"
+YOUTUBE_ID_FORM = "without a url it is a YouTube id, eleven letters, digits, - or _"
+NAME_FORM = "with a url it is letters, digits, _ and -, not beginning with -"
+
 
 def read_own_list(path: Path, video_url: str) -> list[ListedVideo]:
     """Return the videos of a list in its order, without duplicates.
@@ -115,26 +120,16 @@ def _listed_video(row: Mapping[str, Any], video_url: str) -> ListedVideo:
     # Duets of the published lists are written with a space.
     category = (row.get("category") or "").strip().replace(" ", "_")
     id_, url = (row.get("id") or "").strip(), (row.get("url") or "").strip()
-    if not _CATEGORY.fullmatch(category):
-        raise ValueError(
-            f"category {_short(category)} is not allowed; a category is letters, digits, _ and -, "
-            "beginning with a letter or digit"
-        )
-    if url and not _is_web_address(url):
-        raise ValueError(
-            f"url {_short(url)} is not allowed; a url begins with http:// or https:// and has "
-            "no spaces"
-        )
-    if not url and not YOUTUBE_ID.fullmatch(id_):
-        raise ValueError(
-            f"id {_short(id_)} is not allowed; without a url it is a YouTube id, eleven letters, "
-            "digits, - or _"
-        )
-    if url and id_ and not (_NAME.fullmatch(id_) or YOUTUBE_ID.fullmatch(id_)):
-        raise ValueError(
-            f"id {_short(id_)} is not allowed; with a url it is letters, digits, _ and -, "
-            "not beginning with -"
-        )
+    is_youtube = YOUTUBE_ID.fullmatch(id_) is not None
+    checks = [
+        ("category", category, _CATEGORY.fullmatch(category), CATEGORY_FORM),
+        ("url", url, not url or _is_web_address(url), URL_FORM),
+        ("id", id_, url or is_youtube, YOUTUBE_ID_FORM),
+        ("id", id_, not id_ or is_youtube or _NAME.fullmatch(id_), NAME_FORM),
+    ]
+    for key, value, is_valid, form in checks:
+        if not is_valid:
+            raise ValueError(f"{key} {_short(value)} is not allowed; {form}")
     clip = _clip(row.get("begin"), row.get("end"))
     name = id_ or _name_of(url)
     if clip is not None:

@@ -81,15 +81,13 @@ def parse_list(text: bytes, name: str) -> list[ListedVideo]:
             f'{name}: not a list of videos; expected {{"videos": {{category: [id, ...]}}}}'
         ) from None
     for category, id_ in pairs:
-        if not _CATEGORY.fullmatch(category):
+        if not _CATEGORY.fullmatch(category) or not (
+            isinstance(id_, str) and YOUTUBE_ID.fullmatch(id_)
+        ):
             raise UserError(
-                f"{name}: category {category!r} is not allowed; a category is lower-case words "
-                "joined by underscores, or two such names with a space between"
-            )
-        if not isinstance(id_, str) or not YOUTUBE_ID.fullmatch(id_):
-            raise UserError(
-                f"{name}: id {id_!r} in {category!r} is not allowed; an id is eleven letters, "
-                "digits, - or _"
+                f"{name}: {category!r} with id {id_!r} is not allowed; a category is lower-case "
+                "words joined by underscores, or two such names with a space between; an id is "
+                "eleven letters, digits, - or _"
             )
     return [ListedVideo(category.replace(" ", "_"), id_) for category, id_ in pairs]
 

@@ -9,7 +9,8 @@ from typing import Any
 
 from sop.download import fetch, published_lists, synthetic
 from sop.download.container import to_mp4
-from sop.download.local import LocalVideo, UnusableVideo, find_videos
+from sop.download.local import LocalVideo, find_videos
+from sop.download.manifest import UNAVAILABLE, VideoRow
 from sop.download.own_list import read_own_list
 from sop.media import ffmpeg
 from sop.media.decoding import Probe, probe
@@ -60,8 +61,8 @@ class VideoSource:
     """Name of the work, for the progress display."""
     processes: bool = False
     """True if `make` is CPU work in Python, see `map_unordered`."""
-    unusable: list[UnusableVideo] = field(default_factory=list)
-    """Videos that are known to be unusable beforehand."""
+    unusable: list[VideoRow] = field(default_factory=list)
+    """Rows of the videos that are known to be unusable beforehand."""
     suffixes: tuple[str, ...] = (VIDEO_SUFFIX,)
     """Suffixes of the files of one video."""
     min_success_fraction: float = 0.0
@@ -129,7 +130,8 @@ def _local(params: LocalParams, workers: Workers, hashes: Path) -> VideoSource:
         for path, digest in cache.hash_files(by_path, workers):
             video = by_path[path]
             if isinstance(digest, LeftOut):
-                unusable.append(UnusableVideo(video.category, video.id, str(path), str(digest)))
+                row = VideoRow(video.category, video.id, UNAVAILABLE, str(digest), source=str(path))
+                unusable.append(row)
             else:
                 made_from = f"sha256:{digest} {path.suffix.lower()}"
                 videos.append(SourceVideo(video.category, video.id, str(path), made_from, video))

@@ -6,17 +6,17 @@ output. Standard input stays open; when it is closed, the parent has ended and s
 
 import io
 import json
+import logging
 import os
 import re
 import sys
 import sysconfig
 import threading
 import time
-from dataclasses import asdict, dataclass
 from email.utils import parsedate_to_datetime
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import psutil
 import yt_dlp
@@ -29,6 +29,8 @@ from yt_dlp.utils import (
     YoutubeDLError,
     download_range_func,
 )
+
+from sop.params import FetchParams
 
 REASON_CHARACTERS = 160
 MAX_BACKOFF_SECONDS = 300.0
@@ -72,9 +74,8 @@ OWN_OPTIONS = frozenset(
 )
 
 
-@dataclass(frozen=True)
-class FetchRequest:
-    """Video to fetch, and the options of yt-dlp."""
+class FetchRequest(NamedTuple):
+    """Video to fetch."""
 
     url: str
     stem: str
@@ -82,17 +83,10 @@ class FetchRequest:
     format: str
     """Format selector of yt-dlp."""
     clip: tuple[float, float] | None
-    stall_timeout_seconds: float
-    retries: int
-    backoff_seconds: float
-    rate_limit: int | None
-    cookies: str | None
-    proxy: str | None
-    options: dict[str, Any]
+    params: FetchParams
 
 
-@dataclass(frozen=True)
-class FetchResult:
+class FetchResult(NamedTuple):
     """Result of a request: a file, or a failure and its reason."""
 
     file: str = ""
@@ -110,7 +104,7 @@ def unknown_options(options: dict[str, Any]) -> list[str]:
 
 def fetch(request: FetchRequest) -> FetchResult:
     """Fetch a video; retry after temporary failures as often as requested."""
-    waits = [_backoff(request, turn) for turn in range(request.retries)]
+    waits = [_backoff(request.params, turn) for turn in range(request.params.retries)]
     while True:
         try:
             return FetchResult(file=_fetch(request))
@@ -126,18 +120,19 @@ def fetch(request: FetchRequest) -> FetchResult:
 
 
 def _fetch(request: FetchRequest) -> str:
+    params = request.params
     options: dict[str, Any] = {
-        **request.options,
+        **params.yt_dlp,
         # The format is part of the name: a partial file of another format must not be continued.
         "outtmpl": {"default": f"{request.stem.replace('%', '%%')}.%(format_id)s.%(ext)s"},
         "format": request.format,
         "merge_output_format": "mp4",
-        "socket_timeout": request.stall_timeout_seconds,
+        "socket_timeout": params.stall_timeout_seconds,
         # `fetch` retries instead, with new addresses of the media, and continues partial files.
         "retries": 0,
         "extractor_retries": 0,
-        "fragment_retries": request.retries,
-        "retry_sleep_functions": {"fragment": partial(_backoff, request)},
+        "fragment_retries": params.retries,
+        "retry_sleep_functions": {"fragment": partial(_backoff, params)},
         "skip_unavailable_fragments": False,
         "match_filter": _refuse_lists,
         "noplaylist": True,
@@ -147,16 +142,15 @@ def _fetch(request: FetchRequest) -> str:
         "no_warnings": True,
         "noprogress": True,
         "color": {"stdout": "never", "stderr": "never"},
-        "logger": _Silent(),
+        # Errors are raised as exceptions too.
+        "logger": logging.Logger("yt-dlp", level=logging.CRITICAL + 1),
         "js_runtimes": {"deno": _deno()},
+        "ratelimit": params.rate_limit,
+        "proxy": params.proxy,
     }
-    if request.rate_limit is not None:
-        options["ratelimit"] = request.rate_limit
-    if request.cookies is not None:
+    if params.cookies is not None:
         # As text: several processes of yt-dlp would overwrite the user's file.
-        options["cookiefile"] = io.StringIO(Path(request.cookies).read_text(encoding="utf-8"))
-    if request.proxy is not None:
-        options["proxy"] = request.proxy
+        options["cookiefile"] = io.StringIO(Path(params.cookies).read_text(encoding="utf-8"))
     if request.clip is not None:
         options["download_ranges"] = download_range_func(None, [request.clip])
         # Otherwise it would begin at the previous key frame, up to seconds early.
@@ -169,15 +163,6 @@ def _fetch(request: FetchRequest) -> str:
     return str(downloads[0]["filepath"])
 
 
-class _Silent:
-    """Logger that discards messages; yt-dlp raises errors as exceptions too."""
-
-    def debug(self, message: str) -> None:
-        """Discard the message."""
-
-    info = warning = error = debug
-
-
 def _refuse_lists(info: dict[str, Any], *, incomplete: bool = False) -> str | None:
     return "part of a list of videos" if info.get("playlist") else None
 
@@ -188,9 +173,9 @@ def _deno() -> dict[str, str]:
     return {"path": str(place)} if place.exists() else {}
 
 
-def _backoff(request: FetchRequest, n: int) -> float:
+def _backoff(params: FetchParams, n: int) -> float:
     """Return the delay before retry n, from 0, in seconds."""
-    return min(MAX_BACKOFF_SECONDS, request.backoff_seconds * 2.0**n)
+    return min(MAX_BACKOFF_SECONDS, params.backoff_seconds * 2.0**n)
 
 
 def _requested_delay(cause: BaseException) -> float:
@@ -260,9 +245,9 @@ def main() -> None:
     # Other output must not be mixed with the result.
     result_to = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)
-    clip = values.pop("clip")
-    result = fetch(FetchRequest(**values, clip=None if clip is None else (clip[0], clip[1])))
-    json.dump(asdict(result), result_to)
+    values["params"] = FetchParams(**values["params"])
+    result = fetch(FetchRequest(**values))
+    json.dump(result._asdict(), result_to)
     result_to.close()
     # Do not wait for the thread, which still reads standard input.
     sys.stdout.flush()

@@ -5,10 +5,9 @@ import socket
 import wave
 from collections import Counter
 from contextlib import ExitStack
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -34,40 +33,31 @@ SILENCE_DBFS = -70.0
 
 BLOCK_SAMPLES = 1 << 18
 
+# Of the sounds and of the pictures.
+_Manifests = tuple[Manifest, Manifest]
+
 # The metrics are kept in git: they contain at most this number of reasons.
 REASONS_SHOWN = 100
 
 
-@dataclass(frozen=True)
-class Extraction:
+class Extraction(NamedTuple):
     """Lengths of the extracted files; None for a file that was not requested."""
 
     samples: int | None
     frames: int | None
 
 
-@dataclass(frozen=True)
-class _Task:
+class _Task(NamedTuple):
     """A video with a stale or missing file."""
 
     name: str
     video: Path
     hash: str | None
     """SHA-256 of the video, or None if the task has to compute it."""
-    audio: Path | None
-    """WAV to write, or None if it is up to date."""
-    frames: Path | None
-    """Zip to write, or None if it is up to date."""
+    files: tuple[Path | None, Path | None]
+    """WAV and zip to write; None for one that is up to date."""
     tools: str
     """Versions that the worker must have."""
-
-
-@dataclass(frozen=True)
-class _TaskResult:
-    hash: str
-    stamp: FileStamp | None
-    """Stamp of the video before it was hashed, or None if the hash was known."""
-    extraction: Extraction | LeftOut
 
 
 def extract(
@@ -92,37 +82,43 @@ def extract(
     found = _find(videos)
     if not found:
         raise UserError(f"{videos}: contains no videos; run `dvc repro download`")
-    sounds, pictures = Manifest(audio, ".wav"), Manifest(frames, ".zip")
-    made_with = {
-        sounds: f"sample_rate={params.sample_rate} {_tools()}",
-        pictures: f"frame_rate={params.frame_rate:g} frame_height={params.frame_height} "
-        f"jpeg_quality={params.jpeg_quality} {_tools()}",
-    }
-    for manifest in made_with:
-        remove_partials(manifest.folder)
-        manifest.load()
-    with HashCache(hashes) as cache:
-        tasks = _stale(found, made_with, cache, workers)
-        # Saved before any file is replaced, so that no row describes another file.
-        for manifest in made_with:
+    for folder in (audio, frames):
+        remove_partials(folder)
+    manifests = sounds, pictures = (
+        Manifest(audio, ".wav", f"sample_rate={params.sample_rate} {_tools()}"),
+        Manifest(
+            frames,
+            ".zip",
+            f"frame_rate={params.frame_rate:g} frame_height={params.frame_height} "
+            f"jpeg_quality={params.jpeg_quality} {_tools()}",
+        ),
+    )
+
+    def save() -> None:
+        for manifest in manifests:
             manifest.save()
+
+    with HashCache(hashes) as cache:
+        tasks = _stale(found, manifests, cache, workers)
+        # Saved before any file is replaced, so that no row describes another file.
+        save()
         failed: dict[str, str] = {}
-        savers = [PeriodicSaver(manifest.save) for manifest in made_with]
+        saver = PeriodicSaver(save)
         work = partial(_run_task, params=params)
         for task, result in progress(map_unordered(work, tasks, workers), "extract", len(tasks)):
-            if isinstance(result, LeftOut):
-                result = _TaskResult("", None, result)
-            if result.stamp is not None:
-                cache.remember(task.video, result.stamp, result.hash)
-            if isinstance(result.extraction, LeftOut):
-                logger.info(f"left out: {task.video}: {result.extraction}")
-            if isinstance(result.extraction, LeftOutForNow):
-                failed[task.name] = str(result.extraction)
-            _record(task, result, made_with)
-            for saver in savers:
-                saver.save_if_due()
-    for manifest in made_with:
-        manifest.save()
+            stamp, digest, extraction = (
+                (None, "", result) if isinstance(result, LeftOut) else result
+            )
+            if stamp is not None:
+                cache.remember(task.video, stamp, digest)
+            if isinstance(extraction, LeftOut):
+                logger.info(f"left out: {task.video}: {extraction}")
+            if isinstance(extraction, LeftOutForNow):
+                failed[task.name] = str(extraction)
+            _record(task, digest, extraction, manifests)
+            saver.save_if_due()
+    save()
+    for manifest in manifests:
         manifest.remove_unlisted()
     left_out = {name: row.left_out for name, row in sounds.rows.items() if row.left_out} | failed
     if not sounds.done():
@@ -151,8 +147,7 @@ def extract_video(
     limits = Limits(params.timeout_seconds, params.memory_limit_mib << 20)
     seconds = probe(video, limits).seconds
     with ExitStack() as stack:
-        sound = pictures = None
-        archive = None
+        sound = pictures = archive = None
         if audio is not None:
             sound = SoundOutput(stack.enter_context(replacing(audio)), params.sample_rate)
         if frames is not None:
@@ -169,39 +164,39 @@ def extract_video(
     return Extraction(samples, None if frames is None else count)
 
 
-def _run_task(task: _Task, params: ExtractParams) -> _TaskResult:
-    """Extract one video, on any machine, and hash it if its hash is not known."""
+def _run_task(
+    task: _Task, params: ExtractParams
+) -> tuple[FileStamp | None, str, Extraction | LeftOut]:
+    """Extract one video, on any machine, and hash it if its hash is not known.
+
+    Returns:
+        The stamp of the video before it was hashed, or None if the hash was known; the hash; and
+        the result.
+    """
     if task.tools != _tools():
         raise UserError(
             f"ffmpeg on {socket.gethostname()}: the version differs from that of the machine that "
             f"started the run ({_tools()}, there {task.tools}); install the same on all workers"
         )
-    stamp, digest = None, task.hash
-    if digest is None:
-        stamp, digest = stamp_and_hash(task.video)
+    stamp, digest = (None, task.hash) if task.hash else stamp_and_hash(task.video)
     try:
-        extraction: Extraction | LeftOut = extract_video(
-            task.video, task.audio, task.frames, params
-        )
+        return stamp, digest, extract_video(task.video, *task.files, params)
     except LeftOut as reason:
-        extraction = reason
-    return _TaskResult(digest, stamp, extraction)
+        return stamp, digest, reason
 
 
-def _record(task: _Task, result: _TaskResult, made_with: dict[Manifest, str]) -> None:
+def _record(
+    task: _Task, digest: str, extraction: Extraction | LeftOut, manifests: _Manifests
+) -> None:
     """Write the result into the manifests: into both, if the video was left out."""
-    extraction = result.extraction
-    sounds, pictures = made_with
-    for manifest, path in ((sounds, task.audio), (pictures, task.frames)):
-        row = partial(ManifestRow, result.hash, made_with[manifest])
+    for number, (manifest, path) in enumerate(zip(manifests, task.files, strict=True)):
+        row = partial(ManifestRow, digest, manifest.made_with)
         if isinstance(extraction, LeftOutForNow):
             manifest.rows.pop(task.name, None)
         elif isinstance(extraction, LeftOut):
             manifest.rows[task.name] = row(left_out=str(extraction))
         elif path is not None:
-            length = extraction.samples if manifest is sounds else extraction.frames
-            assert length is not None
-            manifest.rows[task.name] = row(length, path.stat().st_size)
+            manifest.rows[task.name] = row(extraction[number] or 0, path.stat().st_size)
 
 
 def _find(videos: Path) -> dict[str, Path]:
@@ -219,21 +214,17 @@ def _tools() -> str:
 
 
 def _stale(
-    found: dict[str, Path], made_with: dict[Manifest, str], cache: HashCache, workers: Workers
+    found: dict[str, Path], manifests: _Manifests, cache: HashCache, workers: Workers
 ) -> list[_Task]:
     """Return the tasks to run, and leave only the rows of up-to-date files in the manifests."""
-    for manifest, tools in made_with.items():
+    for manifest in manifests:
         manifest.rows = {
             name: row
             for name, row in manifest.rows.items()
-            if name in found and row.made_with == tools and manifest.is_intact(name)
+            if name in found and row.made_with == manifest.made_with and manifest.is_intact(name)
         }
     # The other videos are extracted anyway, and are hashed then.
-    to_hash = [
-        video
-        for name, video in found.items()
-        if any(name in manifest.rows for manifest in made_with)
-    ]
+    to_hash = [found[name] for name in found if any(name in m.rows for m in manifests)]
     # A video that cannot be read has no hash; its task reports the reason.
     hashes = {
         video: digest
@@ -243,20 +234,17 @@ def _stale(
     tasks = []
     for name, video in found.items():
         digest = hashes.get(video)
-        rows = [manifest.rows.get(name) for manifest in made_with]
+        rows = [manifest.rows.get(name) for manifest in manifests]
         fresh = [row is not None and row.video == digest for row in rows]
         # A video is left out of both folders or of none.
         if any(row is not None and row.left_out for row in rows) and not all(fresh):
             fresh = [False, False]
-        for manifest, is_fresh in zip(made_with, fresh, strict=True):
-            if not is_fresh:
-                manifest.rows.pop(name, None)
-        if not all(fresh):
-            audio, frames = (
-                None if is_fresh else manifest.path(name)
-                for manifest, is_fresh in zip(made_with, fresh, strict=True)
-            )
-            tasks.append(_Task(name, video, digest, audio, frames, _tools()))
+        stale = [m for m, is_fresh in zip(manifests, fresh, strict=True) if not is_fresh]
+        for manifest in stale:
+            manifest.rows.pop(name, None)
+        if stale:
+            audio, frames = (m.path(name) if m in stale else None for m in manifests)
+            tasks.append(_Task(name, video, digest, (audio, frames), _tools()))
     return tasks
 
 

@@ -26,27 +26,33 @@ class ManifestRow:
 
 
 class Manifest:
-    """Rows of a folder's files by `<category>/<id>`, stored as JSON in the folder."""
+    """Rows of a folder's files by `<category>/<id>`, stored as JSON in the folder.
 
-    def __init__(self, folder: Path, suffix: str) -> None:
+    Args:
+        folder: folder of the files; a missing or damaged manifest in it has no rows.
+        suffix: suffix of the files.
+        made_with: parameters and versions for new files, as `ManifestRow.made_with`.
+    """
+
+    def __init__(self, folder: Path, suffix: str, made_with: str) -> None:
         self.folder = folder
         self.suffix = suffix
+        self.made_with = made_with
         self.rows: dict[str, ManifestRow] = {}
-
-    def load(self) -> None:
-        """Read the rows; a missing or damaged manifest has none."""
         try:
             text = (self.folder / MANIFEST_NAME).read_text(encoding="utf-8")
             self.rows = {name: ManifestRow(**row) for name, row in json.loads(text).items()}
         except (OSError, ValueError, TypeError, AttributeError):
-            self.rows = {}
+            return
 
     def save(self) -> None:
         """Write the rows."""
-        rows = {name: _stored(self.rows[name]) for name in sorted(self.rows)}
-        write_text(
-            self.folder / MANIFEST_NAME, json.dumps(rows, indent=1, ensure_ascii=False) + "\n"
-        )
+        rows = {name: asdict(row) for name, row in sorted(self.rows.items())}
+        for row in rows.values():
+            if not row["left_out"]:
+                del row["left_out"]
+        text = json.dumps(rows, indent=1, ensure_ascii=False) + "\n"
+        write_text(self.folder / MANIFEST_NAME, text)
 
     def path(self, name: str) -> Path:
         """Return the file of a video."""
@@ -67,7 +73,3 @@ class Manifest:
         """Remove all files that have no row."""
         files = {self.path(name) for name in self.done()}
         remove_others(self.folder, files | {self.folder / MANIFEST_NAME})
-
-
-def _stored(row: ManifestRow) -> dict[str, object]:
-    return {key: value for key, value in asdict(row).items() if key != "left_out" or value}

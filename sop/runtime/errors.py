@@ -7,18 +7,10 @@ from sop.runtime.log import show_log
 
 # Packages of the optional dependencies in pyproject.toml, and the extra that installs them.
 EXTRAS = {
-    "cloudpickle": "cluster",
-    "distributed": "cluster",
-    "dvc": "pipeline",
-    "dvclive": "pipeline",
-    "jinja2": "report",
-    "markupsafe": "report",
-    "matplotlib": "pipeline",
-    "pandas": "pipeline",
-    "pygit2": "pipeline",
-    "scmrepo": "pipeline",
+    **dict.fromkeys(("cloudpickle", "distributed"), "cluster"),
+    **dict.fromkeys(("dvc", "dvclive", "matplotlib", "pandas", "pygit2", "scmrepo"), "pipeline"),
+    **dict.fromkeys(("jinja2", "markupsafe", "vl_convert"), "report"),
     "threadpoolctl": "pipeline",
-    "vl_convert": "report",
     "yt_dlp": "youtube",
 }
 
@@ -55,17 +47,14 @@ def run(
     try:
         sys.exit(main())
     except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
+        message, status = f"error: {error}", 2
     except ModuleNotFoundError as error:
         extra = EXTRAS.get((error.name or "").partition(".")[0])
         if extra is None:
             raise
-        print(
-            f'error: {error.name} is not installed; run `pip install "sound-of-pixels[{extra}]"`',
-            file=sys.stderr,
-        )
-        sys.exit(2)
+        advice = f'run `pip install "sound-of-pixels[{extra}]"`'
+        message, status = f"error: {error.name} is not installed; {advice}", 2
     except KeyboardInterrupt:
-        print(f"interrupted; {interrupted}", file=sys.stderr)
-        sys.exit(130)
+        message, status = f"interrupted; {interrupted}", 130
+    print(message, file=sys.stderr)
+    sys.exit(status)

@@ -7,7 +7,6 @@ from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
 
 from sop.runtime.errors import LeftOutForNow
 from sop.runtime.parallel import Workers, map_unordered
@@ -78,12 +77,7 @@ class HashCache:
                 self._table = self._open()
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         if self._table is not None:
             self._table.close()
             self._table = None

@@ -7,15 +7,8 @@ import pickle
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import (
-    FIRST_COMPLETED,
-    CancelledError,
-    Executor,
-    Future,
-    ProcessPoolExecutor,
-    ThreadPoolExecutor,
-    wait,
-)
+from concurrent import futures
+from concurrent.futures import Future
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import chain, islice
@@ -55,6 +48,7 @@ class _Pool:
 
     submit: Callable[[Any], "Future[Any]"]
     result: Callable[["Future[Any]"], Any]
+    """Returns the result of `work`, or raises its exception."""
     capacity: Callable[[], int]
     """Number of items that may be queued or running."""
 
@@ -83,59 +77,67 @@ def map_unordered(
         return
     remaining = chain(first, remaining)
     running: dict[Future[Any], Item] = {}
-    with _open_pool(work, workers, processes) as pool:
+    cluster = workers.scheduler is not None
+    opened = _cluster_pool(work, workers) if cluster else _local_pool(work, workers, processes)
+    with opened as pool:
         while True:
             for item in islice(remaining, max(0, pool.capacity() - len(running))):
                 running[pool.submit(item)] = item
             if not running:
                 return
-            for future in wait(running, return_when=FIRST_COMPLETED).done:
-                yield running.pop(future), pool.result(future)
+            for future in futures.wait(running, return_when=futures.FIRST_COMPLETED).done:
+                item = running.pop(future)
+                try:
+                    result = pool.result(future)
+                except LeftOut as reason:
+                    result = reason
+                yield item, result
 
 
 @contextmanager
-def _open_pool(work: Callable[[Any], Any], workers: Workers, processes: bool) -> Iterator[_Pool]:
-    if workers.scheduler is not None:
-        with _cluster_pool(work, workers.scheduler, workers.limit) as pool:
-            yield pool
-        return
+def _local_pool(work: Callable[[Any], Any], workers: Workers, processes: bool) -> Iterator[_Pool]:
     count = min(workers.count, workers.limit or workers.count)
-    executor: Executor
+    executor: futures.Executor
     if processes:
         # A forked process would inherit locks that threads of this one may hold.
         context = multiprocessing.get_context("spawn")
-        executor = ProcessPoolExecutor(count, mp_context=context)
+        executor = futures.ProcessPoolExecutor(count, mp_context=context)
     else:
-        executor = ThreadPoolExecutor(count)
+        executor = futures.ThreadPoolExecutor(count)
     try:
         yield _Pool(
             lambda item: executor.submit(work, item),
-            _local_result,
+            lambda future: future.result(),
             lambda: QUEUED_PER_WORKER * count,
         )
     finally:
         executor.shutdown(wait=True, cancel_futures=True)
 
 
-def _local_result(future: "Future[Any]") -> Any:
-    try:
-        return future.result()
-    except LeftOut as reason:
-        return reason
-
-
 @contextmanager
-def _cluster_pool(work: Callable[[Any], Any], scheduler: str, limit: int | None) -> Iterator[_Pool]:
-    # Takes half a second to import, which work on one machine need not pay.
+def _cluster_pool(work: Callable[[Any], Any], workers: Workers) -> Iterator[_Pool]:
+    # Both take half a second to import, which work on one machine need not pay.
     import cloudpickle
+    import distributed
 
-    with _client(scheduler) as client:
+    scheduler = workers.scheduler
+    try:
+        client = distributed.Client(
+            scheduler, timeout=ANSWER_SECONDS, set_as_default=False, name="sound-of-pixels"
+        )
+    except (OSError, ValueError) as error:
+        raise UserError(
+            f"cluster.scheduler: {scheduler} does not answer ({error or type(error).__name__}); "
+            "start it with `dask scheduler`, or set null to work on this machine"
+        ) from None
+    with client:
+        client.register_plugin(_worker_environment(Path.cwd(), Path(__file__).parents[2]))
         executor, attempt = client.get_executor(pure=False), _attempt()
         try:
             yield _Pool(
                 lambda item: executor.submit(attempt, cloudpickle.dumps((work, item))),
                 lambda future: _cluster_result(future, scheduler),
-                _ClusterCapacity(client, limit),
+                _ClusterCapacity(client, workers.limit),
             )
         finally:
             executor.shutdown(wait=False)
@@ -165,7 +167,7 @@ def _attempt() -> Callable[[bytes], bytes]:
     return attempt
 
 
-def _cluster_result(future: "Future[bytes]", scheduler: str) -> Any:
+def _cluster_result(future: "Future[bytes]", scheduler: str | None) -> Any:
     # Takes half a second to import, and only work on a cluster needs it.
     import distributed
 
@@ -173,13 +175,13 @@ def _cluster_result(future: "Future[bytes]", scheduler: str) -> Any:
         result = pickle.loads(future.result())  # noqa: S301
     except distributed.KilledWorker as error:
         died = error.allowed_failures + 1
-        return LeftOutForNow(f"{died} workers of the cluster died while processing it")
-    except (CancelledError, distributed.CancelledError, OSError):
+        raise LeftOutForNow(f"{died} workers of the cluster died while processing it") from None
+    except (futures.CancelledError, distributed.CancelledError, OSError):
         raise UserError(
             f"cluster.scheduler: connection to {scheduler} lost; finished files are kept, "
             "run again when the scheduler is back"
         ) from None
-    if isinstance(result, UserError):
+    if isinstance(result, LeftOut | UserError):
         raise result
     return result
 
@@ -204,25 +206,6 @@ class _ClusterCapacity:
             self._counted = time.monotonic()
             self._capacity = max(1, QUEUED_PER_WORKER * threads)
         return min(self._capacity, self._limit or self._capacity)
-
-
-@contextmanager
-def _client(scheduler: str) -> Iterator[Any]:
-    """Connect to a scheduler, and let its workers, now and later, find this repository."""
-    import distributed
-
-    try:
-        client = distributed.Client(
-            scheduler, timeout=ANSWER_SECONDS, set_as_default=False, name="sound-of-pixels"
-        )
-    except (OSError, ValueError) as error:
-        raise UserError(
-            f"cluster.scheduler: {scheduler} does not answer ({error or type(error).__name__}); "
-            "start it with `dask scheduler`, or set null to work on this machine"
-        ) from None
-    with client:
-        client.register_plugin(_worker_environment(Path.cwd(), Path(__file__).parents[2]))
-        yield client
 
 
 def _worker_environment(folder: Path, code: Path) -> Any:

@@ -6,6 +6,7 @@ import resource
 import sys
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from datetime import datetime, timezone
 from pathlib import Path
@@ -48,11 +49,9 @@ def run_stage(name: str, main: Callable[[], int | None]) -> None:
             status = main()
             error = f"it ended with status {status}" if status else ""
             return status
-        except UserError as mistake:
-            error = str(mistake)
-            raise
         except Exception as mistake:
-            error = f"{type(mistake).__name__}: {mistake}"
+            kind = "" if isinstance(mistake, UserError) else f"{type(mistake).__name__}: "
+            error = f"{kind}{mistake}"
             raise
         finally:
             _write_note(name, time.monotonic() - began, error)
@@ -80,15 +79,11 @@ def host_name() -> str:
 
 
 def _write_note(name: str, seconds: float, error: str) -> None:
-    peak = max(
-        resource.getrusage(who).ru_maxrss
-        for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)
-    )
+    processes = (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)
+    peak = max(resource.getrusage(who).ru_maxrss for who in processes)
     # KiB, but bytes on macOS.
     mib = round(peak / (1024 if sys.platform != "darwin" else 1024**2))
     note = StageNote(round(seconds, 2), mib, timestamp(), host_name(), error)
-    try:
+    # The work counts more than its note.
+    with suppress(OSError):
         write_json(NOTES / f"{name}.json", asdict(note))
-    except OSError:
-        # The work counts more than its note.
-        return

@@ -56,13 +56,7 @@ class Site:
             stem=str(stem),
             format=format_selector(params),
             clip=None,
-            stall_timeout_seconds=params.stall_timeout_seconds,
-            retries=params.retries,
-            backoff_seconds=params.backoff_seconds,
-            rate_limit=params.rate_limit,
-            cookies=params.cookies,
-            proxy=params.proxy,
-            options=params.yt_dlp,
+            params=params,
         )
 
     def answer(self, answer: Answer, name: str = ID) -> None:

@@ -13,7 +13,7 @@ from sop.runtime.errors import LeftOut, UserError
 
 
 def reasons(folder: Path) -> dict[str, str]:
-    return {Path(video.shown_as).name: video.reason for video in find_videos(folder)[1]}
+    return {Path(video.source).name: video.reason for video in find_videos(folder)[1]}
 
 
 def pictures_hash(video: Path) -> bytes:

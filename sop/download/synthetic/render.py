@@ -17,7 +17,7 @@ from sop.download.synthetic.scene import RenderedScene
 from sop.download.synthetic.sound import stems
 from sop.download.synthetic.timbre import INSTRUMENTS
 from sop.download.synthetic.truth import Truth, write_truth
-from sop.media.ffmpeg import FfmpegRun, Limits, error_message, file_url, run_to_end
+from sop.media.ffmpeg import Limits, error_message, file_url, run_to_end
 from sop.params import SyntheticParams
 from sop.runtime.files import replacing
 
@@ -45,11 +45,7 @@ def plan(params: SyntheticParams, seed: int) -> list[PlannedVideo]:
     A larger number of solos or duets adds videos and changes none. Each instrument plays in one of
     every five duets.
     """
-    solos = [
-        _planned((instrument,), index)
-        for index in range(params.solos)
-        for instrument in INSTRUMENTS
-    ]
+    solos = [_planned((name,), index) for index in range(params.solos) for name in INSTRUMENTS]
     seen: Counter[tuple[str, ...]] = Counter()
     duets = []
     pairs_per_round = len(INSTRUMENTS) // 2
@@ -94,12 +90,8 @@ def render(video: PlannedVideo, params: SyntheticParams, seed: int, folder: Path
     stem = folder / video.category / video.name
     path = stem.with_name(f"{video.name}.mp4")
     with replacing(path) as partial:
-        run = _encode(partial, scene.frames(), played.sum(axis=0).astype(np.int16), params)
-        if run.code:
-            raise RuntimeError(f"{path}: ffmpeg failed: {error_message(run)}")
-    onsets = sorted(
-        (note.onset_seconds, index) for index, notes in enumerate(melodies) for note in notes
-    )
+        _encode(partial, scene.frames(), played.sum(axis=0).astype(np.int16), params)
+    onsets = sorted((note.onset_seconds, i) for i, notes in enumerate(melodies) for note in notes)
     write_truth(
         stem.with_name(f"{video.name}.truth.npz"),
         Truth(
@@ -123,7 +115,7 @@ def _planned(instruments: tuple[str, ...], index: int) -> PlannedVideo:
 
 def _encode(
     path: Path, frames: Iterable[bytes], sound: NDArray[np.int16], params: SyntheticParams
-) -> FfmpegRun:
+) -> None:
     """Encode RGB frames and mono sound; the same input gives the same bytes."""
     with tempfile.TemporaryDirectory() as folder:
         wav = Path(folder) / "sound.wav"
@@ -151,4 +143,6 @@ def _encode(
             map_metadata=-1,
             **{"flags:v": "+bitexact", "flags:a": "+bitexact"},
         )
-        return run_to_end(output, Limits(), frames)
+        run = run_to_end(output, Limits(), frames)
+    if run.code:
+        raise RuntimeError(f"{path}: ffmpeg failed: {error_message(run)}")
