@@ -3,6 +3,7 @@
 from typing import NamedTuple
 
 import numpy as np
+from numpy.random import Generator
 
 _SCALES = (
     (0, 2, 4, 5, 7, 9, 11),
@@ -65,7 +66,7 @@ _SHORTEST_SECONDS = 0.1
 _REST_WITHIN_PHRASE = 0.05
 
 
-def melody(instrument: str, seconds: float, rng: np.random.Generator) -> list[Note]:
+def melody(instrument: str, seconds: float, rng: Generator) -> list[Note]:
     """Compose a melody that sounds most of the time, with short rests between its phrases.
 
     Args:
@@ -102,7 +103,7 @@ def melody(instrument: str, seconds: float, rng: np.random.Generator) -> list[No
     return notes
 
 
-def _pitches(style: _Style, rng: np.random.Generator) -> list[int]:
+def _pitches(style: _Style, rng: Generator) -> list[int]:
     """The scale of this video, low to high, as MIDI numbers: part of the instrument's range."""
     span = min(int(rng.integers(17, 25)), style.highest - style.lowest)
     lowest = int(rng.integers(style.lowest, style.highest - span + 1))
@@ -112,7 +113,7 @@ def _pitches(style: _Style, rng: np.random.Generator) -> list[int]:
 
 
 def _phrase(
-    style: _Style, degrees: int, start: int, rng: np.random.Generator
+    style: _Style, degrees: int, start: int, rng: Generator
 ) -> tuple[list[float], list[int]]:
     """A phrase: beats of each of its notes, and their places in the scale of `degrees` notes."""
     motif = rng.choice(style.beats, int(rng.integers(2, 5)))

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
+from numpy.random import Generator
 from numpy.typing import NDArray
 
 from sop.download.synthetic.melody import Note
@@ -83,7 +84,7 @@ def poses(notes: Sequence[Note], times: NDArray[np.float64], bow: float) -> list
     return [Pose(*row) for row in zip(*(column.tolist() for column in columns), strict=True)]
 
 
-def look(instrument: str, rng: np.random.Generator) -> Look:
+def look(instrument: str, rng: Generator) -> Look:
     """Choose colours around those typical for the instrument; clothes, skin and hair are free."""
     hue, hue_spread, saturation, value = _COLOURS[instrument]
     hue += rng.uniform(-hue_spread, hue_spread)

@@ -4,6 +4,7 @@ import math
 from collections.abc import Iterator, Sequence
 
 import numpy as np
+from numpy.random import Generator
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
@@ -37,7 +38,7 @@ class RenderedScene:
         height: int,
         frame_rate: int,
         frames: int,
-        rng: np.random.Generator,
+        rng: Generator,
     ) -> None:
         """Choose colours, places and motions; nothing is drawn yet.
 
@@ -83,9 +84,7 @@ class RenderedScene:
 class _Backdrop:
     """Gradients and soft noise in colours of their own, panned slowly under a drifting light."""
 
-    def __init__(
-        self, width: int, height: int, times: FloatArray, rng: np.random.Generator
-    ) -> None:
+    def __init__(self, width: int, height: int, times: FloatArray, rng: Generator) -> None:
         self._size = (width * _OVERSAMPLING, height * _OVERSAMPLING)
         self._image = _texture(self._size, rng)
         slack = np.array(self._image.size) - np.array(self._size)
@@ -112,9 +111,7 @@ class _Backdrop:
 class _Distractor:
     """A shape that moves and makes no sound."""
 
-    def __init__(
-        self, width: int, height: int, times: FloatArray, rng: np.random.Generator
-    ) -> None:
+    def __init__(self, width: int, height: int, times: FloatArray, rng: Generator) -> None:
         self._shape = _SHAPES[rng.integers(len(_SHAPES))]
         self._radius = float(rng.uniform(0.05, 0.13)) * height
         self._colours = (_any_colour(rng), _any_colour(rng))
@@ -152,7 +149,7 @@ class _Player:
         notes: Sequence[Note],
         slot: Box,
         times: FloatArray,
-        rng: np.random.Generator,
+        rng: Generator,
     ) -> None:
         self._poses = poses(notes, times, float(rng.uniform(-1, 1)))
         self._instrument = instrument
@@ -211,7 +208,7 @@ def _slots(count: int, width: int, height: int) -> list[Box]:
     return [(share * i + 1, 0.0, share * (i + 1) - 1, float(height)) for i in range(count)]
 
 
-def _way(low: float, high: float, times: FloatArray, rng: np.random.Generator) -> FloatArray:
+def _way(low: float, high: float, times: FloatArray, rng: Generator) -> FloatArray:
     """A slow way within two bounds, one value per frame."""
     room = max(high - low, 0.0)
     swing = room * rng.uniform(0.15, 0.45)
@@ -219,7 +216,7 @@ def _way(low: float, high: float, times: FloatArray, rng: np.random.Generator) -
     return middle + swing * _drift(times, 0.12, rng)
 
 
-def _drift(times: FloatArray, rate_hz: float, rng: np.random.Generator) -> FloatArray:
+def _drift(times: FloatArray, rate_hz: float, rng: Generator) -> FloatArray:
     """A smooth wandering within -1 and 1, one value per frame."""
     rates = rate_hz * rng.uniform(0.6, 1.4, 2)
     phases = rng.uniform(0, 2 * np.pi, 2)
@@ -228,7 +225,7 @@ def _drift(times: FloatArray, rate_hz: float, rng: np.random.Generator) -> Float
     return 0.7 * slow + 0.3 * quick
 
 
-def _texture(size: tuple[int, int], rng: np.random.Generator) -> Image.Image:
+def _texture(size: tuple[int, int], rng: Generator) -> Image.Image:
     """A background larger than the frame: a gradient of two colours under two soft noises."""
     width, height = (round(side * _MARGIN) for side in size)
     colours = np.array([_any_colour(rng) for _ in range(4)], dtype=np.float32)
@@ -246,5 +243,5 @@ def _texture(size: tuple[int, int], rng: np.random.Generator) -> Image.Image:
     return Image.fromarray(np.clip(picture, 0, 255).astype(np.uint8))
 
 
-def _any_colour(rng: np.random.Generator) -> Colour:
+def _any_colour(rng: Generator) -> Colour:
     return rgb(rng.uniform(), rng.uniform(0.05, 0.65), rng.uniform(0.2, 0.9))

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 
 import numpy as np
+from numpy.random import Generator
 from numpy.typing import NDArray
 from scipy.signal import oaconvolve
 
@@ -21,7 +22,7 @@ def stems(
     melodies: Sequence[Sequence[Note]],
     seconds: float,
     sample_rate: int,
-    rng: np.random.Generator,
+    rng: Generator,
 ) -> NDArray[np.int16]:
     """Play the melodies in one room.
 
@@ -37,12 +38,16 @@ def stems(
     """
     length = round(seconds * sample_rate)
     room = _room(sample_rate, rng)
-    played = np.stack(
-        [
-            _play(instrument, notes, length, sample_rate, room, rng)
-            for instrument, notes in zip(instruments, melodies, strict=True)
-        ]
-    )
+    played = np.zeros((len(instruments), length))
+    for stem, instrument, notes in zip(played, instruments, melodies, strict=True):
+        for each in notes:
+            sound = note(instrument, each.pitch_hz, each.seconds, each.loudness, rng, sample_rate)
+            start = round(each.onset_seconds * sample_rate)
+            end = min(start + len(sound), length)
+            stem[start:end] += sound[: end - start]
+        stem[:] = oaconvolve(stem, room)[:length]
+        stem /= np.sqrt(np.mean(stem**2))
+        stem += _NOISE * rng.standard_normal(length)
     levels_db = rng.uniform(-_DIFFERENCE_DB / 2, _DIFFERENCE_DB / 2, len(played))
     played *= 10 ** (levels_db[:, None] / 20)
     loudest = max(float(np.abs(played.sum(axis=0)).max()), float(np.abs(played).max()))
@@ -50,27 +55,7 @@ def stems(
     return np.round(played * scale).astype(np.int16)
 
 
-def _play(
-    instrument: str,
-    notes: Sequence[Note],
-    length: int,
-    sample_rate: int,
-    room: NDArray[np.float64],
-    rng: np.random.Generator,
-) -> NDArray[np.float64]:
-    """One instrument in the room, RMS 1 before its background noise, (L,)."""
-    dry = np.zeros(length)
-    for played in notes:
-        sound = note(instrument, played.pitch_hz, played.seconds, played.loudness, rng, sample_rate)
-        start = round(played.onset_seconds * sample_rate)
-        end = min(start + len(sound), length)
-        dry[start:end] += sound[: end - start]
-    wet: NDArray[np.float64] = oaconvolve(dry, room)[:length]
-    wet /= np.sqrt(np.mean(wet**2))
-    return wet + _NOISE * rng.standard_normal(length)
-
-
-def _room(sample_rate: int, rng: np.random.Generator) -> NDArray[np.float64]:
+def _room(sample_rate: int, rng: Generator) -> NDArray[np.float64]:
     """Impulse response: the direct sound, then noise that dies away."""
     seconds = rng.uniform(0.15, 0.45)
     times = np.arange(round(seconds * sample_rate)) / sample_rate
