@@ -317,10 +317,9 @@ def _opened_picture(jpeg: bytes, place: Path) -> Iterator[Image.Image]:
     try:
         with Image.open(io.BytesIO(jpeg), formats=["JPEG"]) as image:
             yield image
-    except UnidentifiedImageError:
-        raise LeftOut(f"{place}: not readable as a picture (no JPEG)") from None
     except _PICTURE_ERRORS as error:
-        raise LeftOut(f"{place}: not readable as a picture ({_reason(error)})") from None
+        reason = "no JPEG" if isinstance(error, UnidentifiedImageError) else _reason(error)
+        raise LeftOut(f"{place}: not readable as a picture ({reason})") from None
 
 
 def _scaled(image: Image.Image, size: int, crop: Crop) -> Frames:

@@ -5,6 +5,7 @@ Shapes: B mixtures, N sources, T frames, H x W pixels, L samples.
 
 from collections.abc import Iterator, Sequence
 from functools import lru_cache
+from itertools import chain
 from typing import NamedTuple
 
 import numpy as np
@@ -150,20 +151,17 @@ class MixtureSampler:
         """Return the videos of one mixture: number `first` of the list and random others."""
         drawn = [first]
         while len(drawn) < self.sources:
-            drawn.append(int(rng.choice(self._candidates(drawn))))
+            taken = set().union(*(self._instruments[number] for number in drawn))
+            candidates = [
+                number
+                for number, instruments in enumerate(self._instruments)
+                if number not in drawn and (self.same_category or not instruments & taken)
+            ]
+            if not candidates:
+                names = ", ".join(self.videos[number].name for number in drawn)
+                raise UserError(f"mixture.sources: no other instrument is left to mix with {names}")
+            drawn.append(int(rng.choice(candidates)))
         return [self.videos[number] for number in drawn]
-
-    def _candidates(self, drawn: Sequence[int]) -> list[int]:
-        taken = set().union(*(self._instruments[number] for number in drawn))
-        candidates = [
-            number
-            for number, instruments in enumerate(self._instruments)
-            if number not in drawn and (self.same_category or not instruments & taken)
-        ]
-        if not candidates:
-            names = ", ".join(self.videos[number].name for number in drawn)
-            raise UserError(f"mixture.sources: no other instrument is left to mix with {names}")
-        return candidates
 
 
 class TrainingMixtures(Dataset[Mixture]):
@@ -223,11 +221,9 @@ def evaluation_videos(
 
 def collate(mixtures: Sequence[Mixture]) -> Batch:
     """Stack mixtures to a batch."""
-    return Batch(
-        torch.from_numpy(np.stack([mixture.audio for mixture in mixtures])),
-        torch.from_numpy(np.stack([mixture.frames for mixture in mixtures])),
-        tuple(reason for mixture in mixtures for reason in mixture.left_out),
-    )
+    audio, frames, _, left_out = zip(*mixtures, strict=True)
+    stacked = torch.from_numpy(np.stack(audio)), torch.from_numpy(np.stack(frames))
+    return Batch(*stacked, tuple(chain(*left_out)))
 
 
 def middle_frame(video: Video) -> int:

@@ -7,15 +7,7 @@ from typing import Any
 import ffmpeg
 
 from sop.media.decoding import probe
-from sop.media.ffmpeg import (
-    Limits,
-    error_message,
-    file_url,
-    input_file,
-    probe_header,
-    run_to_end,
-)
-from sop.runtime.errors import LeftOut
+from sop.media.ffmpeg import Limits, check_run, file_url, input_file, probe_header, run_to_end
 
 # Fixed, so that the result does not depend on the machine.
 TRANSCODE = {"vcodec": "libx264", "acodec": "aac", "crf": 20, "pix_fmt": "yuv420p", "threads": 1}
@@ -41,10 +33,7 @@ def to_mp4(video: Path, mp4: Path, limits: Limits) -> None:
     probe(video, limits)
     if run_to_end(_convert(video, mp4, {"c": "copy"}), limits).code:
         transcoding = run_to_end(_convert(video, mp4, TRANSCODE), limits)
-        if transcoding.code:
-            # The order of messages depends on timing; sorted, the reason does not.
-            transcoding.messages.sort()
-            raise LeftOut(f"not convertible to MP4 ({error_message(transcoding)})")
+        check_run(transcoding, "not convertible to MP4 ({})")
 
 
 def _convert(video: Path, mp4: Path, codecs: dict[str, Any]) -> Any:

@@ -91,11 +91,9 @@ def partial_name(video: ListedVideo, params: FetchParams) -> str:
 
 def remove_stale_partials(partial: Path, keep: Iterable[str]) -> None:
     """Remove partial downloads that are no longer requested; `keep` has the names of the others."""
-    kept = set(keep)
     if partial.is_dir():
-        for own in partial.iterdir():
-            if own.name not in kept:
-                shutil.rmtree(own)
+        for name in {own.name for own in partial.iterdir()} - set(keep):
+            shutil.rmtree(partial / name)
         if not any(partial.iterdir()):
             partial.rmdir()
 
@@ -165,11 +163,8 @@ def _check_and_place(file: Path, path: Path, limits: Limits) -> Probe:
         raise LeftOutForNow(str(reason)) from None
     except LeftOut as reason:
         # A truncated MP4 lacks its index if that is at the end.
-        if "moov atom not found" in str(reason) and _has_mp4_signature(file):
+        with file.open("rb") as beginning:
+            is_mp4 = beginning.read(8)[4:] == b"ftyp"
+        if is_mp4 and "moov atom not found" in str(reason):
             raise LeftOutForNow(f"cut off ({reason})") from None
         raise
-
-
-def _has_mp4_signature(file: Path) -> bool:
-    with file.open("rb") as beginning:
-        return beginning.read(8)[4:] == b"ftyp"

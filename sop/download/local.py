@@ -17,6 +17,9 @@ LIST_NAME = "list.csv"
 NAME_BYTES = 200
 
 
+ADVICE = "put videos there as <category>/<name>.mp4 (or any other container)"
+
+
 @dataclass(frozen=True)
 class LocalVideo:
     """A file that becomes `<category>/<id>.mp4` if it is a video."""
@@ -36,7 +39,7 @@ def find_videos(folder: Path) -> tuple[list[LocalVideo], list[VideoRow]]:
     """
     if not folder.is_dir():
         raise UserError(
-            f"dataset.local.folder: {folder} is not a folder; {_advice()}, or name another folder"
+            f"dataset.local.folder: {folder} is not a folder; {ADVICE}, or name another folder"
         )
     videos: dict[tuple[str, str], LocalVideo] = {}
     unusable = []
@@ -54,12 +57,8 @@ def find_videos(folder: Path) -> tuple[list[LocalVideo], list[VideoRow]]:
         else:
             videos[category, path.stem] = LocalVideo(path, category, path.stem)
     if not videos and not unusable:
-        raise UserError(f"dataset.local.folder: {folder} is empty; {_advice()}")
+        raise UserError(f"dataset.local.folder: {folder} is empty; {ADVICE}")
     return list(videos.values()), unusable
-
-
-def _advice() -> str:
-    return "put videos there as <category>/<name>.mp4 (or any other container)"
 
 
 def _files(folder: Path) -> Iterator[tuple[Path, str]]:

@@ -97,16 +97,11 @@ def _synthetic(params: SyntheticParams, seed: int, workers: Workers) -> VideoSou
     tools = f"{_hash(' '.join(sha256(path) for path in code))} {ffmpeg.version()}"
     # The number of videos changes none of them.
     look = params.model_dump(exclude={"solos", "duets"})
-    videos = [
-        SourceVideo(
-            video.category,
-            video.name,
-            f"{video.category}/{video.name}",
-            "synthetic:" + _hash(f"{video} {look} {seed} {tools}"),
-            video,
-        )
-        for video in synthetic.plan(params, seed)
-    ]
+    videos = []
+    for video in synthetic.plan(params, seed):
+        made_from = "synthetic:" + _hash(f"{video} {look} {seed} {tools}")
+        shown_as = f"{video.category}/{video.name}"
+        videos.append(SourceVideo(video.category, video.name, shown_as, made_from, video))
     return VideoSource(
         videos,
         partial(_render, params=params, seed=seed),
@@ -160,14 +155,14 @@ def _listed(dataset: DatasetParams, scheduler: str | None, caches: CachePaths) -
             names, lists.published, caches.lists, params.stall_timeout_seconds
         )
     listed = published_lists.select_videos(listed, lists.categories, lists.max_per_category)
-    fetch.remove_stale_partials(
-        caches.partial, (fetch.partial_name(video, params) for video in listed)
-    )
-    videos = [
-        SourceVideo(video.category, video.id, url, _made_from(url, video, params), video)
-        for video in listed
-        for url in [fetch.video_address(video, params)]
-    ]
+    partials = [fetch.partial_name(video, params) for video in listed]
+    fetch.remove_stale_partials(caches.partial, partials)
+    quality = f"format {params.format}" if params.format else f"height<={params.height}"
+    videos = []
+    for video in listed:
+        url, clip = fetch.video_address(video, params), fetch.clip_of(video, params)
+        made_from = f"{url} {quality}" + (f" {clip[0]:.10g}-{clip[1]:.10g} s" if clip else "")
+        videos.append(SourceVideo(video.category, video.id, url, made_from, video))
     return VideoSource(
         videos,
         partial(fetch.fetch, params=params, partial=caches.partial),
@@ -177,12 +172,6 @@ def _listed(dataset: DatasetParams, scheduler: str | None, caches: CachePaths) -
         retry_unavailable=params.retry_unavailable,
         remote=True,
     )
-
-
-def _made_from(url: str, video: published_lists.ListedVideo, params: FetchParams) -> str:
-    quality = f"format {params.format}" if params.format else f"height<={params.height}"
-    clip = fetch.clip_of(video, params)
-    return f"{url} {quality}" + (f" {clip[0]:.10g}-{clip[1]:.10g} s" if clip else "")
 
 
 def _check_files_and_options(params: FetchParams) -> None:

@@ -12,7 +12,7 @@ import ffmpeg
 from sop.media.ffmpeg import (
     FfmpegRun,
     Limits,
-    error_message,
+    check_run,
     exact_rate,
     file_url,
     input_file,
@@ -102,8 +102,7 @@ def probe(video: Path, limits: Limits) -> Probe:
     held = max(ends.values())
     if seconds is not None and seconds - held > max(MISSING_SECONDS, MISSING_SHARE * seconds):
         raise CutOff(f"cut off: contains {held:.1f} s, but its header says {seconds:.1f} s")
-    if run.code:
-        raise LeftOut(f"not readable ({error_message(run)})")
+    check_run(run, "not readable ({})")
     return Probe(min(ends.values()), header.format)
 
 
@@ -138,10 +137,7 @@ def decode(
     with run_ffmpeg(ffmpeg.merge_outputs(*outputs), limits) as run:
         yield from _parts(run.stdout)
     _check_whole(run)
-    if run.code:
-        # The order of messages depends on timing; sorted, the reason does not.
-        run.messages.sort()
-        raise LeftOut(f"damaged: {error_message(run)}")
+    check_run(run)
     if any(text.startswith("Reconfiguring filter graph") for _, text in run.messages):
         raise LeftOut("its sound changes rate or channels; transcode it")
 

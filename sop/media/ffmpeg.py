@@ -2,6 +2,7 @@
 
 import os
 import re
+import resource
 import shutil
 import signal
 import subprocess
@@ -19,11 +20,6 @@ import imageio_ffmpeg
 
 from sop.runtime.errors import LeftOut, LeftOutForNow, UserError
 from sop.runtime.processes import kill_tree, time_limit
-
-try:
-    import resource
-except ImportError:  # Windows has no such limits.
-    resource = None  # type: ignore[assignment]
 
 # Demuxers of real containers. Excluded are playlists, scripts and picture sequences, which refer to
 # other files or addresses, and demuxers that accept any text as a video.
@@ -65,10 +61,8 @@ def binary() -> str:
 @lru_cache(maxsize=1)
 def version() -> str:
     """Return the version that the binary reports."""
-    text = subprocess.run(
-        [binary(), "-version"], stdin=subprocess.DEVNULL, capture_output=True, text=True, check=True
-    ).stdout
-    return text.split()[2]
+    command = [binary(), "-version"]
+    return subprocess.check_output(command, stdin=subprocess.DEVNULL, text=True).split()[2]
 
 
 def input_file(path: Path, **options: Any) -> Any:
@@ -157,7 +151,10 @@ def run_ffmpeg(outputs: Any, limits: Limits, stdin: bool = False) -> Iterator[Ff
         time_limit(process, limits.seconds) as expired,
     ):
         assert process.stdout is not None
-        _limit_memory(process.pid, limits.bytes)
+        if hasattr(resource, "prlimit"):  # Only Linux has it.
+            # Private memory. The process may have ended already.
+            with suppress(ProcessLookupError):
+                resource.prlimit(process.pid, resource.RLIMIT_DATA, (limits.bytes, limits.bytes))
         run = FfmpegRun(process.stdout, process.stdin)
         try:
             yield run
@@ -260,17 +257,25 @@ def error_message(run: FfmpegRun) -> str:
     return first.removeprefix("Error opening input: ").rstrip(".")[:REASON_CHARACTERS]
 
 
+def check_run(run: FfmpegRun, problem: str = "damaged: {}") -> None:
+    """Check that ffmpeg succeeded.
+
+    Args:
+        run: a run that has ended.
+        problem: message about a failure; `{}` stands for ffmpeg's error.
+
+    Raises:
+        LeftOut: it failed.
+    """
+    if run.code:
+        # Sorted, because the order of messages of concurrent decoders varies.
+        run.messages.sort()
+        raise LeftOut(problem.format(error_message(run)))
+
+
 def exact_rate(rate: float) -> str:
     """Return a rate as the fraction that ffmpeg reads without loss: 29.97 is 2997/100."""
     return str(Fraction(str(rate)))
-
-
-def _limit_memory(process: int, limit: int) -> None:
-    """Limit the private memory of a running process, in bytes."""
-    if hasattr(resource, "prlimit"):
-        # The process may have ended already.
-        with suppress(ProcessLookupError):
-            resource.prlimit(process, resource.RLIMIT_DATA, (limit, limit))
 
 
 def _messages(log: IO[bytes]) -> list[tuple[str, str]]:

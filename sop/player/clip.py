@@ -7,7 +7,7 @@ from typing import Any
 import ffmpeg
 
 from sop.media.decoding import STEP_SECONDS, TAIL_SECONDS
-from sop.media.ffmpeg import FfmpegRun, Limits, error_message, file_url, input_file, run_to_end
+from sop.media.ffmpeg import Limits, check_run, file_url, input_file, run_to_end
 from sop.runtime.errors import LeftOut
 from sop.runtime.files import writable
 
@@ -153,15 +153,3 @@ def synchronised(sound: Any, seconds: float) -> Any:
 def wav_input(sound: Path) -> Any:
     """Return a WAV as an input of ffmpeg-python."""
     return ffmpeg.input(file_url(sound), format="wav", protocol_whitelist="file").audio
-
-
-def check_run(run: FfmpegRun) -> None:
-    """Check that ffmpeg succeeded.
-
-    Raises:
-        LeftOut: it failed.
-    """
-    if run.code:
-        # Sorted, because the order of messages of concurrent decoders varies.
-        run.messages.sort()
-        raise LeftOut(f"damaged: {error_message(run)}")

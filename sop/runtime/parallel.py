@@ -137,7 +137,7 @@ def _cluster_pool(work: Callable[[Any], Any], workers: Workers) -> Iterator[_Poo
             yield _Pool(
                 lambda item: executor.submit(attempt, cloudpickle.dumps((work, item))),
                 lambda future: _cluster_result(future, scheduler),
-                _ClusterCapacity(client, workers.limit),
+                _cluster_capacity(client, workers.limit),
             )
         finally:
             executor.shutdown(wait=False)
@@ -186,26 +186,21 @@ def _cluster_result(future: "Future[bytes]", scheduler: str | None) -> Any:
     return result
 
 
-class _ClusterCapacity:
-    """Number of items that are submitted at a time, as workers come and go."""
+def _cluster_capacity(client: Any, limit: int | None) -> Callable[[], int]:
+    """Return a function for the number of items to submit at a time, as workers come and go."""
+    capacity, counted, waiting = 0, -COUNT_SECONDS, False
 
-    def __init__(self, client: Any, limit: int | None) -> None:
-        self._client = client
-        self._limit = limit
-        self._capacity = 0
-        self._counted = -COUNT_SECONDS
-        self._logged = False
-
-    def __call__(self) -> int:
-        """Return as many as all workers can use and the limit allows."""
-        if time.monotonic() - self._counted >= COUNT_SECONDS:
-            threads = sum(self._client.nthreads().values())
-            if not threads and not self._logged:
+    def current() -> int:
+        nonlocal capacity, counted, waiting
+        if time.monotonic() - counted >= COUNT_SECONDS:
+            threads = sum(client.nthreads().values())
+            if not threads and not waiting:
                 logger.info("the cluster has no workers yet; waiting for them")
-                self._logged = True
-            self._counted = time.monotonic()
-            self._capacity = max(1, QUEUED_PER_WORKER * threads)
-        return min(self._capacity, self._limit or self._capacity)
+                waiting = True
+            counted, capacity = time.monotonic(), max(1, QUEUED_PER_WORKER * threads)
+        return min(capacity, limit or capacity)
+
+    return current
 
 
 def _worker_environment(folder: Path, code: Path) -> Any:

@@ -20,6 +20,7 @@ from sop.dataset.clips import Audio
 from sop.media.decoding import PictureOutput
 from sop.media.ffmpeg import (
     Limits,
+    check_run,
     error_message,
     exact_rate,
     file_url,
@@ -28,7 +29,7 @@ from sop.media.ffmpeg import (
     run_ffmpeg,
     run_to_end,
 )
-from sop.player.clip import browser_output, check_run, synchronised, wav_input
+from sop.player.clip import browser_output, synchronised, wav_input
 from sop.runtime.errors import LeftOut, LeftOutForNow
 from sop.runtime.files import writable
 
