@@ -208,9 +208,17 @@ def _place(path: Path, number: int) -> Path:
 
 
 def _jpegs(path: Path, numbers: Sequence[int]) -> list[bytes]:
+    places = [_place(path, number) for number in numbers]
     if path.is_dir():
-        return [_frame(place.read_bytes, place) for place in (_place(path, n) for n in numbers)]
-    return _stored(path, numbers) or _archived(path, numbers)
+        return [_frame(place.read_bytes, place) for place in places]
+    if stored := _stored(path, numbers):
+        return stored
+    try:
+        archive = zipfile.ZipFile(path)
+    except ZIP_ERRORS as error:
+        raise LeftOut(f"{path}: not readable as frames ({_reason(error)})") from None
+    with archive:
+        return [_frame(partial(archive.read, place.name), place) for place in places]
 
 
 def _frame(read: Callable[[], bytes], place: Path) -> bytes:
@@ -257,17 +265,6 @@ def _stored_frame(file: io.FileIO, directory: int, number: int) -> bytes:
     if not content.startswith(header) or zlib.crc32(jpeg) != checksum:
         raise ValueError("damaged")
     return jpeg
-
-
-def _archived(path: Path, numbers: Sequence[int]) -> list[bytes]:
-    """Read frames from any zip."""
-    try:
-        archive = zipfile.ZipFile(path)
-    except ZIP_ERRORS as error:
-        raise LeftOut(f"{path}: not readable as frames ({_reason(error)})") from None
-    with archive:
-        places = [_place(path, number) for number in numbers]
-        return [_frame(partial(archive.read, place.name), place) for place in places]
 
 
 @contextmanager

@@ -15,13 +15,11 @@ def generator(seed: int, purpose: str, *index: int | str) -> np.random.Generator
         purpose: use of the numbers, such as "mixture".
         index: the item, such as (epoch, position) or a video's name.
     """
-    return np.random.default_rng([seed, *(_word(part) for part in (purpose, *index))])
+    parts = (purpose, *index)
+    words = (part if isinstance(part, int) else zlib.crc32(part.encode()) for part in parts)
+    return np.random.default_rng([seed, *words])
 
 
 def torch_seed(seed: int, purpose: str, *index: int | str) -> int:
     """Return a seed in [0, 2^63) for a `torch.Generator`, for one purpose and one item."""
     return int(generator(seed, purpose, *index).integers(2**63))
-
-
-def _word(part: int | str) -> int:
-    return part if isinstance(part, int) else zlib.crc32(part.encode())

@@ -72,10 +72,13 @@ def download(params: Params, folder: Path, caches: CachePaths) -> dict[str, Any]
     work = partial(_make, source.make, folder)
     made = map_unordered(work, missing, source.workers, source.processes)
     for wanted, result in progress(made, source.action, len(missing)):
-        rows.append(_row(wanted, result))
-        saver.save_if_due()
         if isinstance(result, LeftOut):
             logger.info(f"left out: {wanted.shown_as}: {result}")
+            status = FAILED if isinstance(result, LeftOutForNow) else UNAVAILABLE
+            rows.append(_row(wanted, status, reason=str(result)))
+        else:
+            rows.append(result)
+        saver.save_if_due()
         unreached = unreached + 1 if isinstance(result, NoNetwork) else 0
         if source.remote and unreached == limit:
             write_manifest(rows, folder)
@@ -135,23 +138,16 @@ def _files(source: VideoSource, video: VideoRow, folder: Path) -> list[Path]:
     return [folder / video.category / f"{video.id}{suffix}" for suffix in source.suffixes]
 
 
-def _make(
-    make: Callable[[Any, Path], Probe], folder: Path, video: SourceVideo
-) -> tuple[Probe, int]:
-    """Make a video; return its properties and its size in bytes."""
+def _make(make: Callable[[Any, Path], Probe], folder: Path, video: SourceVideo) -> VideoRow:
     path = folder / video.category / f"{video.id}{VIDEO_SUFFIX}"
-    return make(video.recipe, path), path.stat().st_size
+    found = make(video.recipe, path)
+    size = path.stat().st_size
+    return _row(video, DONE, seconds=round(found.seconds, 3), bytes=size, format=found.format)
 
 
-def _row(video: SourceVideo, result: tuple[Probe, int] | LeftOut) -> VideoRow:
-    row = partial(
-        VideoRow, video.category, video.id, source=video.shown_as, made_from=video.made_from
-    )
-    if isinstance(result, LeftOut):
-        status = FAILED if isinstance(result, LeftOutForNow) else UNAVAILABLE
-        return row(status=status, reason=str(result))
-    found, size = result
-    return row(status=DONE, seconds=round(found.seconds, 3), bytes=size, format=found.format)
+def _row(video: SourceVideo, status: str, **values: Any) -> VideoRow:
+    source, made_from = video.shown_as, video.made_from
+    return VideoRow(video.category, video.id, status, **values, source=source, made_from=made_from)
 
 
 def _check_enough(source: VideoSource, rows: list[VideoRow], name: str) -> None:

@@ -121,6 +121,8 @@ def fetch(request: FetchRequest) -> FetchResult:
 
 def _fetch(request: FetchRequest) -> str:
     params = request.params
+    # The JavaScript runtime that is installed with the requirements, on PATH or not.
+    deno = Path(sysconfig.get_path("scripts")) / "deno"
     options: dict[str, Any] = {
         **params.yt_dlp,
         # The format is part of the name: a partial file of another format must not be continued.
@@ -144,7 +146,7 @@ def _fetch(request: FetchRequest) -> str:
         "color": {"stdout": "never", "stderr": "never"},
         # Errors are raised as exceptions too.
         "logger": logging.Logger("yt-dlp", level=logging.CRITICAL + 1),
-        "js_runtimes": {"deno": _deno()},
+        "js_runtimes": {"deno": {"path": str(deno)} if deno.exists() else {}},
         "ratelimit": params.rate_limit,
         "proxy": params.proxy,
     }
@@ -165,12 +167,6 @@ def _fetch(request: FetchRequest) -> str:
 
 def _refuse_lists(info: dict[str, Any], *, incomplete: bool = False) -> str | None:
     return "part of a list of videos" if info.get("playlist") else None
-
-
-def _deno() -> dict[str, str]:
-    """Return the JavaScript runtime that is installed with the requirements, on PATH or not."""
-    place = Path(sysconfig.get_path("scripts")) / "deno"
-    return {"path": str(place)} if place.exists() else {}
 
 
 def _backoff(params: FetchParams, n: int) -> float:

@@ -54,7 +54,11 @@ def run_stage(name: str, main: Callable[[], int | None]) -> None:
             error = f"{kind}{mistake}"
             raise
         finally:
-            _write_note(name, time.monotonic() - began, error)
+            seconds = round(time.monotonic() - began, 2)
+            note = StageNote(seconds, _peak_mib(), timestamp(), host_name(), error)
+            # The work counts more than its note.
+            with suppress(OSError):
+                write_json(NOTES / f"{name}.json", asdict(note))
 
     run(noted)
 
@@ -78,12 +82,8 @@ def host_name() -> str:
     return platform.node() or StageNote.host
 
 
-def _write_note(name: str, seconds: float, error: str) -> None:
+def _peak_mib() -> int:
     processes = (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)
     peak = max(resource.getrusage(who).ru_maxrss for who in processes)
     # KiB, but bytes on macOS.
-    mib = round(peak / (1024 if sys.platform != "darwin" else 1024**2))
-    note = StageNote(round(seconds, 2), mib, timestamp(), host_name(), error)
-    # The work counts more than its note.
-    with suppress(OSError):
-        write_json(NOTES / f"{name}.json", asdict(note))
+    return round(peak / (1024 if sys.platform != "darwin" else 1024**2))

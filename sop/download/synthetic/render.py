@@ -4,6 +4,7 @@ import tempfile
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import ffmpeg
@@ -67,45 +68,32 @@ def render(video: PlannedVideo, params: SyntheticParams, seed: int, folder: Path
         RuntimeError: ffmpeg failed; the message contains its error.
         LeftOutForNow: ffmpeg exceeded a limit, or crashed.
     """
+    rng, name = partial(generator, seed), video.name
     melodies = [
-        melody(instrument, params.seconds, generator(seed, "melody", video.name, instrument))
-        for instrument in video.instruments
+        melody(each, params.seconds, rng("melody", name, each)) for each in video.instruments
     ]
     played = stems(
-        video.instruments,
-        melodies,
-        params.seconds,
-        params.sample_rate,
-        generator(seed, "sound", video.name),
+        video.instruments, melodies, params.seconds, params.sample_rate, rng("sound", name)
     )
+    size = params.model_dump(include={"width", "height", "frame_rate"})
+    frames = round(params.seconds * params.frame_rate)
     scene = RenderedScene(
-        video.instruments,
-        melodies,
-        width=params.width,
-        height=params.height,
-        frame_rate=params.frame_rate,
-        frames=round(params.seconds * params.frame_rate),
-        rng=generator(seed, "scene", video.name),
+        video.instruments, melodies, **size, frames=frames, rng=rng("scene", name)
     )
-    stem = folder / video.category / video.name
-    path = stem.with_name(f"{video.name}.mp4")
-    with replacing(path) as partial:
-        _encode(partial, scene.frames(), played.sum(axis=0).astype(np.int16), params)
+    path = folder / video.category / f"{name}.mp4"
+    with replacing(path) as unfinished:
+        _encode(unfinished, scene.frames(), played.sum(axis=0).astype(np.int16), params)
     onsets = sorted((note.onset_seconds, i) for i, notes in enumerate(melodies) for note in notes)
-    write_truth(
-        stem.with_name(f"{video.name}.truth.npz"),
-        Truth(
-            instruments=video.instruments,
-            stems=played,
-            sample_rate=params.sample_rate,
-            frame_rate=params.frame_rate,
-            width=params.width,
-            height=params.height,
-            boxes=scene.boxes,
-            onsets_seconds=np.array([seconds for seconds, _ in onsets]),
-            onset_instruments=np.array([index for _, index in onsets], dtype=np.int64),
-        ),
+    truth = Truth(
+        instruments=video.instruments,
+        stems=played,
+        sample_rate=params.sample_rate,
+        **size,
+        boxes=scene.boxes,
+        onsets_seconds=np.array([seconds for seconds, _ in onsets]),
+        onset_instruments=np.array([index for _, index in onsets], dtype=np.int64),
     )
+    write_truth(path.with_suffix(".truth.npz"), truth)
 
 
 def _planned(instruments: tuple[str, ...], index: int) -> PlannedVideo:

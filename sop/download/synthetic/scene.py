@@ -144,12 +144,7 @@ class _Player:
     """One player: its looks, its poses, and its way through the frame."""
 
     def __init__(
-        self,
-        instrument: str,
-        notes: Sequence[Note],
-        slot: Box,
-        times: FloatArray,
-        rng: Generator,
+        self, instrument: str, notes: Sequence[Note], slot: Box, times: FloatArray, rng: Generator
     ) -> None:
         self._poses = poses(notes, times, float(rng.uniform(-1, 1)))
         self._instrument = instrument
@@ -175,13 +170,10 @@ class _Player:
 
     def draw(self, image: ImageDraw.ImageDraw | None, frame: int) -> Box:
         """Draw it on the oversampled image, if there is one; return its box there."""
-        pen = Pen(
-            image,
-            (_OVERSAMPLING * float(self._x[frame]), _OVERSAMPLING * float(self._y[frame])),
-            _OVERSAMPLING * float(self._scales[frame]),
-            float(self._angles[frame]),
-            self._mirrored,
+        x, y, scale = (
+            _OVERSAMPLING * float(values[frame]) for values in (self._x, self._y, self._scales)
         )
+        pen = Pen(image, (x, y), scale, float(self._angles[frame]), self._mirrored)
         draw_player(pen, self._instrument, self._look, self._poses[frame])
         return pen.box
 
