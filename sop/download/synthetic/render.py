@@ -75,7 +75,7 @@ def render(video: PlannedVideo, params: SyntheticParams, seed: int, folder: Path
     played = stems(
         video.instruments, melodies, params.seconds, params.sample_rate, rng("sound", name)
     )
-    size = params.model_dump(include={"width", "height", "frame_rate"})
+    size = {key: getattr(params, key) for key in ("width", "height", "frame_rate")}
     frames = round(params.seconds * params.frame_rate)
     scene = RenderedScene(
         video.instruments, melodies, **size, frames=frames, rng=rng("scene", name)
