@@ -35,8 +35,8 @@ UNDECIDED = "no significant difference"
 MIN_MIXTURES = 6
 """Fewest mixtures for a verdict: 5 all favour the same one of two equals in 6 % of cases."""
 
-MIXTURE_PARAMS = ("seed", "dataset", "extract", "index", "mixture", "evaluate.mixtures")
-"""Parameters that decide which mixtures are evaluated and what they contain."""
+MIXTURE_PARAMS = ("seed.", "dataset.", "extract.", "index.", "mixture.", "evaluate.mixtures.")
+"""Parameters and sections that decide which mixtures are evaluated, and what they contain."""
 
 DECIMALS = 9
 """Rounding of differences, in digits: values of four decimals have no exact binary sums."""
@@ -282,9 +282,7 @@ def _nothing_in_common(
 ) -> str:
     a, b = revisions
     decisive = [
-        change.as_text()
-        for change in params or ()
-        if any(change.key == key or change.key.startswith(f"{key}.") for key in MIXTURE_PARAMS)
+        change.as_text() for change in params or () if f"{change.key}.".startswith(MIXTURE_PARAMS)
     ]
     more = f" and {len(decisive) - 3} more" if len(decisive) > 3 else ""
     why = f" ({'; '.join(decisive[:3])}{more})" if decisive else ""

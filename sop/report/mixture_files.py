@@ -30,7 +30,7 @@ from sop.model.spectrogram import (
 from sop.params import ExtractParams, Params
 from sop.player.clip import limits_of, write_clip, write_side_by_side
 from sop.player.player import PlayerClip, PlayerRegion, write_player
-from sop.report.example import heat_maps, overlay
+from sop.report.example import DYNAMIC_RANGE_DB, heat_maps, overlay
 from sop.report.page import MixtureFiles
 from sop.runtime.errors import LeftOut
 from sop.runtime.files import replacing
@@ -39,7 +39,6 @@ Sound = NDArray[np.float32]
 """(L,) samples."""
 
 MIXTURES_FOLDER = "mixtures"
-DYNAMIC_RANGE_DB = 60.0
 PLAYER_PIXELS = 240
 
 
@@ -87,13 +86,13 @@ class MixtureFileWriter:
             sounds = {"true": truth[n], "separated": estimates[n]}
             if denoised is not None:
                 sounds["denoised"] = denoised[n]
-            masks = {"predicted_mask": ("mask", record.masks), "true_mask": ("true-mask", ideal)}
-            own = {}
+            own = {
+                "predicted_mask": files.picture(f"{n + 1}-mask", record.masks[n], "viridis"),
+                "true_mask": files.picture(f"{n + 1}-true-mask", ideal[n], "viridis"),
+            }
             for kind, sound in sounds.items():
                 own[kind] = files.sound(f"{n + 1}-{kind}", sound)
                 own[f"{kind}_spectrogram"] = files.spectrogram(f"{n + 1}-{kind}", sound, loudest)
-            for kind, (name, mask) in masks.items():
-                own[kind] = files.picture(f"{n + 1}-{name}", mask[n].clip(0, 1), "viridis")
             of_sources.append(own)
         videos = [self.videos[name] for name in record.videos if name in self.videos]
         if len(videos) == len(record.videos):
@@ -263,11 +262,12 @@ class _Folder:
 
     def spectrogram(self, name: str, sound: Sound, loudest: float) -> str:
         shown = (self.level(sound) - loudest) / DYNAMIC_RANGE_DB + 1
-        return self.picture(f"{name}-spectrogram", shown.clip(0, 1), "magma")
+        return self.picture(f"{name}-spectrogram", shown, "magma")
 
     def picture(self, name: str, values: NDArray[np.floating], colours: str) -> str:
-        """Draw values in [0, 1], (R, M), with the lowest frequency at the bottom."""
-        return self.still(name, (colormaps[colours](values[::-1])[..., :3] * 255).astype(np.uint8))
+        """Draw values, clipped to [0, 1], (R, M), with the lowest frequency at the bottom."""
+        pixels = colormaps[colours](values[::-1].clip(0, 1))[..., :3] * 255
+        return self.still(name, pixels.astype(np.uint8))
 
     def still(self, name: str, pixels: NDArray[np.uint8]) -> str:
         path = self.path(f"{name}.png")

@@ -10,7 +10,7 @@ import math
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any, Literal, NamedTuple
 from urllib.parse import quote
 
@@ -203,17 +203,12 @@ def write_page(folder: Path, content: PageContent) -> Path:
 
     Returns:
         The page, which a browser opens without a server or a network.
-
-    Raises:
-        ValueError: a path leads out of the folder or to no file.
     """
     blocks = [block for section in content.sections for block in section.blocks]
     drawn = [block.spec for block in blocks if isinstance(block, Chart) and block.spec is not None]
     if drawn:
         write_text(folder / CHART_LIBRARY, _chart_library())
     mixtures = next((block for block in blocks if isinstance(block, MixtureTable)), None)
-    if mixtures is not None:
-        _check_files(folder, mixtures)
     measures = mixtures.measures if mixtures else []
     read_by_script = {
         "measures": [[name, MEASURE_NAMES[name]] for name in measures],
@@ -251,16 +246,6 @@ def write_page(folder: Path, content: PageContent) -> Path:
     page = folder / PAGE
     write_text(page, text)
     return page
-
-
-def _check_files(folder: Path, table: MixtureTable) -> None:
-    for number, files in table.files.items():
-        for path in (path for part in (files.mixture, *files.sources) for path in part.values()):
-            parts = PurePosixPath(path).parts
-            if not parts or path.startswith("/") or ".." in parts or "\\" in path:
-                raise ValueError(f"mixture {number}: {path!r} is not inside the folder")
-            if not (folder / path).is_file():
-                raise ValueError(f"mixture {number}: {folder / path} does not exist")
 
 
 @cache

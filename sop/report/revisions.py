@@ -139,11 +139,9 @@ def _repository(folder: Path) -> pygit2.Repository:
 
 def _experiment(name: str, repository: pygit2.Repository) -> str:
     """Return the hash of a DVC experiment, stored at `refs/exps/<hash of its baseline>/<name>`."""
-    found: dict[str, str] = {}
-    for ref in repository.references:
-        parts = re.fullmatch(r"refs/exps/([0-9a-f]{2})/([0-9a-f]{38,62})/(.+)", ref)
-        if parts and parts[3] == name:
-            found[parts[1] + parts[2]] = ref
+    pattern = re.compile(rf"refs/exps/([0-9a-f]{{2}})/([0-9a-f]{{38,62}})/{re.escape(name)}")
+    matches = filter(None, map(pattern.fullmatch, repository.references))
+    found = {match[1] + match[2]: match[0] for match in matches}
     if not found:
         raise UserError(
             f"{name}: neither a git revision nor an experiment; "

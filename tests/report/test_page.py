@@ -405,23 +405,6 @@ def test_page_without_charts_is_one_file(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["index.html"]
 
 
-@pytest.mark.parametrize(
-    ("path", "reason"),
-    [
-        *((path, "is not inside the folder") for path in ("../a.png", "/etc/hosts")),
-        *((path, "is not inside the folder") for path in ("a/../../a.png", "..\\a.png")),
-        ("none.flac", "does not exist"),
-    ],
-)
-def test_invalid_path(tmp_path: Path, scores: pd.DataFrame, path: str, reason: str) -> None:
-    of_mixture = MixtureFiles({"spectrogram": path}, [{}, {}])
-    of_source = MixtureFiles({}, [{}, {"heat": path}])
-    for files in (of_mixture, of_source):
-        table = MixtureTable(scores, {4: files})
-        with pytest.raises(ValueError, match=rf"mixture 4: .* {reason}"):
-            write_page(tmp_path, PageContent("t", [Section("Mixtures", [table])]))
-
-
 def test_row_that_does_not_fit_its_table() -> None:
     with pytest.raises(ValueError, match=r"Counts: .* does not have 2 cells"):
         Table([Column("a"), Column("b")], [["only one"]], "Counts")

@@ -24,7 +24,6 @@ from sop.report.outputs import details, read_csv
 from sop.report.page import (
     MEASURE_NAMES,
     Block,
-    Cell,
     Chart,
     Column,
     Figure,
@@ -214,7 +213,7 @@ def localization_section(found: Mapping[str, Any]) -> Section:
     """
     scenes = found["scenes"]
     kinds = [Column(f"{kind} ({scenes[kind]})", "percent") for kind in KINDS]
-    rows: list[list[Cell]] = [
+    rows = [
         [label, *(found[key].get(kind) for kind in KINDS)]
         for key, label in (
             ("regions_right", "Number of regions is correct"),
@@ -223,20 +222,18 @@ def localization_section(found: Mapping[str, Any]) -> Section:
         )
     ]
     overlap, duets = found["overlap"], found["duets"]
-    overlaps: list[list[Cell]] = [
-        [f"At least {share}", overlap.get(f"above_{share}")] for share in ("0.3", "0.5")
-    ]
-    measures: list[list[Cell]] = [
-        [title, duets[name]] for name, title in MEASURE_NAMES.items() if name in duets
-    ]
     tables = [
         Table([Column("Scenes (number)"), *kinds], rows, "Regions found without labels"),
         Table(
             [Column("Intersection over union"), Column("Players", "percent")],
-            overlaps,
+            [[f"At least {share}", overlap.get(f"above_{share}")] for share in ("0.3", "0.5")],
             "Overlap of the boxes of region and player",
         ),
-        Table([Column("Mean"), Column("dB", "decibels")], measures, "Sounds of regions in duets"),
+        Table(
+            [Column("Mean"), Column("dB", "decibels")],
+            [[title, duets[name]] for name, title in MEASURE_NAMES.items() if name in duets],
+            "Sounds of regions in duets",
+        ),
     ]
     return Section(
         "Localization",

@@ -39,8 +39,7 @@ def data_section(root: Path) -> Section:
     )
     tables = [videos]
     for name, found in (("extract", extract), ("index", index)):
-        reasons = (found or {}).get("left_out", {}).get("reasons", {})
-        if reasons:
+        if reasons := (found or {}).get("left_out", {}).get("reasons", {}):
             columns = [Column("video"), Column("reason")]
             tables.append(Table(columns, sorted(reasons.items()), f"Left out by {name}"))
     return Section("Data", tables)
@@ -69,12 +68,11 @@ def timing_section(written: str) -> Section:
         "The last recorded run of each stage in this working copy. Results that DVC took from its "
         "cache come from another run, which may have taken place on another host."
     )
-    gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else "none"
     machine: list[list[Cell]] = [
         ["processor", _processor()],
         ["cores", f"{psutil.cpu_count()}"],
         ["memory", f"{psutil.virtual_memory().total / 2**30:.0f} GiB"],
-        ["GPU", gpu],
+        ["GPU", torch.cuda.get_device_name() if torch.cuda.is_available() else "none"],
         ["system", f"{platform.system()} {platform.machine()}"],
         ["Python", platform.python_version()],
         ["PyTorch", torch.__version__],
