@@ -127,7 +127,6 @@ def _write_files(
         videos = {video.name: video for video in read_index(root / "data/index" / VALIDATION)}
     with suppress(UserError):
         separator = Separator.load(root / "data/model/last.pt", "cpu")
-    writer = MixtureFileWriter(folder, params, videos, root / "data/videos", separator)
     shown = [path for path in evaluation.records if int(path.stem) < params.evaluate.shown]
     if separator is not None:
         picture = plots / "example.png"
@@ -137,7 +136,9 @@ def _write_files(
     def write(path: Path) -> tuple[int, MixtureFiles]:
         record = read_record(path)
         denoised = None if settings is None else Trial(record, params).after(settings)
-        return record.number, writer.write(record, denoised, record.number in players)
+        originals = root / "data/videos"
+        writer = MixtureFileWriter(folder, params, videos, originals, separator, record)
+        return record.number, writer.write(denoised, record.number in players)
 
     with one_thread(), ThreadPoolExecutor(params.worker_count) as pool:
         return dict(progress(pool.map(write, shown), "report", len(shown), unit="mixture"))

@@ -44,7 +44,7 @@ PLAYER_PIXELS = 240
 
 @dataclass(frozen=True)
 class MixtureFileWriter:
-    """Writes the files of mixtures below the folder of the report."""
+    """Writes the files of one mixture below the folder of the report."""
 
     folder: Path
     """Folder of the report."""
@@ -55,31 +55,30 @@ class MixtureFileWriter:
     """Folder of the videos themselves, `<category>/<id>.mp4`."""
     separator: Separator | None
     """The model; without it there are neither heat maps nor players."""
+    record: Record
+    """The mixture."""
 
-    def write(
-        self, record: Record, denoised: NDArray[np.float32] | None, with_player: bool
-    ) -> MixtureFiles:
-        """Write the files of one mixture, without those whose video is missing or unreadable.
+    def write(self, denoised: NDArray[np.float32] | None, with_player: bool) -> MixtureFiles:
+        """Write the files, without those whose video is missing or unreadable.
 
         Args:
-            record: the mixture.
             denoised: its sounds after denoising, (N, L); None if there are none.
             with_player: whether to write its pixel player.
 
         Returns:
             Paths relative to the folder.
         """
-        files = _Folder(self.folder, f"{MIXTURES_FOLDER}/{record.number:03d}", self.params)
+        record = self.record
         truth, estimates = record.truth(self.params), record.estimates(self.params)
         ideal = ideal_masks(record, self.params)[self.params.model.mask]
         mixture = truth.sum(axis=0)
-        loudest = files.level(mixture).max()
+        loudest = self._level(mixture).max()
         # How much each bin counts in the loss.
-        weighting = np.log1p(files.magnitude(mixture)).clip(1e-3, 10)
+        weighting = np.log1p(self._magnitude(mixture)).clip(1e-3, 10)
         of_mixture = {
-            "sound": files.sound("mixture", mixture),
-            "spectrogram": files.spectrogram("mixture", mixture, loudest),
-            "weighting": files.picture("weighting", weighting / weighting.max(), "viridis"),
+            "sound": self._sound("mixture", mixture),
+            "spectrogram": self._spectrogram("mixture", mixture, loudest),
+            "weighting": self._picture("weighting", weighting / weighting.max(), "viridis"),
         }
         of_sources = []
         for n in range(len(truth)):
@@ -87,24 +86,23 @@ class MixtureFileWriter:
             if denoised is not None:
                 sounds["denoised"] = denoised[n]
             own = {
-                "predicted_mask": files.picture(f"{n + 1}-mask", record.masks[n], "viridis"),
-                "true_mask": files.picture(f"{n + 1}-true-mask", ideal[n], "viridis"),
+                "predicted_mask": self._picture(f"{n + 1}-mask", record.masks[n], "viridis"),
+                "true_mask": self._picture(f"{n + 1}-true-mask", ideal[n], "viridis"),
             }
             for kind, sound in sounds.items():
-                own[kind] = files.sound(f"{n + 1}-{kind}", sound)
-                own[f"{kind}_spectrogram"] = files.spectrogram(f"{n + 1}-{kind}", sound, loudest)
+                own[kind] = self._sound(f"{n + 1}-{kind}", sound)
+                own[f"{kind}_spectrogram"] = self._spectrogram(f"{n + 1}-{kind}", sound, loudest)
             of_sources.append(own)
         videos = [self.videos[name] for name in record.videos if name in self.videos]
         if len(videos) == len(record.videos):
-            clips = self._add_clips(files, videos, len(mixture), of_sources)
-            seen = self._add_pictures(files, videos, mixture, of_sources)
+            clips = self._add_clips(videos, len(mixture), of_sources)
+            seen = self._add_pictures(videos, mixture, of_sources)
             if with_player and seen and len(clips) == len(videos):
-                of_mixture["player"] = self._player(files, videos, clips, mixture)
+                of_mixture["player"] = self._player(videos, clips, mixture)
         return MixtureFiles(of_mixture, of_sources)
 
     def _add_clips(
         self,
-        files: "_Folder",
         videos: Sequence[Video],
         samples: int,
         of_sources: Sequence[dict[str, str]],
@@ -113,7 +111,7 @@ class MixtureFileWriter:
         seconds = samples / self.params.extract.sample_rate
         clips = []
         for n, (video, own) in enumerate(zip(videos, of_sources, strict=True), start=1):
-            path = files.path(f"{n}-video.mp4")
+            path = self._path(f"{n}-video.mp4")
             try:
                 begin = clip_begin(video, self.params)
                 original = self.originals / f"{video.name}.mp4"
@@ -121,12 +119,11 @@ class MixtureFileWriter:
             except LeftOut:
                 continue
             clips.append(path)
-            own["video"] = files.name(path)
+            own["video"] = self._name(path)
         return clips
 
     def _add_pictures(
         self,
-        files: "_Folder",
         videos: Sequence[Video],
         mixture: Sound,
         of_sources: Sequence[dict[str, str]],
@@ -142,13 +139,11 @@ class MixtureFileWriter:
         heats = heat_maps(self.separator.player, mixture, frames)
         middle = frames[:, frames.shape[1] // 2]
         for n, (own, frame, heat) in enumerate(zip(of_sources, middle, heats, strict=True), 1):
-            own["heat"] = files.still(f"{n}-heat", overlay(frame, heat))
-            own["frame"] = files.still(f"{n}-frame", frame)
+            own["heat"] = self._still(f"{n}-heat", overlay(frame, heat))
+            own["frame"] = self._still(f"{n}-frame", frame)
         return True
 
-    def _player(
-        self, files: "_Folder", videos: Sequence[Video], clips: Sequence[Path], mixture: Sound
-    ) -> str:
+    def _player(self, videos: Sequence[Video], clips: Sequence[Path], mixture: Sound) -> str:
         """Write the pixel player of a mixture: its videos side by side, with its sound."""
         params, separator = self.params, self.separator
         assert separator is not None
@@ -182,12 +177,52 @@ class MixtureFileWriter:
             heat=together.heat(),
             colours=localizer.localize().colours,
         )
-        video_path, sound = files.path("player/video.mp4"), files.path("player/mixture.wav")
+        video_path, sound = self._path("player/video.mp4"), self._path("player/mixture.wav")
         write_sound(sound, mixture, params.extract.sample_rate)
         seconds = len(mixture) / params.extract.sample_rate
         write_side_by_side(clips, sound, PLAYER_PIXELS, video_path, limits_of(seconds))
         sound.unlink()
-        return files.name(write_player(video_path.parent, clip, video_path))
+        return self._name(write_player(video_path.parent, clip, video_path))
+
+    def _path(self, name: str) -> Path:
+        path = self.folder / MIXTURES_FOLDER / f"{self.record.number:03d}" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        return path
+
+    def _name(self, path: Path) -> str:
+        return path.relative_to(self.folder).as_posix()
+
+    def _sound(self, name: str, sound: Sound) -> str:
+        # Browsers play FLAC, which is half the size of WAV.
+        path = self._path(f"{name}.flac")
+        write_sound(path, sound, self.params.extract.sample_rate)
+        return self._name(path)
+
+    def _magnitude(self, sound: Sound) -> NDArray[np.float32]:
+        """Return the spectrogram on the frequency axis of the masks, (R, M)."""
+        spectrum = stft(torch.from_numpy(np.ascontiguousarray(sound)), self.params.spectrogram)
+        rows: NDArray[np.float32] = network_magnitude(spectrum, self.params.spectrogram).numpy()
+        return rows
+
+    def _level(self, sound: Sound) -> NDArray[np.float32]:
+        """Return the spectrogram in dB, (R, M)."""
+        level: NDArray[np.float32] = 20 * np.log10(self._magnitude(sound).clip(1e-6))
+        return level
+
+    def _spectrogram(self, name: str, sound: Sound, loudest: float) -> str:
+        shown = (self._level(sound) - loudest) / DYNAMIC_RANGE_DB + 1
+        return self._picture(f"{name}-spectrogram", shown, "magma")
+
+    def _picture(self, name: str, values: NDArray[np.floating], colours: str) -> str:
+        """Draw values, clipped to [0, 1], (R, M), with the lowest frequency at the bottom."""
+        pixels = colormaps[colours](values[::-1].clip(0, 1))[..., :3] * 255
+        return self._still(name, pixels.astype(np.uint8))
+
+    def _still(self, name: str, pixels: NDArray[np.uint8]) -> str:
+        path = self._path(f"{name}.png")
+        with replacing(path) as partial:
+            Image.fromarray(pixels).save(partial, "PNG")
+        return self._name(path)
 
 
 def ideal_masks(record: Record, params: Params) -> dict[str, NDArray[np.float32]]:
@@ -225,52 +260,3 @@ class _EvaluatedClip(Recording):
         numbers = middle_frame(self._video) + (np.arange(count) - count // 2) * stride
         numbers = np.clip(numbers, 1, self._video.frame_count)
         return read_frames(self._video.frames, numbers.tolist(), self._size, CENTRE)
-
-
-class _Folder:
-    """The folder of one mixture; files are returned as paths relative to the report's folder."""
-
-    def __init__(self, root: Path, place: str, params: Params) -> None:
-        self._root = root
-        self._place = root / place
-        self._params = params
-
-    def path(self, name: str) -> Path:
-        path = self._place / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        return path
-
-    def name(self, path: Path) -> str:
-        return path.relative_to(self._root).as_posix()
-
-    def sound(self, name: str, sound: Sound) -> str:
-        # Browsers play FLAC, which is half the size of WAV.
-        path = self.path(f"{name}.flac")
-        write_sound(path, sound, self._params.extract.sample_rate)
-        return self.name(path)
-
-    def magnitude(self, sound: Sound) -> NDArray[np.float32]:
-        """Return the spectrogram on the frequency axis of the masks, (R, M)."""
-        spectrum = stft(torch.from_numpy(np.ascontiguousarray(sound)), self._params.spectrogram)
-        rows: NDArray[np.float32] = network_magnitude(spectrum, self._params.spectrogram).numpy()
-        return rows
-
-    def level(self, sound: Sound) -> NDArray[np.float32]:
-        """Return the spectrogram in dB, (R, M)."""
-        level: NDArray[np.float32] = 20 * np.log10(self.magnitude(sound).clip(1e-6))
-        return level
-
-    def spectrogram(self, name: str, sound: Sound, loudest: float) -> str:
-        shown = (self.level(sound) - loudest) / DYNAMIC_RANGE_DB + 1
-        return self.picture(f"{name}-spectrogram", shown, "magma")
-
-    def picture(self, name: str, values: NDArray[np.floating], colours: str) -> str:
-        """Draw values, clipped to [0, 1], (R, M), with the lowest frequency at the bottom."""
-        pixels = colormaps[colours](values[::-1].clip(0, 1))[..., :3] * 255
-        return self.still(name, pixels.astype(np.uint8))
-
-    def still(self, name: str, pixels: NDArray[np.uint8]) -> str:
-        path = self.path(f"{name}.png")
-        with replacing(path) as partial:
-            Image.fromarray(pixels).save(partial, "PNG")
-        return self.name(path)
