@@ -58,11 +58,7 @@ def changed_params(a: str, b: str, folder: Path) -> list[ParamChange]:
         UserError: a revision is unknown, or its params.yaml is missing or damaged.
     """
     old, new = (dict(_params(find_revision(name, folder), folder)) for name in (a, b))
-    keys = [
-        *(key for key in new if key in old),
-        *(key for key in new if key not in old),
-        *(key for key in old if key not in new),
-    ]
+    keys = sorted(new | old, key=lambda key: (key not in new, key not in old))
     changes = (ParamChange(key, old.get(key, UNSET), new.get(key, UNSET)) for key in keys)
     return [change for change in changes if not _equal(change.old, change.new)]
 

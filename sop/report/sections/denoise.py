@@ -82,11 +82,8 @@ def denoise_section(
 
 
 def _change_charts(methods: Mapping[str, Any], held_out: pd.DataFrame) -> Iterator[Chart]:
-    changes = {
-        method: held_out[held_out["method"] == method].groupby("mixture")["sdr_change"].mean()
-        for method in methods
-    }
-    changes = {method: values.dropna().tolist() for method, values in changes.items()}
+    means = held_out.groupby(["method", "mixture"])["sdr_change"].mean().dropna()
+    changes = {method: means[means.index.isin([method], "method")].tolist() for method in methods}
     if any(changes.values()):
         spec = charts.change_boxes(changes)
         yield Chart("Change of SDR", spec, "In each held-out mixture", wide=True)
