@@ -8,7 +8,7 @@ Shapes: C channels of the target, R channels of all references together, s sampl
 
 import math
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -119,10 +119,11 @@ def _check_output(out: Path, inputs: Sequence[Path]) -> None:
 
 
 def _check_match(target: _Sound, reference: _Sound) -> None:
-    if reference.sample_rate != target.sample_rate:
+    rate, own_rate = target.sample_rate, reference.sample_rate
+    if own_rate != rate:
         raise UserError(
-            f"{reference.path}: has {reference.sample_rate} Hz, but {target.path} has "
-            f"{target.sample_rate} Hz; resample one of them"
+            f"{reference.path}: has {own_rate} Hz, but {target.path} has {rate} Hz; resample one "
+            "of them"
         )
     if reference.samples != target.samples:
         raise UserError(
@@ -135,20 +136,18 @@ def _check_match(target: _Sound, reference: _Sound) -> None:
 def _opened(path: Path) -> Iterator[soundfile.SoundFile]:
     # Opening anything but a regular file, such as a pipe, could block forever.
     require_file(path)
-    try:
-        stream = path.open("rb")
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror})") from None
-    with stream:
+    with ExitStack() as stack:
         try:
-            file = soundfile.SoundFile(stream)
+            stream = stack.enter_context(path.open("rb"))
+            file = stack.enter_context(soundfile.SoundFile(stream))
+        except OSError as error:
+            raise UserError(f"{path}: cannot be read ({error.strerror})") from None
         # A TypeError means a file without a header, such as text.raw.
         except (soundfile.SoundFileError, TypeError):
             raise UserError(
                 f"{path}: not a sound file that libsndfile reads; convert it to WAV or FLAC"
             ) from None
-        with file:
-            yield file
+        yield file
 
 
 def _sound(path: Path) -> _Sound:

@@ -7,6 +7,7 @@ frames.
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import combinations
+from typing import Any
 
 import numpy as np
 import torch
@@ -60,12 +61,10 @@ class Region:
     @property
     def box(self) -> tuple[float, float, float, float]:
         """Left, top, right and bottom edge, as shares of the picture's width and height."""
-        (top, bottom), (left, right) = (
-            (int(where[0]), int(where[-1]) + 1)
-            for where in (np.flatnonzero(self.cells.any(axis=axis)) for axis in (1, 0))
-        )
         height, width = self.cells.shape
-        return left / width, top / height, right / width, bottom / height
+        rows, columns = (np.flatnonzero(self.cells.any(axis=axis)).tolist() for axis in (1, 0))
+        left, top = columns[0] / width, rows[0] / height
+        return left, top, (columns[-1] + 1) / width, (rows[-1] + 1) / height
 
 
 @dataclass(frozen=True)
@@ -95,7 +94,7 @@ class Localizer:
 
     def __init__(self, pooling: Pooling = "maxpool") -> None:
         self._features = _PooledFeatures(pooling)
-        self._products: Grid | None = None
+        self._products: Any = 0.0
         self._energy = 0.0
         self._shape = (0, 0)
         self._peak = 0.0
@@ -122,8 +121,7 @@ class Localizer:
             sounds *= np.sqrt(power[:, block])
             flat = torch.from_numpy(sounds.reshape(len(sounds), -1))
             with one_thread():
-                products = (flat @ flat.T).double().numpy()
-            self._products = products if self._products is None else self._products + products
+                self._products = self._products + (flat @ flat.T).double().numpy()
 
     def localize(self, regions: int | None = None) -> Localization:
         """Find the regions of the segments so far.
@@ -137,25 +135,20 @@ class Localizer:
         Raises:
             UserError: regions are requested but the sound is silent.
         """
-        products = self._products
-        if products is None or self._peak < SILENCE_AMPLITUDE or self._energy <= 0:
+        products, shape = self._products, self._shape
+        if self._peak < SILENCE_AMPLITUDE or self._energy <= 0:
             if regions:
                 raise UserError(f"--regions {regions}: the sound is silent; use --regions auto")
-            shape = self._shape
             return Localization(np.zeros(shape), np.zeros((*shape, 3), np.uint8), ())
         energy = np.diag(products) / self._energy
-        patches = _patches(energy.reshape(self._shape))
+        grid = energy.reshape(shape)
         found = []
-        for group in _groups(patches, products, self._shape, regions):
-            cells = np.zeros(self._shape, bool)
+        for group in _groups(_patches(grid), products, shape, regions):
+            cells = np.zeros(shape, bool)
             cells.flat[group] = True
             found.append(Region(cells, float(energy[group].max()), self._features.pool(group)))
         found.sort(key=lambda region: -region.energy)
-        return Localization(
-            energy.reshape(self._shape),
-            _colours(products, energy, self._shape),
-            tuple(found[:MAX_REGIONS]),
-        )
+        return Localization(grid, _colours(products, energy, shape), tuple(found[:MAX_REGIONS]))
 
 
 class _PooledFeatures:
@@ -163,8 +156,9 @@ class _PooledFeatures:
 
     def __init__(self, pooling: Pooling) -> None:
         self._pooling = pooling
-        self._total: Grid | None = None
-        self._weight: Grid = np.zeros(0)
+        self._join = np.maximum if pooling == "maxpool" else np.add
+        self._total: Any = -np.inf if pooling == "maxpool" else 0.0
+        self._weight: Any = 0.0
 
     def update(self, cells: NDArray[np.float32], share: NDArray[np.float32]) -> None:
         """Add windows, (W, P, C), with the share of the recording that each covers, (W,)."""
@@ -173,25 +167,16 @@ class _PooledFeatures:
         if self._pooling == "attention":
             # Limited so that the exponential is finite; no network output is that large.
             weight = weight * np.exp(np.minimum(features.max(axis=2), 500.0))
-        total = (
-            features.max(axis=0)
-            if self._pooling == "maxpool"
-            else (weight[..., None] * features).sum(axis=0)
-        )
-        if self._total is None:
-            self._total, self._weight = total, weight.sum(axis=0)
-            return
+        if self._pooling != "maxpool":
+            features = weight[..., None] * features
         self._weight = self._weight + weight.sum(axis=0)
-        join = np.maximum if self._pooling == "maxpool" else np.add
-        self._total = join(self._total, total)
+        self._total = self._join(self._total, self._join.reduce(features, axis=0))
 
     def pool(self, cells: CellIndices) -> NDArray[np.float32]:
         """Return the features of a group of cells, (C,)."""
-        assert self._total is not None
-        if self._pooling == "maxpool":
-            pooled = self._total[cells].max(axis=0)
-        else:
-            pooled = self._total[cells].sum(axis=0) / self._weight[cells].sum()
+        pooled = self._join.reduce(self._total[cells], axis=0)
+        if self._pooling != "maxpool":
+            pooled = pooled / self._weight[cells].sum()
         features: NDArray[np.float32] = pooled.astype(np.float32)
         return features
 

@@ -92,9 +92,8 @@ class Separator:
             embedding = self.embed(recording, 0, self.frames(recording))
             masks = self.region_masks(embedding, localization.regions)
         length = recording.samples
-        components = np.zeros((len(masks), length), np.float32)
         sounds = embedding.sounds(masks)[:, :length]
-        components[:, : sounds.shape[1]] = sounds
+        components = np.pad(sounds, ((0, 0), (0, length - sounds.shape[1])))
         return Separation(recording.sample_rate, embedding.audio[:length], components, localization)
 
     def frames(self, recording: Recording) -> int:
@@ -183,8 +182,7 @@ class Separator:
         """
         total = max(self.frames(recording), self._window_frames)
         starts, crossfade = _windows(total, self._window_frames, first, count)
-        weights = self.player.synthesizer.scale
-        channels = self.params.model.channels
+        channels, scale = self.params.model.channels, self.player.synthesizer.scale
         components = None
         cells = []
         with torch.inference_mode():
@@ -208,9 +206,7 @@ class Separator:
             spectrogram=self.params.spectrogram,
             components=components,
             cells=np.concatenate(cells),
-            scale=np.ones(channels, np.float32)
-            if weights is None
-            else weights.detach().cpu().numpy(),
+            scale=np.ones(channels, np.float32) if scale is None else scale.detach().cpu().numpy(),
             crossfade=crossfade,
             bias=float(self.player.synthesizer.bias.detach()),
             activation=self.params.model.output_activation,
