@@ -91,7 +91,15 @@ class AdaptiveFilter(ABC):
         Raises:
             FilterError: the lengths differ, a sample is not finite, or a step would diverge.
         """
-        target, references = _checked(target, references)
+        target = np.ascontiguousarray(target, dtype=np.float64)
+        references = np.atleast_2d(np.ascontiguousarray(references, dtype=np.float64))
+        _require(
+            target.ndim == 1 and references.ndim == 2 and references.shape[1] == len(target),
+            f"the lengths of target {target.shape} and references {references.shape} differ",
+        )
+        for name, signal in (("target", target), ("references", references)):
+            is_usable = bool(np.vdot(signal, signal) < MAX_ENERGY)
+            _require(is_usable, f"a sample of the {name} is not finite or far too large")
         given = len(references)
         _require(given == self.references, f"{given} references, expected {self.references}")
         history = np.concatenate([self._past, references], axis=1)
@@ -212,7 +220,6 @@ class Rls(AdaptiveFilter):
         )
         _require_positive("regularisation", regularisation)
         self.forgetting = forgetting
-        self.regularisation = regularisation
         # Padded to whole groups of rows; the additional weights see silence.
         padded = -(-size // ROWS) * ROWS
         self._weights = np.zeros(padded)
@@ -267,19 +274,6 @@ def _require(condition: bool, message: str) -> None:
 
 def _require_positive(name: str, value: float) -> None:
     _require(0 < value < np.inf, f"{name} {value:g}: must be a positive number")
-
-
-def _checked(target: ArrayLike, references: ArrayLike) -> tuple[Signal, Signal]:
-    target = np.ascontiguousarray(target, dtype=np.float64)
-    references = np.atleast_2d(np.ascontiguousarray(references, dtype=np.float64))
-    _require(
-        target.ndim == 1 and references.ndim == 2 and references.shape[1] == len(target),
-        f"the lengths of target {target.shape} and references {references.shape} differ",
-    )
-    for name, signal in (("target", target), ("references", references)):
-        is_usable = bool(np.vdot(signal, signal) < MAX_ENERGY)
-        _require(is_usable, f"a sample of the {name} is not finite or far too large")
-    return target, references
 
 
 # Sums may be reordered, which allows SIMD. Python's check for division by zero is not needed, since

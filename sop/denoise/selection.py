@@ -19,6 +19,7 @@ from sop.dataset.seeding import generator
 from sop.denoise.changes import Changes
 from sop.denoise.settings import NONE, LmsSettings, MethodSettings, candidates
 from sop.denoise.trial import Trial
+from sop.evaluate.measures import why_not_comparable
 from sop.evaluate.records import read_record
 from sop.params import Params
 from sop.runtime.device import one_thread
@@ -76,7 +77,7 @@ def denoise(paths: Sequence[Path], params: Params) -> Denoised:
         def measured(position: int) -> MeasuredTrial | None:
             record = read_record(paths[position])
             trial = Trial(record, params)
-            if reason := trial.why_not_measurable():
+            if reason := why_not_comparable(record.videos, trial.truth, trial.before):
                 left_out[record.number] = reason
                 return None
             values = trial.measure([None, *tried])

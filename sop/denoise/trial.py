@@ -4,8 +4,7 @@ Shapes: N sources, L samples, F x M frequency bins x spectrogram frames.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
-from functools import cached_property
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -20,7 +19,7 @@ from sop.denoise.settings import (
     WienerSettings,
 )
 from sop.denoise.wiener import em_wiener, renormalised
-from sop.evaluate.measures import Sounds, bss_eval, si_sdr, why_not_comparable, why_not_measurable
+from sop.evaluate.measures import Sounds, bss_eval, si_sdr, why_not_measurable
 from sop.evaluate.records import Record
 from sop.model.spectrogram import istft
 from sop.params import Params
@@ -36,28 +35,25 @@ TRIAL_MEASURES = (*DENOISE_MEASURES, NOTEBOOK_SNR)
 STABLE_FRACTION = 0.5
 
 
-@dataclass(frozen=True)
 class Trial:
-    """A separated mixture on which candidates are tried."""
+    """A separated mixture on which candidates are tried.
 
-    record: Record
-    params: Params
-    bounded: set[LmsSettings] = field(default_factory=set)
-    """Candidates whose rate would have diverged on this mixture and was reduced."""
+    Args:
+        record: the mixture.
+        params: settings of its spectrogram and masks.
+    """
 
-    @cached_property
-    def before(self) -> Sounds:
+    def __init__(self, record: Record, params: Params) -> None:
+        self.record = record
+        self.before = record.estimates(params)
         """The separated sounds before any denoising, (N, L)."""
-        return self.record.estimates(self.params)
-
-    @cached_property
-    def truth(self) -> Sounds:
+        self.truth = record.truth(params)
         """The true sounds, (N, L)."""
-        return self.record.truth(self.params)
-
-    def why_not_measurable(self) -> str | None:
-        """Return the reason why the mixture cannot be measured; None if it can."""
-        return why_not_comparable(self.record.videos, self.truth, self.before)
+        self.bounded: set[LmsSettings] = set()
+        """Candidates whose rate would have diverged on this mixture and was reduced."""
+        self._spectrogram = params.spectrogram
+        self._spectrum = record.spectrum(params)
+        self._masks: Sounds = record.linear_masks(params).numpy()
 
     def after(self, candidate: MethodSettings | None) -> Sounds:
         """Apply a candidate to the separated sounds.
@@ -105,16 +101,10 @@ class Trial:
 
     def _masked(self, candidate: RenormaliseSettings | WienerSettings) -> Sounds:
         """Separate the mixture again, with masks that sum to one, (N, L)."""
-        spectrum = self.record.spectrum(self.params)
         shares = renormalised(self._masks, candidate.power)
         if isinstance(candidate, WienerSettings):
-            power = spectrum.abs().square().numpy()
+            power = self._spectrum.abs().square().numpy()
             shares = em_wiener(shares, power, candidate.frames, candidate.iterations)
-        parts = torch.from_numpy(shares.astype(np.float32)) * spectrum
-        sounds: Sounds = istft(parts, self.params.spectrogram).numpy()
+        parts = torch.from_numpy(shares.astype(np.float32)) * self._spectrum
+        sounds: Sounds = istft(parts, self._spectrogram).numpy()
         return sounds
-
-    @cached_property
-    def _masks(self) -> Sounds:
-        masks: Sounds = self.record.linear_masks(self.params).numpy()
-        return masks

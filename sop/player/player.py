@@ -24,6 +24,8 @@ from sop.player.embedded import digest, script_json
 from sop.runtime.errors import UserError
 from sop.runtime.files import replacing, require_file, write_text
 
+Floats = NDArray[np.float32]
+
 VIDEO_FORMATS = (".mp4", ".webm")
 
 _TEMPLATES = Path(__file__).parent / "page"
@@ -91,9 +93,7 @@ def write_player(folder: Path, clip: PlayerClip, video: Path) -> Path:
     return page
 
 
-def quantise(
-    components: NDArray[np.float32],
-) -> tuple[NDArray[np.uint8], NDArray[np.float32], NDArray[np.float32]]:
+def quantise(components: Floats) -> tuple[NDArray[np.uint8], Floats, Floats]:
     """Quantise each channel to 256 levels between its minimum and maximum.
 
     Args:
@@ -133,9 +133,8 @@ def _check(clip: PlayerClip) -> None:
             raise ValueError(f"{name}: shape {array.shape}, expected {shape}")
     if 1 + len(embedding.audio) // embedding.spectrogram.stft_hop != frames or frames < 2:
         raise ValueError(f"{len(embedding.audio)} samples do not make {frames} spectrogram frames")
-    arrays = [array for array, _ in expected.values()]
     others = (embedding.audio, embedding.cells, np.asarray(embedding.bias))
-    if not all(np.isfinite(array).all() for array in (*arrays, *others)):
+    if not all(np.isfinite(array).all() for array in (*(a for a, _ in expected.values()), *others)):
         raise ValueError("the clip contains numbers that are not finite")
 
 

@@ -69,9 +69,8 @@ def components(
     """
     frame, hop = frame_and_hop(sample_rate, model_rate, spectrogram)
     window = np.hanning(frame + 1)[:-1].astype(np.float32)
-    timeline = _Timeline(
-        masks, spectrogram, Fraction(hop * model_rate, sample_rate * spectrogram.stft_hop)
-    )
+    step = Fraction(hop * model_rate, sample_rate * spectrogram.stft_hop)
+    timeline = _Timeline(masks, spectrogram, step)
     axis = _Axis(frame, sample_rate, model_rate, spectrogram)
     output = _OverlapAdd(window, hop)
     for frames, end in _batches(sound, frame, hop):
@@ -158,8 +157,8 @@ class _Timeline:
         self._step = step
         self._done = 0
         self._first = 0
-        self._held: Floats | None = None
-        """Masks from mask frame `_first` on, (m, K, F)."""
+        self._held: list[Floats] = []
+        """Masks from mask frame `_first` on, at most one array, (m, K, F)."""
 
     def next(self, number: int) -> Floats:
         """Return the masks of the next frames of the sound, (B, K, F)."""
@@ -177,7 +176,7 @@ class _Timeline:
 
     def _read(self, begin: int, end: int) -> Floats:
         """Return mask frames [begin, end), as far as they exist; at least the last one."""
-        parts = [] if self._held is None else [self._held]
+        parts = self._held
         have = self._first + sum(map(len, parts))
         while have < end and (segment := next(self._segments, None)) is not None:
             if segment.ndim != 3 or segment.shape[1] != self._bins:
@@ -188,9 +187,9 @@ class _Timeline:
             raise ValueError("there is sound but no mask")
         held = np.concatenate(parts)
         past = min(begin - self._first, len(held) - 1)
-        self._held = held[past:]
+        self._held = [held[past:]]
         self._first += past
-        return self._held
+        return held[past:]
 
 
 class _Axis:
@@ -246,7 +245,7 @@ class _OverlapAdd:
         # First sample of the next frame; frames are centred.
         self._begin = -(len(window) // 2)
         self._end = 0
-        self._sums: Floats | None = None
+        self._sums: Floats = np.zeros((1, 1, 0), np.float32)
         self._weights: Floats = np.zeros(0, np.float32)
 
     def add(self, frames: Floats, end: int) -> Floats:
@@ -262,9 +261,8 @@ class _OverlapAdd:
         number, size, hop = len(frames), len(self._window), self._hop
         sums = np.zeros((*frames.shape[1:3], (number - 1) * hop + size), np.float32)
         weights = np.zeros(sums.shape[-1], np.float32)
-        if self._sums is not None:
-            sums[..., : self._sums.shape[-1]] = self._sums
-            weights[: len(self._weights)] = self._weights
+        sums[..., : self._sums.shape[-1]] = self._sums
+        weights[: len(self._weights)] = self._weights
         frames *= self._window
         squared = self._window**2
         for n in range(number):
