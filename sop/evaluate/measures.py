@@ -131,11 +131,9 @@ def why_not_comparable(names: Sequence[str], truth: Signals, estimates: Signals)
 
 def summarise(values: Mapping[str, Signals | list[float]]) -> dict[str, dict[str, float | None]]:
     """Return mean and median of each measure; None for a measure without values."""
+    statistics: dict[str, Any] = {"mean": np.mean, "median": np.median}
     return {
-        name: {
-            "mean": float(np.mean(column)) if len(column) else None,
-            "median": float(np.median(column)) if len(column) else None,
-        }
+        name: {key: float(of(column)) if len(column) else None for key, of in statistics.items()}
         for name, column in values.items()
     }
 

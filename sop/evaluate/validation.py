@@ -81,14 +81,10 @@ class SeparatedMixture:
             return SkippedMixture(self.number, reason)
         unseparated = np.broadcast_to(self.mixture, self.estimates.shape)
         bss = bss_eval(self.truth, np.stack([self.estimates, unseparated]))
-        measures = {
-            "sdr": bss.sdr[0],
-            "sir": bss.sir[0],
-            "sar": bss.sar[0],
-            "si_sdr": si_sdr(self.truth, self.estimates),
-            "sdr_mixture": bss.sdr[1],
-            "sdr_improvement": bss.sdr[0] - bss.sdr[1],
-        }
+        sdr, sdr_mixture = bss.sdr
+        invariant = si_sdr(self.truth, self.estimates)
+        values = (sdr, bss.sir[0], bss.sar[0], invariant, sdr_mixture, sdr - sdr_mixture)
+        measures = dict(zip(MEASURES, values, strict=True))
         return Score(self.number, self.videos, self.loss, measures)
 
 

@@ -45,14 +45,14 @@ class Recording:
         """Return the samples in [begin, end), padded with zeros outside the recording."""
         audio = np.zeros(end - begin, np.float32)
         first, last = max(begin, 0), min(end, self.samples)
-        if first < last and self._sound is not None:
-            audio[first - begin : last - begin] = self._sound[first:last]
-        elif first < last:
+        if first < last:
             # A quarter of a sample after the centre, so that rounding cannot select the previous
             # sample.
             centre = (first + (last - first) // 2 + 0.25) / self.sample_rate
-            audio[first - begin : last - begin] = read_audio(
-                self._video.audio, centre, last - first, self.sample_rate
+            audio[first - begin : last - begin] = (
+                read_audio(self._video.audio, centre, last - first, self.sample_rate)
+                if self._sound is None
+                else self._sound[first:last]
             )
         return audio
 

@@ -228,12 +228,8 @@ class Separator:
         mixture, model = self.params.mixture, self.params.model
         half = self._window_frames * self._hop / 2 / recording.sample_rate
         seconds = [start * self._hop / recording.sample_rate + half for start in starts]
-        frames = np.stack(
-            [
-                recording.frames(at, mixture.frames, mixture.frame_stride, mixture.image_size)
-                for at in seconds
-            ]
-        )
+        sampling = mixture.frames, mixture.frame_stride, mixture.image_size
+        frames = np.stack([recording.frames(at, *sampling) for at in seconds])
         pixels = normalize_frames(torch.from_numpy(frames).to(self.device))
         features = self.player.vision(pixels)
         pooled = features.mean(dim=1) if model.image_pooling == "avgpool" else features.amax(dim=1)

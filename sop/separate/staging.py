@@ -43,7 +43,11 @@ def staged(folder: Path) -> Iterator[Path]:
     missing = [place for place in (folder, *folder.parents) if not place.exists()]
     with _writing(folder):
         folder.mkdir(parents=True, exist_ok=True)
-        _remove_stale(folder)
+        # Hidden folders of killed runs.
+        for stale in folder.glob(f"{_STAGE_PREFIX}*"):
+            process = stale.name.removeprefix(_STAGE_PREFIX).partition("-")[0]
+            if process.isdecimal() and not psutil.pid_exists(int(process)):
+                shutil.rmtree(stale, ignore_errors=True)
         hidden = Path(tempfile.mkdtemp(prefix=f"{_STAGE_PREFIX}{os.getpid()}-", dir=folder))
     try:
         with _writing(folder, _DISK_ERRORS):
@@ -102,14 +106,6 @@ def _listed(folder: Path) -> list[str]:
         return [name for name in files if _OWN_FILES.fullmatch(name)]
     except (OSError, ValueError, KeyError, TypeError):
         return []
-
-
-def _remove_stale(folder: Path) -> None:
-    """Remove the hidden folders of killed runs."""
-    for hidden in folder.glob(f"{_STAGE_PREFIX}*"):
-        process = hidden.name.removeprefix(_STAGE_PREFIX).partition("-")[0]
-        if process.isdecimal() and not psutil.pid_exists(int(process)):
-            shutil.rmtree(hidden, ignore_errors=True)
 
 
 @contextmanager

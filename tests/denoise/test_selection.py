@@ -10,9 +10,8 @@ import soundfile
 import torch
 from numpy.testing import assert_allclose
 
-from sop.denoise.changes import Changes
 from sop.denoise.results import denoise_summary, held_out_table, sweep_table, write_denoised
-from sop.denoise.selection import choose, denoise, split
+from sop.denoise.selection import Changes, choose, denoise, split
 from sop.denoise.settings import (
     METHODS,
     LmsSettings,
