@@ -103,13 +103,12 @@ def download(params: Params, folder: Path, caches: CachePaths) -> dict[str, Any]
 
 def _check_apart(params: Params, folder: Path) -> None:
     """Refuse to write where the user's own videos are: other files there would be removed."""
-    if params.dataset.source == "local":
-        own = Path(params.dataset.local.folder)
-        if own.resolve().is_relative_to(folder.resolve()):
-            raise UserError(
-                f"dataset.local.folder: {own} is where this stage writes; "
-                "move your videos to a folder outside of it"
-            )
+    own = Path(params.dataset.local.folder)
+    if params.dataset.source == "local" and own.resolve().is_relative_to(folder.resolve()):
+        raise UserError(
+            f"dataset.local.folder: {own} is where this stage writes; "
+            "move your videos to a folder outside of it"
+        )
 
 
 def _kept(source: VideoSource, folder: Path) -> list[VideoRow]:

@@ -14,7 +14,7 @@ from sop.download.synthetic.pen import Pen
 from sop.download.synthetic.player import Look, Pose, draw_player, look, poses
 from sop.download.synthetic.scene import RenderedScene
 from sop.download.synthetic.sound import stems
-from sop.download.synthetic.timbre import note
+from sop.download.synthetic.timbre import synthesize
 from sop.media.ffmpeg import binary
 
 SEED = 3
@@ -269,7 +269,7 @@ def test_melody(instrument: str):
 @pytest.mark.parametrize("instrument", INSTRUMENTS)
 @pytest.mark.parametrize("pitch_hz", [110.0, 1200.0])
 def test_note(instrument: str, pitch_hz: float):
-    sound = note(instrument, pitch_hz, 0.5, 0.8, np.random.default_rng(SEED), RATE)
+    sound = synthesize(instrument, Note(0.0, 0.5, pitch_hz, 0.8), np.random.default_rng(SEED), RATE)
     assert sound.dtype == np.float32
     assert sound.shape == (RATE // 2,)
     assert np.isfinite(sound).all()

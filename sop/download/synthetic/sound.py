@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from scipy.signal import oaconvolve
 
 from sop.download.synthetic.melody import Note
-from sop.download.synthetic.timbre import note
+from sop.download.synthetic.timbre import synthesize
 
 _NOISE = 1e-3
 """Ratio of the RMS of the background noise to that of the instrument: -60 dB."""
@@ -40,9 +40,9 @@ def stems(
     room = _room(sample_rate, rng)
     played = np.zeros((len(instruments), length))
     for stem, instrument, notes in zip(played, instruments, melodies, strict=True):
-        for each in notes:
-            sound = note(instrument, each.pitch_hz, each.seconds, each.loudness, rng, sample_rate)
-            start = round(each.onset_seconds * sample_rate)
+        for note in notes:
+            sound = synthesize(instrument, note, rng, sample_rate)
+            start = round(note.onset_seconds * sample_rate)
             end = min(start + len(sound), length)
             stem[start:end] += sound[: end - start]
         stem[:] = oaconvolve(stem, room)[:length]

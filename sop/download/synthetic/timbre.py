@@ -12,6 +12,8 @@ from numpy.random import Generator
 from numpy.typing import NDArray
 from scipy.signal import lfilter
 
+from sop.download.synthetic.melody import Note
+
 Samples = NDArray[np.float32]
 FloatArray = NDArray[np.float64]
 
@@ -125,29 +127,22 @@ class _Tone(NamedTuple):
         return self.vibrato(rate_hz, depth, 0.3) - 0.02 * np.exp(-self.times / 0.025)
 
 
-def note(
-    instrument: str,
-    pitch_hz: float,
-    seconds: float,
-    loudness: float,
-    rng: Generator,
-    sample_rate: int,
-) -> Samples:
+def synthesize(instrument: str, note: Note, rng: Generator, sample_rate: int) -> Samples:
     """Synthesize one note from its onset to its end.
 
     Args:
         instrument: one of `INSTRUMENTS`.
-        pitch_hz: fundamental frequency.
-        seconds: length of the note; plucked and struck notes ring for that time.
-        loudness: 0 to 1; for some instruments louder notes are brighter, too.
+        note: plucked and struck notes ring for its length; for some instruments louder notes are
+            brighter, too.
         rng: source of the differences between notes: phases, noise, vibrato.
         sample_rate: sample rate, Hz.
 
     Returns:
-        (L,), L = seconds * sample_rate rounded; RMS near `loudness` while the note is full.
+        (L,), L = seconds * sample_rate rounded; RMS near the loudness while the note is full.
     """
-    tone = _Tone(pitch_hz, max(round(seconds * sample_rate), 1), loudness, rng, sample_rate)
-    return (loudness * _VOICES[instrument](tone)).astype(np.float32)
+    length = max(round(note.seconds * sample_rate), 1)
+    tone = _Tone(note.pitch_hz, length, note.loudness, rng, sample_rate)
+    return (note.loudness * _VOICES[instrument](tone)).astype(np.float32)
 
 
 def _accordion(tone: _Tone) -> FloatArray:
