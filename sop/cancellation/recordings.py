@@ -67,7 +67,13 @@ def cancel(
             diverge, or the result cannot be written.
     """
     _check_output(out, (target, *references))
-    wanted, *others = map(_sound, (target, *references))
+    sounds = []
+    for path in (target, *references):
+        with _opened(path) as file:
+            if not file.frames:
+                raise UserError(f"{path}: contains no audio")
+            sounds.append(_Sound(path, file.samplerate, file.channels, file.frames))
+    wanted, *others = sounds
     for other in others:
         _check_match(wanted, other)
     too_short = settings.taps > wanted.samples
@@ -112,9 +118,8 @@ def _check_output(out: Path, inputs: Sequence[Path]) -> None:
     if out.suffix.lower() != ".wav":
         raise UserError(f"{out}: the result is a WAV file; choose a name that ends in .wav")
     for path in inputs:
-        if out.resolve() == path.resolve() or (
-            out.exists() and path.exists() and out.samefile(path)
-        ):
+        is_same = out.exists() and path.exists() and out.samefile(path)
+        if is_same or out.resolve() == path.resolve():
             raise UserError(f"{out}: is also an input; choose another name for the result")
 
 
@@ -148,13 +153,6 @@ def _opened(path: Path) -> Iterator[soundfile.SoundFile]:
                 f"{path}: not a sound file that libsndfile reads; convert it to WAV or FLAC"
             ) from None
         yield file
-
-
-def _sound(path: Path) -> _Sound:
-    with _opened(path) as file:
-        if not file.frames:
-            raise UserError(f"{path}: contains no audio")
-        return _Sound(path, file.samplerate, file.channels, file.frames)
 
 
 def _blocks(sound: _Sound) -> Iterator[Samples]:
@@ -215,14 +213,10 @@ def _silent(
             limit = min(limit, largest_lms_rate(history, settings.taps))
             past = history[:, max(0, history.shape[1] - settings.taps + 1) :]
     if isinstance(settings, LmsSettings) and settings.rate >= limit:
+        # Three digits, rounded down, so that a rate below the printed limit is allowed.
+        step = 10.0 ** (math.floor(math.log10(limit)) - 2)
         raise UserError(
             f"lms: rate {settings.rate:g} diverges with these references; it must be below "
-            f"{_rounded_down(limit):.3g}, or use nlms, which works at any level"
+            f"{math.floor(limit / step) * step:.3g}, or use nlms, which works at any level"
         )
     return [sound.path for n, sound in enumerate(references) if not audible[owners == n].any()]
-
-
-def _rounded_down(value: float) -> float:
-    """Round to three digits, down, so that a rate below the printed limit is allowed."""
-    step = 10.0 ** (math.floor(math.log10(value)) - 2)
-    return math.floor(value / step) * step

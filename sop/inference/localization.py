@@ -280,10 +280,9 @@ def _are_close(one: CellIndices, other: CellIndices, shape: tuple[int, int]) -> 
     height, width = shape
     rows = np.abs(one[:, None] // width - other // width)
     columns = np.abs(one[:, None] % width - other % width)
-    close = (rows <= max(1, MAX_VERTICAL_DISTANCE * height)) & (
-        columns <= max(1, MAX_HORIZONTAL_DISTANCE * height)
-    )
-    return bool(close.any())
+    is_above = rows <= max(1, MAX_VERTICAL_DISTANCE * height)
+    is_beside = columns <= max(1, MAX_HORIZONTAL_DISTANCE * height)
+    return bool((is_above & is_beside).any())
 
 
 def _colours(products: Grid, energy: Grid, shape: tuple[int, int]) -> NDArray[np.uint8]:

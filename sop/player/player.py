@@ -139,8 +139,11 @@ def _check(clip: PlayerClip) -> None:
 
 
 def _page(clip: PlayerClip, video: str) -> str:
-    style = _template("style.css")
-    script = "\n".join(_template(name) for name in _SCRIPTS)
+    template, style, *scripts = (
+        (_TEMPLATES / name).read_text(encoding="utf-8")
+        for name in ("page.html", "style.css", *_SCRIPTS)
+    )
+    script = "\n".join(scripts)
     described, data = _contents(clip)
     # Allow only this script, this style and the video in this folder, and no connections.
     policy = (
@@ -148,7 +151,7 @@ def _page(clip: PlayerClip, video: str) -> str:
         f"script-src '{digest(script)}'; style-src '{digest(style)}'; "
         "media-src 'self' file:; img-src data:; base-uri 'none'; form-action 'none'"
     )
-    return Template(_template("page.html")).substitute(
+    return Template(template).substitute(
         policy=policy,
         title=html.escape(clip.title),
         video=video,
@@ -157,10 +160,6 @@ def _page(clip: PlayerClip, video: str) -> str:
         clip=script_json(described),
         data=data,
     )
-
-
-def _template(name: str) -> str:
-    return (_TEMPLATES / name).read_text(encoding="utf-8")
 
 
 def _contents(clip: PlayerClip) -> tuple[dict[str, Any], str]:
@@ -172,11 +171,9 @@ def _contents(clip: PlayerClip) -> tuple[dict[str, Any], str]:
     differences = np.diff(by_frame, axis=1, prepend=np.zeros_like(by_frame[:, :1]))
     peak = float(np.abs(embedding.audio).max())
     samples = np.rint(embedding.audio * (_FULL_SCALE / peak if peak else 1)).astype("<i2")
-    positions = (
-        unwarp_rows(embedding.spectrogram.stft_frame // 2 + 1).float().numpy()
-        if embedding.spectrogram.log_frequency
-        else np.zeros(0, np.float32)
-    )
+    positions = np.zeros(0, np.float32)
+    if embedding.spectrogram.log_frequency:
+        positions = unwarp_rows(embedding.spectrogram.stft_frame // 2 + 1).float().numpy()
     floats = {
         "steps": steps,
         "offsets": offsets,
