@@ -221,8 +221,7 @@ def print_masked(folder: Path, params: Params) -> Row:
         f"{np.mean(before):.1f} to {np.mean(after[best]):.1f} dB; the one of median SDR:",
         [
             Panel(
-                f"target: separated {names[source]}, SDR {before[middle]:.1f} dB",
-                estimates[source],
+                f"target: separated {names[source]}, SDR {before[middle]:.1f} dB", estimates[source]
             ),
             Panel(f"reference: separated {others}", others_sum),
             Panel(

@@ -20,8 +20,7 @@ class _Representer(RoundTripRepresenter):
 
 
 _Representer.add_representer(
-    type(None),
-    lambda writer, _: writer.represent_scalar("tag:yaml.org,2002:null", "null"),
+    type(None), lambda writer, _: writer.represent_scalar("tag:yaml.org,2002:null", "null")
 )
 
 

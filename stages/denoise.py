@@ -19,11 +19,7 @@ def main() -> None:
     records = record_paths(Path("data/evaluate"))
     denoised = denoise(records, params)
     write_denoised(
-        denoised,
-        records,
-        params,
-        sounds=Path("data/denoise"),
-        plots=Path("metrics/denoise"),
+        denoised, records, params, sounds=Path("data/denoise"), plots=Path("metrics/denoise")
     )
     write_metrics("denoise", denoise_summary(denoised), DETAILS)
     print(denoised.chosen or NONE, denoised.reason, sep=": ")

@@ -12,9 +12,7 @@ from sop.runtime.stage import run_stage
 def main() -> None:
     params = load_params()
     caches = CachePaths(
-        lists=Path("data/lists"),
-        partial=Path("data/partial"),
-        hashes=Path("data/hashes.sqlite"),
+        lists=Path("data/lists"), partial=Path("data/partial"), hashes=Path("data/hashes.sqlite")
     )
     summary = download(params, Path("data/videos"), caches)
     write_metrics("download", summary, details=("category", "reasons"))

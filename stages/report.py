@@ -9,10 +9,7 @@ from sop.runtime.stage import run_stage
 
 def main() -> None:
     page = write_report(
-        Path(),
-        folder=Path("data/report"),
-        plots=Path("metrics/report"),
-        params=load_params(),
+        Path(), folder=Path("data/report"), plots=Path("metrics/report"), params=load_params()
     )
     print(f"Open {page}")
 

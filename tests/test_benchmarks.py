@@ -116,9 +116,7 @@ def test_losses_are_drawn(tmp_path: Path) -> None:
         assert image.format == "PNG"
 
 
-def test_layouts(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_layouts(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 4)
     assert [layout.processes for layout in scaling.layouts("cuda", 80)] == [1, 2, 4]
     assert scaling.layouts("cpu", 4) == [(1, 1), (1, 2), (2, 1)]

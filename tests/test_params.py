@@ -240,14 +240,8 @@ def test_invalid_key_or_value(key: str, value: object, said: list[str]) -> None:
             {"model.output_activation": "relu"},
             ["model.output_activation 'relu'", "'bce'", "sigmoid or softmax"],
         ),
-        (
-            {"spectrogram.stft_hop": 513},
-            ["spectrogram.stft_hop 513", "up to", "512"],
-        ),
-        (
-            {"mixture.audio_samples": 60000},
-            ["235 columns", "60000", "'unet7'", "multiples of 128"],
-        ),
+        ({"spectrogram.stft_hop": 513}, ["spectrogram.stft_hop 513", "up to", "512"]),
+        ({"mixture.audio_samples": 60000}, ["235 columns", "60000", "'unet7'", "multiples of 128"]),
         (
             {"spectrogram.log_frequency": False, "spectrogram.stft_frame": 1024},
             ["513 rows by 256 columns", "1024", "'unet7'", "multiples of 128"],
@@ -276,10 +270,7 @@ def test_invalid_key_or_value(key: str, value: object, said: list[str]) -> None:
             {"dataset.fetch.clip_seconds": [10.0, 4.0]},
             ["dataset.fetch.clip_seconds: [10.0, 4.0]", "begin before end"],
         ),
-        (
-            {"dataset.fetch.clip_seconds": [4, 4]},
-            ["clip_seconds: [4, 4]", "begin before end"],
-        ),
+        ({"dataset.fetch.clip_seconds": [4, 4]}, ["clip_seconds: [4, 4]", "begin before end"]),
         (
             {"dataset.synthetic.seconds": 8.0},
             ["dataset.synthetic.seconds 8.0", "index.min_seconds 10.0"],

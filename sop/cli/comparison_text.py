@@ -3,14 +3,7 @@
 import textwrap
 from collections.abc import Iterator, Mapping
 
-from sop.report.comparison import (
-    DECIDING,
-    MIN_MIXTURES,
-    SAME,
-    UNDECIDED,
-    Comparison,
-    Difference,
-)
+from sop.report.comparison import DECIDING, MIN_MIXTURES, SAME, UNDECIDED, Comparison, Difference
 from sop.report.wording import counted
 
 

@@ -16,13 +16,7 @@ from sop.download.manifest import (
     read_manifest,
     write_manifest,
 )
-from sop.download.sources import (
-    VIDEO_SUFFIX,
-    CachePaths,
-    SourceVideo,
-    VideoSource,
-    open_source,
-)
+from sop.download.sources import VIDEO_SUFFIX, CachePaths, SourceVideo, VideoSource, open_source
 from sop.media.decoding import Probe
 from sop.params import Params
 from sop.runtime.errors import LeftOut, LeftOutForNow, NoNetwork, UserError

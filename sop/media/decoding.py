@@ -182,11 +182,7 @@ def _pictures(stream: Any, output: PictureOutput, seconds: float) -> Any:
 def _sound(stream: Any, output: SoundOutput, seconds: float) -> Any:
     samples = (
         stream.filter(
-            "aresample",
-            output.sample_rate,
-            first_pts=0,
-            min_hard_comp=STEP_SECONDS,
-            **{"async": 1},
+            "aresample", output.sample_rate, first_pts=0, min_hard_comp=STEP_SECONDS, **{"async": 1}
         )
         .filter("aformat", sample_fmts="s16", channel_layouts="mono")
         .filter("apad", pad_dur=TAIL_SECONDS)

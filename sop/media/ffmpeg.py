@@ -1,5 +1,6 @@
 """Run ffmpeg on untrusted files: containers, time and memory are limited."""
 
+import math
 import os
 import re
 import resource
@@ -39,8 +40,10 @@ _AUDIO = re.compile(r"  Stream #0:\d+.*?: Audio: (\w+).*?, (\d+ Hz), ([^,]+)")
 
 _NO_MEMORY = re.compile(r"Cannot allocate memory|pthread_create\(\) failed")
 
-# Memory that glibc reserves for the arena of each thread would count towards the limit.
-_ONE_ARENA = os.environ | {"MALLOC_ARENA_MAX": "1"}
+# Settings of glibc's allocator for a run with limits. One arena: the memory that glibc reserves for
+# the arena of each thread would count towards the limit. Defined contents of new memory: libx264
+# reads some that it has not written, and with one arena about one encode of 60 would differ.
+_LIMITED = {"MALLOC_ARENA_MAX": "1", "MALLOC_PERTURB_": "85"}
 
 
 @lru_cache(maxsize=1)
@@ -122,12 +125,12 @@ class FfmpegRun:
 
 
 @contextmanager
-def run_ffmpeg(outputs: Any, limits: Limits, stdin: bool = False) -> Iterator[FfmpegRun]:
+def run_ffmpeg(outputs: Any, limits: Limits | None, stdin: bool = False) -> Iterator[FfmpegRun]:
     """Run ffmpeg while the block reads its standard output; leaving the block waits for the end.
 
     Args:
         outputs: an output of ffmpeg-python, or several merged.
-        limits: maximum time and memory.
+        limits: maximum time and memory; None, for input that is trusted, sets none.
         stdin: True if the block writes an input of the command to `FfmpegRun.stdin`.
 
     Raises:
@@ -146,12 +149,12 @@ def run_ffmpeg(outputs: Any, limits: Limits, stdin: bool = False) -> Iterator[Ff
             stdin=subprocess.PIPE if stdin else subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=log,
-            env=_ONE_ARENA,
+            env=os.environ | (_LIMITED if limits else {}),
         ) as process,
-        time_limit(process, limits.seconds) as expired,
+        time_limit(process, limits.seconds if limits else math.inf) as expired,
     ):
         assert process.stdout is not None
-        if hasattr(resource, "prlimit"):  # Only Linux has it.
+        if limits and hasattr(resource, "prlimit"):  # Only Linux has it.
             # Private memory. The process may have ended already.
             with suppress(ProcessLookupError):
                 resource.prlimit(process.pid, resource.RLIMIT_DATA, (limits.bytes, limits.bytes))
@@ -167,22 +170,24 @@ def run_ffmpeg(outputs: Any, limits: Limits, stdin: bool = False) -> Iterator[Ff
             process.stdout.close()
             run.code = process.wait()
             run.messages = _messages(log)
-    if expired.is_set():
+    if limits and expired.is_set():
         raise LeftOutForNow(f"ffmpeg took longer than {limits.seconds:g} s and was stopped")
     if any("No space left on device" in error for error in run.errors):
         raise UserError("no space left on the disk; free some and run again to continue")
-    if any(_NO_MEMORY.search(error) for error in run.errors):
+    if limits and any(_NO_MEMORY.search(error) for error in run.errors):
         raise LeftOutForNow(f"ffmpeg needs more memory than {limits.bytes >> 20} MiB")
     if run.code < 0:
         raise LeftOutForNow(f"ffmpeg crashed ({signal.Signals(-run.code).name})")
 
 
-def run_to_end(outputs: Any, limits: Limits, stdin: Iterable[bytes] | None = None) -> FfmpegRun:
+def run_to_end(
+    outputs: Any, limits: Limits | None, stdin: Iterable[bytes] | None = None
+) -> FfmpegRun:
     """Run ffmpeg to its end without reading its output.
 
     Args:
         outputs: as for `run_ffmpeg`.
-        limits: maximum time and memory.
+        limits: as for `run_ffmpeg`.
         stdin: blocks to write to standard input, if the command reads it.
 
     Raises:

@@ -7,13 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from sop.model.sound import SoundNet
-from sop.model.spectrogram import (
-    binary_masks,
-    network_input,
-    network_magnitude,
-    ratio_masks,
-    stft,
-)
+from sop.model.spectrogram import binary_masks, network_input, network_magnitude, ratio_masks, stft
 from sop.model.synthesizer import Synthesizer
 from sop.model.vision import VisionNet, pool_background, pool_pixels
 from sop.params import Activation, ModelParams, SpectrogramParams, TrainParams

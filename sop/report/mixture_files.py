@@ -20,13 +20,7 @@ from sop.evaluate.records import Record, write_sound
 from sop.inference.localization import Localizer, Region
 from sop.inference.recording import Recording
 from sop.inference.separator import Separator
-from sop.model.spectrogram import (
-    binary_masks,
-    network_input,
-    network_magnitude,
-    ratio_masks,
-    stft,
-)
+from sop.model.spectrogram import binary_masks, network_input, network_magnitude, ratio_masks, stft
 from sop.params import ExtractParams, Params
 from sop.player.clip import limits_of, write_clip, write_side_by_side
 from sop.player.player import PlayerClip, PlayerRegion, write_player
@@ -102,10 +96,7 @@ class MixtureFileWriter:
         return MixtureFiles(of_mixture, of_sources)
 
     def _add_clips(
-        self,
-        videos: Sequence[Video],
-        samples: int,
-        of_sources: Sequence[dict[str, str]],
+        self, videos: Sequence[Video], samples: int, of_sources: Sequence[dict[str, str]]
     ) -> list[Path]:
         """Cut the evaluated clips out of the videos; return those that could be read."""
         seconds = samples / self.params.extract.sample_rate
@@ -123,10 +114,7 @@ class MixtureFileWriter:
         return clips
 
     def _add_pictures(
-        self,
-        videos: Sequence[Video],
-        mixture: Sound,
-        of_sources: Sequence[dict[str, str]],
+        self, videos: Sequence[Video], mixture: Sound, of_sources: Sequence[dict[str, str]]
     ) -> bool:
         """Draw the middle frame of each video and its heat map; return whether all were drawn."""
         if self.separator is None:

@@ -296,10 +296,7 @@ def bad_numbers() -> Iterator[tuple[list[Any], str]]:
     for name in ("lms", "nlms"):
         message = f"--forgetting: an option of rls; {name} takes --rate"
         yield ["--filter", name, "--forgetting", "0.99"], message
-    yield (
-        ["--taps", 4097],
-        "rls: 4097 weights (4097 taps for each reference): RLS supports",
-    )
+    yield (["--taps", 4097], "rls: 4097 weights (4097 taps for each reference): RLS supports")
     # The limit is one over the energy of two samples, each of at most 0.5.
     yield ["--filter", "lms", "--rate", 10, "--taps", 2], "lms: rate 10 diverges"
 

@@ -224,10 +224,7 @@ def model(tmp_path: Path, tiny_params: Params, monkeypatch: pytest.MonkeyPatch) 
 
 
 def test_export_then_import_gives_the_same_model(
-    tmp_path: Path,
-    model: PixelPlayer,
-    tiny_params: Params,
-    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path, model: PixelPlayer, tiny_params: Params, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(["export-published", "--out", str(tmp_path / "served" / "ours")]) == 0
     lines = capsys.readouterr().out.splitlines()

@@ -120,12 +120,7 @@ def test_an_epoch_is_whole_steps_and_at_least_one(
     tiny_videos: list[Video], tiny_params: Params
 ) -> None:
     reader = MixtureReader(tiny_params.mixture, tiny_params.extract)
-    lengths = {
-        (20, 3, 8): 56,
-        (20, 1, 20): 20,
-        (20, 1, 7): 14,
-        (3, 1, 16): 16,
-    }
+    lengths = {(20, 3, 8): 56, (20, 1, 20): 20, (20, 1, 7): 14, (3, 1, 16): 16}
     for (videos, repeats, batch), length in lengths.items():
         mixtures = TrainingMixtures(tiny_videos[:videos], reader, repeats, batch, SEED)
         assert len(mixtures) == length
@@ -338,9 +333,7 @@ def test_evaluation_takes_the_middle_as_it_is(
         np.testing.assert_array_equal(frames, read_frames(video.frames, [30, 32], 32))
 
 
-def test_evaluation_videos_are_fixed_by_the_seed(
-    tiny_params: Params,
-) -> None:
+def test_evaluation_videos_are_fixed_by_the_seed(tiny_params: Params) -> None:
     videos = paper(*(f"i{n}/v" for n in range(7)))
     many = list(evaluation_videos(videos, tiny_params.mixture, 30, SEED))
     assert len(many) == 30

@@ -141,8 +141,7 @@ def power_ratio_db(signal: Values, noise: Values) -> float:
 
 
 @pytest.mark.parametrize(
-    ("name", "taps", "rate"),
-    [("lms_error", 128, 1e-4), ("lms_error_16_taps_rate_0.05", 16, 0.05)],
+    ("name", "taps", "rate"), [("lms_error", 128, 1e-4), ("lms_error_16_taps_rate_0.05", 16, 0.05)]
 )
 def test_lms_equals_the_published_recursion(
     reference: Reference, name: str, taps: int, rate: float

@@ -133,9 +133,7 @@ def turned(data: bytes, begin: float, end: float, density: float, seed: int) -> 
     first, last = int(begin * len(data)), int(end * len(data))
     count = max(1, round(density * (last - first)))
     np.bitwise_xor.at(
-        part,
-        rng.integers(first, last, count),
-        (1 << rng.integers(0, 8, count)).astype(np.uint8),
+        part, rng.integers(first, last, count), (1 << rng.integers(0, 8, count)).astype(np.uint8)
     )
     return part.tobytes()
 
@@ -411,11 +409,7 @@ def test_hostile_files_are_left_out_by_download(
 
 
 def test_hostile_files_are_left_out_by_extract(
-    hostile: Path,
-    marker: Path,
-    server: Server,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
+    hostile: Path, marker: Path, server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     out = tmp_path / "out"
     done = check_extracted(hostile, out, monkeypatch)

@@ -49,9 +49,7 @@ def test_swapped_players_are_placed_but_not_pointed(planted: Separator) -> None:
     assert found.overlaps == (0, 0)
 
 
-def test_missed_player_is_measured_with_the_mixture(
-    tiny_params: Params,
-) -> None:
+def test_missed_player_is_measured_with_the_mixture(tiny_params: Params) -> None:
     changes = {"spectrogram.log_frequency": False, "mixture.image_size": 32}
     blind = plant(separator_of(with_values(tiny_params, changes)), high=None)
     found = measure_localization(blind, duet())

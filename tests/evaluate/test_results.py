@@ -137,10 +137,7 @@ def test_tables(written: Written) -> None:
 
 
 def test_results_are_reproducible(
-    tmp_path: Path,
-    written: Written,
-    separations: list[SeparatedMixture],
-    tiny_params: Params,
+    tmp_path: Path, written: Written, separations: list[SeparatedMixture], tiny_params: Params
 ) -> None:
     unreadable = SkippedMixture(1, "a.wav: holds no sound")
     again = [separations[0], unreadable, *separations[2:]]

@@ -102,11 +102,7 @@ def test_full_masks_give_the_mixture_back_and_improve_nothing(
 def test_results_do_not_depend_on_batches_or_count(
     tiny_videos: list[Video], tiny_params: Params
 ) -> None:
-    ratio = {
-        "model.mask": "ratio",
-        "train.loss": "l2",
-        "model.output_activation": "sigmoid",
-    }
+    ratio = {"model.mask": "ratio", "train.loss": "l2", "model.output_activation": "sigmoid"}
     params = with_values(tiny_params, ratio)
     player = player_of(params, bias=0.0)
     many = separated(player, tiny_videos, params, 5)

@@ -39,9 +39,7 @@ def test_masks() -> None:
 
 
 @pytest.mark.parametrize("activation", ["sigmoid", "none", "relu", "tanh", "softmax"])
-def test_masks_are_not_negative(
-    activation: Activation,
-) -> None:
+def test_masks_are_not_negative(activation: Activation) -> None:
     embedding = embedding_of(activation)
     before = embedding.components.copy(), embedding.cells.copy()
     masks = embedding.masks(embedding.cells[:, 0])
@@ -57,9 +55,7 @@ def test_masks_of_some_frames() -> None:
     embedding = embedding_of()
     features = embedding.cells[:, 0]
     np.testing.assert_allclose(
-        embedding.masks(features, slice(20, 45)),
-        embedding.masks(features)[:, :, 20:45],
-        atol=1e-6,
+        embedding.masks(features, slice(20, 45)), embedding.masks(features)[:, :, 20:45], atol=1e-6
     )
 
 

@@ -8,13 +8,7 @@ from torch import Tensor, nn
 from torchvision.models import resnet18
 
 from sop.inference.localization import pixel_energy
-from sop.model.pixelplayer import (
-    PixelPlayer,
-    activate,
-    build,
-    normalize_frames,
-    separation_loss,
-)
+from sop.model.pixelplayer import PixelPlayer, activate, build, normalize_frames, separation_loss
 from sop.model.sound import SoundNet
 from sop.model.synthesizer import Synthesizer
 from sop.model.vision import VisionNet, pool_background, pool_pixels
@@ -199,9 +193,7 @@ def test_mixture_is_the_sum_of_the_sources(tiny_params: Params) -> None:
     torch.testing.assert_close(spectra.magnitude, alone.sources[:, 0], atol=1e-5, rtol=1e-5)
 
 
-def test_seed_of_the_weights(
-    tiny_params: Params,
-) -> None:
+def test_seed_of_the_weights(tiny_params: Params) -> None:
     torch.manual_seed(1)
     before = torch.random.get_rng_state()
     first = tiny_player(tiny_params, seed=3).state_dict()
@@ -332,9 +324,7 @@ def test_loss_is_a_weighted_mean(tiny_params: Params) -> None:
                 assert float(got) == pytest.approx(expected, rel=1e-4)
 
 
-def test_pixel_energy(
-    tiny_params: Params,
-) -> None:
+def test_pixel_energy(tiny_params: Params) -> None:
     player = with_large_weights(tiny_player(tiny_params, spectrogram__log_frequency=False)).eval()
     with torch.inference_mode():
         spectra = player.spectra(0.1 * noise(2, 2, SAMPLES))

@@ -11,15 +11,7 @@ import pytest
 from dvc.cli import main as dvc
 
 from sop.cli.comparison_text import comparison_text
-from sop.report.comparison import (
-    BETTER,
-    COMPARED,
-    MIN_MIXTURES,
-    SAME,
-    UNDECIDED,
-    WORSE,
-    compare,
-)
+from sop.report.comparison import BETTER, COMPARED, MIN_MIXTURES, SAME, UNDECIDED, WORSE, compare
 from sop.report.param_changes import ParamChange, changed_params
 from sop.runtime.errors import UserError
 from tests.support.repository import AUTHOR, Repository
@@ -664,11 +656,7 @@ def test_text(project: Project) -> None:
 
 
 @pytest.mark.parametrize(
-    ("mean", "words"),
-    [
-        (0.1, "A and B: no significant difference."),
-        (-0.5, "B is worse."),
-    ],
+    ("mean", "words"), [(0.1, "A and B: no significant difference."), (-0.5, "B is worse.")]
 )
 def test_verdict_in_text(project: Project, mean: float, words: str) -> None:
     assert (

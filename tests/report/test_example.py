@@ -42,10 +42,7 @@ def record_of(videos: Sequence[str], params: Params, number: int = 0, level: flo
 
 
 def test_picture(
-    tmp_path: Path,
-    player: PixelPlayer,
-    videos: dict[str, Video],
-    tiny_params: Params,
+    tmp_path: Path, player: PixelPlayer, videos: dict[str, Video], tiny_params: Params
 ) -> None:
     path = tmp_path / "inner" / "example.png"
     write_record(tmp_path, record_of([*videos], tiny_params))
@@ -66,10 +63,7 @@ def test_picture(
 
 
 def test_picture_of_silence(
-    tmp_path: Path,
-    player: PixelPlayer,
-    videos: dict[str, Video],
-    tiny_params: Params,
+    tmp_path: Path, player: PixelPlayer, videos: dict[str, Video], tiny_params: Params
 ) -> None:
     path = tmp_path / "example.png"
     write_record(tmp_path, record_of([*videos], tiny_params, level=0))
@@ -79,10 +73,7 @@ def test_picture_of_silence(
 
 
 def test_picture_is_of_the_median_mixture(
-    tmp_path: Path,
-    player: PixelPlayer,
-    videos: dict[str, Video],
-    tiny_params: Params,
+    tmp_path: Path, player: PixelPlayer, videos: dict[str, Video], tiny_params: Params
 ) -> None:
     for number in range(4):
         write_record(tmp_path, record_of([*videos], tiny_params, number))

@@ -26,12 +26,7 @@ from sop.params import Params
 from sop.runtime.errors import UserError
 from sop.separate import overlay, separation, sounds
 from sop.separate.full_rate import components
-from sop.separate.separation import (
-    SeparationOptions,
-    fractions_of,
-    remix_gains,
-    write_separation,
-)
+from sop.separate.separation import SeparationOptions, fractions_of, remix_gains, write_separation
 from sop.separate.staging import staged
 from sop.separate.video import open_sound, read_pictures
 from tests.support.experiment import ROOT

@@ -11,15 +11,7 @@ from sop.inference.separator import Separator
 from sop.runtime.errors import UserError
 from sop.separate.sounds import WrittenSounds, usable_filter, write_sounds
 from sop.separate.video import SoundStream
-from tests.support.planted import (
-    COLUMNS,
-    HIGH_HZ,
-    LOW_HZ,
-    RATE,
-    ROWS,
-    ArrayRecording,
-    tone,
-)
+from tests.support.planted import COLUMNS, HIGH_HZ, LOW_HZ, RATE, ROWS, ArrayRecording, tone
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -63,11 +55,7 @@ def decibels(error: np.ndarray, of: np.ndarray) -> float:
 
 @pytest.mark.parametrize(
     "setting",
-    [
-        RlsSettings(8, 0.9999),
-        NlmsSettings(8, 0.01),
-        LmsSettings(8, 0.001),
-    ],
+    [RlsSettings(8, 0.9999), NlmsSettings(8, 0.01), LmsSettings(8, 0.001)],
     ids=lambda setting: setting.method,
 )
 def test_denoised_sounds(tmp_path: Path, uncertain: Separator, setting: FilterSettings) -> None:

@@ -14,12 +14,7 @@ from sop.extract.extraction import extract_video
 from sop.media.decoding import PictureOutput, SoundOutput, decode, probe
 from sop.media.ffmpeg import Limits, binary
 from sop.runtime.errors import LeftOut, LeftOutForNow, UserError
-from sop.separate.video import (
-    open_sound,
-    read_pictures,
-    write_remix,
-    write_video,
-)
+from sop.separate.video import open_sound, read_pictures, write_remix, write_video
 from tests.support.flashes import FORMS, LATE, check_in_step, edges, onsets_of, render
 from tests.support.flashes import PARAMS as EXTRACT
 from tests.support.video_checks import (

@@ -55,9 +55,7 @@ class Project:
     """
 
     def __init__(
-        self,
-        folder: Path,
-        without: tuple[str, ...] = ("metrics/", "tests/", "docs/", "dvc.lock"),
+        self, folder: Path, without: tuple[str, ...] = ("metrics/", "tests/", "docs/", "dvc.lock")
     ) -> None:
         self.folder = folder
         listed = subprocess.run(

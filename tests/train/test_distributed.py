@@ -22,11 +22,7 @@ CPU = torch.device("cpu")
     ],
 )
 def test_process_count(
-    devices: int | str,
-    device: str,
-    gpus: int,
-    processes: int,
-    monkeypatch: pytest.MonkeyPatch,
+    devices: int | str, device: str, gpus: int, processes: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: gpus > 0)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: gpus)

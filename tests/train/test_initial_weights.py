@@ -78,9 +78,7 @@ def test_imagenet_weights_of_the_trunk(
     assert torch.equal(player.vision.head.weight, head)
 
 
-def test_imagenet_weights_offline(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_imagenet_weights_offline(monkeypatch: pytest.MonkeyPatch) -> None:
     def offline(*_: object, **__: object) -> None:
         raise OSError("Name or service not known")
 

@@ -155,9 +155,7 @@ def test_wrong_file_is_downloaded_again(server: Server, params: PublishedParams)
     assert download("sound", params).read_bytes() == served(server, "sound").read_bytes()
 
 
-def test_wrong_file_stays_if_the_server_has_no_better_one(
-    params: PublishedParams,
-) -> None:
+def test_wrong_file_stays_if_the_server_has_no_better_one(params: PublishedParams) -> None:
     place = Path("data/published") / MODEL / FILES["sound"]
     place.parent.mkdir(parents=True)
     place.write_bytes(b"by hand")

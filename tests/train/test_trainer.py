@@ -401,11 +401,7 @@ def test_validation_without_scores(
     params = with_values(
         tiny_params,
         NO_LEARNING
-        | {
-            "model.weights.synthesizer": str(start),
-            "train.epochs": 2,
-            "train.batch_size": 16,
-        },
+        | {"model.weights.synthesizer": str(start), "train.epochs": 2, "train.batch_size": 16},
     )
     run = Run(tmp_path, params, tiny_videos).train()
     assert float(run.state()["synthesizer.bias"]) == -50

@@ -18,7 +18,7 @@ from sop.download.synthetic.scene import RenderedScene
 from sop.download.synthetic.sound import stems
 from sop.download.synthetic.timbre import INSTRUMENTS
 from sop.download.synthetic.truth import Truth, write_truth
-from sop.media.ffmpeg import Limits, error_message, file_url, run_to_end
+from sop.media.ffmpeg import error_message, file_url, run_to_end
 from sop.params import SyntheticParams
 from sop.runtime.files import replacing
 
@@ -66,7 +66,7 @@ def render(video: PlannedVideo, params: SyntheticParams, seed: int, folder: Path
 
     Raises:
         RuntimeError: ffmpeg failed; the message contains its error.
-        LeftOutForNow: ffmpeg exceeded a limit, or crashed.
+        LeftOutForNow: ffmpeg crashed.
     """
     rng, name = partial(generator, seed), video.name
     melodies = [
@@ -131,6 +131,6 @@ def _encode(
             map_metadata=-1,
             **{"flags:v": "+bitexact", "flags:a": "+bitexact"},
         )
-        run = run_to_end(output, Limits(), frames)
+        run = run_to_end(output, None, frames)
     if run.code:
         raise RuntimeError(f"{path}: ffmpeg failed: {error_message(run)}")

@@ -9,15 +9,7 @@ from ruamel.yaml.error import YAMLError
 
 from sop.params import PARAMS_PATH
 from sop.report.comparison import SAME, UNDECIDED, Comparison, compare
-from sop.report.page import (
-    MEASURE_NAMES,
-    Column,
-    Parameter,
-    ParameterTable,
-    Section,
-    Table,
-    Text,
-)
+from sop.report.page import MEASURE_NAMES, Column, Parameter, ParameterTable, Section, Table, Text
 from sop.report.param_changes import UNSET, changed_params, flattened, value_text
 from sop.report.revisions import WORKSPACE
 from sop.report.wording import counted
@@ -44,10 +36,9 @@ def comparison_section(root: Path, seed: int, head: str, written: str) -> Sectio
 def comparison_blocks(found: Comparison, head: str, written: str) -> list[Text | Table]:
     """Show a comparison of a commit (A) with this report (B)."""
     commit = (found.a.commit or "")[:7] or found.a.name
-    verdict = {
-        SAME: "the results are the same",
-        UNDECIDED: f"there is {UNDECIDED}",
-    }.get(found.verdict, f"the results of this report are {found.verdict}")
+    verdict = {SAME: "the results are the same", UNDECIDED: f"there is {UNDECIDED}"}.get(
+        found.verdict, f"the results of this report are {found.verdict}"
+    )
     notes = [f"Note: {note}." for note in found.notes]
     table = Table(
         [
