@@ -390,11 +390,10 @@ class Params(InferenceParams):
     @property
     def worker_count(self) -> int:
         """Number of parallel processes."""
-        if self.workers == "auto":
-            if hasattr(os, "sched_getaffinity"):
-                return len(os.sched_getaffinity(0))
-            return os.cpu_count() or 1
-        return self.workers
+        if self.workers != "auto":
+            return self.workers
+        has_affinity = hasattr(os, "sched_getaffinity")
+        return len(os.sched_getaffinity(0)) if has_affinity else os.cpu_count() or 1
 
 
 def load_params(path: Path = PARAMS_PATH) -> Params:
@@ -464,41 +463,31 @@ def differences_from_published(model: ModelParams, nets: Iterable[Net]) -> list[
     name = _PUBLISHED_NAME.fullmatch(model.published.model)
     if name is None:
         return []
-    published = {
-        **name.groupdict(),
-        "channels": int(name["channels"]),
-        "sound_width": PUBLISHED_WIDTH,
-        "vision_width": PUBLISHED_WIDTH,
-    }
+    widths = dict.fromkeys(("sound_width", "vision_width"), str(PUBLISHED_WIDTH))
+    published = name.groupdict() | widths
     return [
         f"model.{key} {published[key]} instead of {getattr(model, key)}"
         for key in dict.fromkeys(key for net in nets for key in _PUBLISHED_KEYS[net])
-        if getattr(model, key) != published[key]
+        if str(getattr(model, key)) != published[key]
     ]
 
 
 def _describe(error: ValidationError) -> list[str]:
     """Return one sentence for each invalid key, in terms of params.yaml."""
-    sentences: list[str] = []
-    allowed: dict[tuple[str, str], list[str]] = {}
+    sentences: dict[str, list[str]] = {}
     for finding in error.errors():
         message = finding["msg"].removeprefix("Value error, ").removeprefix("Input should be ")
         message = ALLOWED.get(finding["type"], message)
         # Behind these keys, pydantic appends the type that it tried, which is no key.
-        names = finding["loc"]
-        if names[:1] == ("workers",) or names[:2] == ("train", "devices"):
-            names = names[: 1 + (names[0] == "train")]
-        key = ".".join(str(name) for name in names)
+        key = ".".join(map(str, finding["loc"]))
+        key = re.sub(r"^(workers|train\.devices)\..*", r"\1", key)
         if not key:
-            sentences.append(message)
+            sentences[message] = []
         elif finding["type"] in ("extra_forbidden", "invalid_key"):
-            sentences.append(f"{key}: unknown key, remove it or correct its spelling")
+            sentences[f"{key}: unknown key, remove it or correct its spelling"] = []
         elif finding["type"] == "missing":
-            sentences.append(f"{key}: missing")
+            sentences[f"{key}: missing"] = []
         else:
-            allowed.setdefault((key, repr(finding["input"])), []).append(message)
-    sentences += [
-        f"{key}: {value} is not allowed, it should be {' or '.join(choices)}"
-        for (key, value), choices in allowed.items()
-    ]
-    return sentences
+            begin = f"{key}: {finding['input']!r} is not allowed, it should be "
+            sentences.setdefault(begin, []).append(message)
+    return [begin + " or ".join(choices) for begin, choices in sentences.items()]

@@ -49,9 +49,8 @@ class FilterBank:
             UserError: a filter would diverge.
         """
         # Threads run in parallel, because the compiled filters release Python's lock.
-        threads = max(1, min(len(self._filters), os.cpu_count() or 1))
         try:
-            with ThreadPoolExecutor(threads) as pool:
+            with ThreadPoolExecutor(os.cpu_count()) as pool:
                 clean = list(pool.map(AdaptiveFilter.clean, self._filters, targets, references))
         except FilterError as error:
             raise UserError(

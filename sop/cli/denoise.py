@@ -1,12 +1,11 @@
 """The command `denoise`."""
 
 import argparse
-import os
 from pathlib import Path
 from typing import Any
 
 from sop.cli.options import add_filter_options, add_path_option, chosen_filter
-from sop.runtime.files import require_file
+from sop.runtime.files import printable, require_file
 
 
 def add_parser(commands: Any) -> None:
@@ -41,16 +40,11 @@ def run(options: argparse.Namespace) -> int:
 
     cancelled = cancel(options.target, options.references, options.out, setting)
     for note in cancelled.notes:
-        print(_printable(f"NOTE {note}"))
+        print(printable(f"NOTE {note}"))
     change = f"{cancelled.decibels:.1f} dB quieter than the input"
     if cancelled.decibels < 0:
         change = (
             f"{-cancelled.decibels:.1f} dB louder than the input: the references do not predict it"
         )
-    print(_printable(f"{options.out}: {change}"))
+    print(printable(f"{options.out}: {change}"))
     return 0
-
-
-def _printable(text: str) -> str:
-    """Replace what is not UTF-8 in file names, which may consist of any bytes."""
-    return os.fsencode(text).decode("utf-8", "replace")

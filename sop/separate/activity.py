@@ -56,39 +56,25 @@ class Activity:
     @property
     def total_loudness(self) -> NDArray[np.float32]:
         """Sum of the loudness of all regions, or energy of the rest if there are none, (M,)."""
-        loudness: NDArray[np.float32] = (
-            self.loudness.sum(axis=0) if len(self.levels) > 1 else self.levels[-1]
-        )
-        return loudness
-
-    @property
-    def loudest_seconds(self) -> float:
-        """Time of the maximum of the total loudness."""
-        return float(self.total_loudness.argmax() * self.hop_seconds)
+        levels = self.loudness if len(self.levels) > 1 else self.levels
+        total: NDArray[np.float32] = levels.sum(axis=0)
+        return total
 
     def loudness_at(self, seconds: float) -> NDArray[np.float32]:
         """Return the loudness of each region at a time, interpolated between frames, (K,)."""
-        position = min(seconds / self.hop_seconds, self.loudness.shape[1] - 1)
-        before = int(position)
-        after = min(before + 1, self.loudness.shape[1] - 1)
-        weight = np.float32(position - before)
-        blended: NDArray[np.float32] = (
-            self.loudness[:, before] * (1 - weight) + self.loudness[:, after] * weight
-        )
+        last = self.loudness.shape[1] - 1
+        position = min(seconds / self.hop_seconds, last)
+        weight = np.float32(position % 1)
+        before, after = self.loudness[:, [int(position), min(int(position) + 1, last)]].T
+        blended: NDArray[np.float32] = before * (1 - weight) + after * weight
         return blended
 
     def intervals(self) -> list[list[Interval]]:
         """Return the times at which each component sounds, (K + 1) lists."""
-        total = float(self.levels.sum(axis=0).max()) * MIN_TOTAL_ENERGY
-        minimum = max(total, self.silence_energy)
-        return [
-            active_intervals(
-                level >= max(float(level.max()) * MIN_OWN_ENERGY, minimum),
-                self.hop_seconds,
-                self.seconds,
-            )
-            for level in self.levels
-        ]
+        total = self.levels.sum(axis=0).max() * MIN_TOTAL_ENERGY
+        own = self.levels.max(axis=1, keepdims=True) * MIN_OWN_ENERGY
+        active = self.levels >= np.maximum(own, max(total, self.silence_energy))
+        return [active_intervals(row, self.hop_seconds, self.seconds) for row in active]
 
     def busiest_frames(self, seconds: float) -> tuple[int, int]:
         """Find the stretch in which the regions are loudest in all.

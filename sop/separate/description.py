@@ -13,9 +13,9 @@ from numpy.typing import NDArray
 from sop.denoise.settings import FilterSettings
 from sop.inference.localization import Localization, Region
 from sop.player.colours import hex_colour
+from sop.runtime.files import printable
 from sop.separate.activity import Activity
 from sop.separate.overlay import cell_brightness
-from sop.separate.staging import printable
 from sop.separate.video import SoundStream
 
 REST = "rest"
@@ -28,7 +28,6 @@ def describe(
     localization: Localization,
     activity: Activity,
     energy: NDArray[np.float64],
-    sounds: Sequence[str],
     files: Sequence[str],
     denoise: FilterSettings | None,
 ) -> dict[str, Any]:
@@ -41,8 +40,7 @@ def describe(
         localization: the regions and the energy of each cell.
         activity: activity of the regions and the rest.
         energy: energy of each region and of the rest, (K + 1,).
-        sounds: file names of the sounds, (K + 1,).
-        files: names of all files.
+        files: names of all files, first those of the sounds, (K + 1,).
         denoise: filter of the sounds.
     """
     shares = energy / (energy.sum() or 1.0)
@@ -51,7 +49,7 @@ def describe(
         for share, intervals in zip(shares, activity.intervals(), strict=True)
     ]
     regions = [
-        {"number": n + 1, "file": sounds[n], "colour": hex_colour(n)}
+        {"number": n + 1, "file": files[n], "colour": hex_colour(n)}
         | _position(region, localization.energy, size)
         | components[n]
         for n, region in enumerate(localization.regions)
@@ -65,7 +63,7 @@ def describe(
         "channels": sound.channels,
         "denoise": None if denoise is None else {"filter": denoise.method, **denoise.values},
         "regions": regions,
-        REST: {"file": sounds[-1], **components[-1]},
+        REST: {"file": files[len(regions)], **components[-1]},
         "files": list(files),
     }
 

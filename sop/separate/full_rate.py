@@ -16,6 +16,7 @@ samples, B frames in a batch.
 
 from collections.abc import Iterable, Iterator
 from fractions import Fraction
+from itertools import count, islice
 
 import numpy as np
 import scipy.fft
@@ -70,15 +71,32 @@ def components(
     frame, hop = frame_and_hop(sample_rate, model_rate, spectrogram)
     window = np.hanning(frame + 1)[:-1].astype(np.float32)
     step = Fraction(hop * model_rate, sample_rate * spectrogram.stft_hop)
-    timeline = _Timeline(masks, spectrogram, step)
+    masks_in_time = _interpolated(masks, spectrogram.stft_frame // 2 + 1, step)
     axis = _Axis(frame, sample_rate, model_rate, spectrogram)
-    output = _OverlapAdd(window, hop)
-    for frames, end in _batches(sound, frame, hop):
-        spectrum = scipy.fft.rfft(frames * window)
-        shares = axis.spread(timeline.next(len(frames)), spectrum)
+    # First sample of the next frame; frames are centred.
+    begin = -(frame // 2)
+    done = 0
+    past: Floats = np.zeros((1, 0), np.float32)
+    frames = _frames(sound, frame, hop)
+    # Batches do not depend on the division of the sound into blocks, so that rounding does not
+    # either.
+    while batch := list(islice(frames, BATCH_FRAMES)):
+        spectrum = scipy.fft.rfft(np.stack([samples for samples, _ in batch]) * window)
+        shares = axis.spread(np.stack(list(islice(masks_in_time, len(batch)))), spectrum)
         parts = scipy.fft.irfft(shares[:, :, None] * spectrum[:, None], frame)
-        if (block := output.add(parts, end)).shape[-1]:
+        # Weighted overlap-add, as in `istft`. The last row is the sum of the squared windows.
+        rows = parts.reshape(len(batch), -1, frame) * window
+        rows = np.concatenate([rows, np.tile(window**2, (len(batch), 1, 1))], axis=1)
+        sums = np.zeros((rows.shape[1], (len(batch) - 1) * hop + frame), np.float32)
+        sums[:, : past.shape[1]] = past
+        for n, row in enumerate(rows):
+            sums[:, n * hop : n * hop + frame] += row
+        end = max(done, batch[-1][1])
+        if end > done:
+            complete = sums[:, done - begin : end - begin]
+            block = (complete[:-1] / complete[-1]).reshape(*parts.shape[1:3], -1)
             yield np.ascontiguousarray(np.swapaxes(block, 1, 2))
+        begin, done, past = begin + len(batch) * hop, end, sums[:, len(batch) * hop :]
 
 
 def frame_and_hop(
@@ -97,18 +115,14 @@ def frame_and_hop(
     return frame, max(1, round(spectrogram.stft_hop * ratio))
 
 
-def _batches(sound: Iterable[Floats], frame: int, hop: int) -> Iterator[tuple[Floats, int]]:
+def _frames(sound: Iterable[Floats], frame: int, hop: int) -> Iterator[tuple[Floats, int]]:
     """Divide sound into overlapping frames, the first centred on sample 0.
 
-    The batches do not depend on the division of the sound into blocks, so that rounding does not
-    either.
-
     Yields:
-        Frames, (B, channels, frame), and the number of samples of the sound that all frames so far
+        A frame, (channels, frame), and the number of samples of the sound that all frames so far
         determine.
     """
     lead = frame // 2
-    size = (BATCH_FRAMES - 1) * hop + frame
     samples: Floats = np.zeros((0, 0), np.float32)
     total = done = 0
     for block in sound:
@@ -116,80 +130,49 @@ def _batches(sound: Iterable[Floats], frame: int, hop: int) -> Iterator[tuple[Fl
             samples = np.zeros((lead, block.shape[1]), np.float32)
         samples = np.concatenate([samples, block])
         total += len(block)
-        while len(samples) >= size:
-            done += BATCH_FRAMES
-            yield _frames(samples[:size], frame, hop), done * hop - lead
-            samples = samples[BATCH_FRAMES * hop :]
+        while len(samples) >= frame:
+            done += 1
+            yield samples[:frame].T, done * hop - lead
+            samples = samples[hop:]
     if not total:
         return
     # As many frames as `stft` has; one more if the end would only be covered by the slope of the
     # last window, where the overlap-add divides by numbers close to zero.
-    count = 1 + max(total // hop, -((frame // 4 - total) // hop))
-    padding = (count - 1 - done) * hop + frame - len(samples)
-    samples = np.pad(samples, ((0, padding), (0, 0)))
-    while done < count:
-        number = min(BATCH_FRAMES, count - done)
-        done += number
-        end = total if done == count else min(total, done * hop - lead)
-        yield _frames(samples[: (number - 1) * hop + frame], frame, hop), end
-        samples = samples[number * hop :]
+    number = 1 + max(total // hop, -((frame // 4 - total) // hop))
+    samples = np.pad(samples, ((0, (number - done) * hop + frame), (0, 0)))
+    for n in range(number - done):
+        end = total if done + n + 1 == number else min(total, (done + n + 1) * hop - lead)
+        yield samples[n * hop : n * hop + frame].T, end
 
 
-def _frames(samples: Floats, frame: int, hop: int) -> Floats:
-    """Divide samples, (S, channels), into frames, (B, channels, frame)."""
-    return np.lib.stride_tricks.sliding_window_view(samples, frame, axis=0)[::hop]
-
-
-class _Timeline:
-    """Masks interpolated at the times of the sound's frames, read as needed.
+def _interpolated(masks: Iterable[Floats], bins: int, step: Fraction) -> Iterator[Floats]:
+    """Yield masks at the times of the sound's frames, (K, F), without end; read them as needed.
 
     Args:
         masks: segments, (K, F, m).
-        spectrogram: spectrogram parameters of the model.
+        bins: F.
         step: number of mask frames per frame of the sound.
     """
-
-    def __init__(
-        self, masks: Iterable[Floats], spectrogram: SpectrogramParams, step: Fraction
-    ) -> None:
-        self._segments = iter(masks)
-        self._bins = spectrogram.stft_frame // 2 + 1
-        self._step = step
-        self._done = 0
-        self._first = 0
-        self._held: list[Floats] = []
-        """Masks from mask frame `_first` on, at most one array, (m, K, F)."""
-
-    def next(self, number: int) -> Floats:
-        """Return the masks of the next frames of the sound, (B, K, F)."""
-        frames = np.arange(self._done, self._done + number)
-        self._done += number
+    frames = _mask_frames(masks, bins)
+    before = next(frames, None)
+    if before is None:
+        raise ValueError("there is sound but no mask")
+    after = next(frames, before)
+    position = 0
+    for number in count():
         # Integer arithmetic, so that the position is exact after hours.
-        lower, rest = np.divmod(frames * self._step.numerator, self._step.denominator)
-        weight = (rest / self._step.denominator).astype(np.float32)[:, None, None]
-        held = self._read(int(lower[0]), int(lower[-1]) + 2)
-        last = len(held) - 1
-        before = held[np.minimum(lower - self._first, last)]
-        after = held[np.minimum(lower - self._first + 1, last)]
-        blended: Floats = before * (1 - weight) + after * weight
-        return blended
+        lower, rest = divmod(number * step.numerator, step.denominator)
+        while position < lower:
+            before, after, position = after, next(frames, after), position + 1
+        weight = np.float32(rest / step.denominator)
+        yield before * (1 - weight) + after * weight
 
-    def _read(self, begin: int, end: int) -> Floats:
-        """Return mask frames [begin, end), as far as they exist; at least the last one."""
-        parts = self._held
-        have = self._first + sum(map(len, parts))
-        while have < end and (segment := next(self._segments, None)) is not None:
-            if segment.ndim != 3 or segment.shape[1] != self._bins:
-                raise ValueError(f"masks of shape {segment.shape}, expected (K, {self._bins}, m)")
-            parts.append(np.moveaxis(segment, 2, 0))
-            have += len(parts[-1])
-        if not have:
-            raise ValueError("there is sound but no mask")
-        held = np.concatenate(parts)
-        past = min(begin - self._first, len(held) - 1)
-        self._held = [held[past:]]
-        self._first += past
-        return held[past:]
+
+def _mask_frames(masks: Iterable[Floats], bins: int) -> Iterator[Floats]:
+    for segment in masks:
+        if segment.ndim != 3 or segment.shape[1] != bins:
+            raise ValueError(f"masks of shape {segment.shape}, expected (K, {bins}, m)")
+        yield from np.moveaxis(segment, 2, 0)
 
 
 class _Axis:
@@ -234,43 +217,3 @@ class _Axis:
         shares[..., : self._known] = known * (1 - self._fade) + mean * self._fade
         shares[..., self._known :] = mean
         return shares
-
-
-class _OverlapAdd:
-    """Weighted overlap-add of frames, as in `istft`."""
-
-    def __init__(self, window: Floats, hop: int) -> None:
-        self._window = window
-        self._hop = hop
-        # First sample of the next frame; frames are centred.
-        self._begin = -(len(window) // 2)
-        self._end = 0
-        self._sums: Floats = np.zeros((1, 1, 0), np.float32)
-        self._weights: Floats = np.zeros(0, np.float32)
-
-    def add(self, frames: Floats, end: int) -> Floats:
-        """Add frames, and return the samples that are complete.
-
-        Args:
-            frames: (B, K, channels, frame).
-            end: number of samples that are complete, from the start of the sound.
-
-        Returns:
-            The next complete samples, (K, channels, s).
-        """
-        number, size, hop = len(frames), len(self._window), self._hop
-        sums = np.zeros((*frames.shape[1:3], (number - 1) * hop + size), np.float32)
-        weights = np.zeros(sums.shape[-1], np.float32)
-        sums[..., : self._sums.shape[-1]] = self._sums
-        weights[: len(self._weights)] = self._weights
-        frames *= self._window
-        squared = self._window**2
-        for n in range(number):
-            sums[..., n * hop : n * hop + size] += frames[n]
-            weights[n * hop : n * hop + size] += squared
-        begin, past = self._begin, number * hop
-        complete = slice(self._end - begin, max(self._end, end) - begin)
-        self._sums, self._weights = sums[..., past:], weights[past:]
-        self._begin, self._end = begin + past, max(self._end, end)
-        taken: Floats = sums[..., complete] / weights[complete]
-        return taken

@@ -44,13 +44,11 @@ def write_overlay(
     Returns:
         Names of the files.
     """
-    regions, seconds = localization.regions, activity.seconds
-    cells = np.array(
-        [cell_brightness(region, localization.energy) for region in regions], np.float32
-    )
-    cells = cells.reshape(len(regions), *localization.energy.shape)
+    seconds, energy = activity.seconds, localization.energy
+    bright = [cell_brightness(region, energy) for region in localization.regions]
+    cells = np.array(bright, np.float32).reshape(-1, *energy.shape)
     total = math.ceil(seconds * OVERLAY_RATE)
-    loudest = int(activity.loudest_seconds * OVERLAY_RATE)
+    loudest = int(activity.total_loudness.argmax() * activity.hop_seconds * OVERLAY_RATE)
     still: Picture | None = None
 
     def pictures() -> Iterator[Picture]:
@@ -64,8 +62,7 @@ def write_overlay(
 
     write_video(pictures(), OVERLAY_RATE, video, seconds, folder / "overlay.mp4", limits)
     assert still is not None
-    energy = localization.energy / (float(localization.energy.max(initial=0)) or 1.0)
-    heat = light_up(still, np.sqrt(energy).astype(np.float32)[None])
+    heat = light_up(still, np.sqrt(energy / (energy.max(initial=0) or 1)).astype(np.float32)[None])
     colours = _with_colours(still, localization.colours)
     for name, picture in (("heat.png", heat), ("colours.png", colours)):
         with writable(folder / name) as partial:

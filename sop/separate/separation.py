@@ -3,8 +3,8 @@
 Shapes: K regions, K + 1 components (the regions and the rest).
 """
 
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
@@ -18,12 +18,12 @@ from sop.media.ffmpeg import Limits
 from sop.player.clip import limits_of, write_clip
 from sop.player.player import PlayerClip, PlayerRegion, write_player
 from sop.runtime.errors import LeftOut, UserError
-from sop.runtime.files import write_json
+from sop.runtime.files import printable, write_json
 from sop.separate.activity import Activity, Interval, silence_energy
 from sop.separate.description import REST, describe
 from sop.separate.overlay import write_overlay
 from sop.separate.sounds import usable_filter, write_sounds
-from sop.separate.staging import DESCRIPTION, check_paths, printable, staged
+from sop.separate.staging import DESCRIPTION, check_paths, staged
 from sop.separate.video import SoundStream, open_sound, read_pictures, write_remix
 
 BLOCK_SAMPLES = 1 << 15
@@ -108,8 +108,8 @@ def write_separation(
         localization = _localize(separator, recording, size, options)
         count = len(localization.regions)
         gains = remix_gains(options, count)
-        names = [*(f"region-{number}.wav" for number in range(1, count + 1)), f"{REST}.wav"]
-        paths = [stage / name for name in names]
+        files = [*(f"region-{number}.wav" for number in range(1, count + 1)), f"{REST}.wav"]
+        paths = [stage / name for name in files]
         mix = stage / "mix.wav"
         remix = (mix, gains) if options.remixes else None
         with _open_sound(video, recording, options.model_rate, limits) as sound:
@@ -117,7 +117,6 @@ def write_separation(
             written = write_sounds(
                 separator, recording, sound, localization.regions, paths, denoise, remix
             )
-        files = list(names)
         if options.remixes:
             files.append(write_remix(video, mix, stage / "remix", limits).name)
             mix.unlink()
@@ -133,7 +132,7 @@ def write_separation(
             files += ["page/index.html", "page/video.mp4"]
         files.append(DESCRIPTION)
         description = describe(
-            video, size, sound, localization, activity, written.energy, names, files, denoise
+            video, size, sound, localization, activity, written.energy, files, denoise
         )
         write_json(stage / DESCRIPTION, description)
     if denoise is not None and written.removed > MAX_REMOVED:
@@ -210,18 +209,15 @@ def _localize(
     return localization
 
 
-@contextmanager
 def _open_sound(
     video: Path, recording: Recording, model_rate: bool, limits: Limits
-) -> Iterator[SoundStream]:
+) -> AbstractContextManager[SoundStream]:
     """Open the sound of the video, or the model's mono version of it."""
     if not model_rate:
-        with open_sound(video, recording.seconds, limits) as sound:
-            yield sound
-        return
+        return open_sound(video, recording.seconds, limits)
     cuts = [*range(0, recording.samples, BLOCK_SAMPLES), recording.samples]
     blocks = (recording.sound(begin, end)[:, None] for begin, end in pairwise(cuts))
-    yield SoundStream(recording.sample_rate, 1, 0, recording.samples, blocks)
+    return nullcontext(SoundStream(recording.sample_rate, 1, 0, recording.samples, blocks))
 
 
 def _write_page(

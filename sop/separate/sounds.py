@@ -66,11 +66,9 @@ def write_sounds(
     energy = np.zeros(len(files))
     peak = before = removed = 0.0
     format_ = sound.sample_rate, sound.channels, sound.channel_mask
-    mix_files, gains = ([], []) if remix is None else ([remix[0]], remix[1])
-    weights = np.array(gains, np.float32)[:, None, None]
+    paths = files if remix is None else (*files, remix[0])
     with ExitStack() as stack:
-        writers = [stack.enter_context(writing_wav(path, *format_)) for path in files]
-        mixers = [stack.enter_context(writing_wav(path, *format_)) for path in mix_files]
+        writers = [stack.enter_context(writing_wav(path, *format_)) for path in paths]
         bank = None
         if denoise is not None:
             bank = FilterBank(denoise, [len(regions) - 1] * (len(regions) * sound.channels))
@@ -83,13 +81,14 @@ def write_sounds(
                 raw, block = block, _filtered(block, bank)
                 before += _energy(raw[:-1])
                 removed += _energy(raw[:-1] - block[:-1])
-            for file, part in zip(writers, block, strict=True):
-                file.write(part)
             energy += np.einsum("ksc,ksc->k", block, block, dtype=np.float64)
-            for mixer in mixers:
-                mixed = (weights * block).sum(axis=0)
-                peak = max(peak, float(np.abs(mixed).max(initial=0)))
-                mixer.write(mixed)
+            parts = [*block]
+            if remix is not None:
+                gains = np.array(remix[1], np.float32)[:, None, None]
+                parts.append((gains * block).sum(axis=0))
+                peak = max(peak, float(np.abs(parts[-1]).max(initial=0)))
+            for file, part in zip(writers, parts, strict=True):
+                file.write(part)
     # The last masks are for frames after the end of the sound; they count for the levels.
     for _ in masks:
         pass
@@ -107,15 +106,12 @@ def usable_filter(
         regions: number of regions.
         samples: number of samples of the sound.
     """
-    if setting is None:
-        return None, ()
-    reason = None
+    if setting is None or (regions >= 2 and setting.taps <= samples):
+        return setting, ()
+    reason = f"{setting.taps} taps are more than the {samples} samples of the sound"
     if regions < 2:
         reason = f"it needs two regions, but {regions or 'no'} region was found"
-    elif setting.taps > samples:
-        reason = f"{setting.taps} taps are more than the {samples} samples of the sound"
-    note = f"--denoise {setting.method}: not applied, {reason}"
-    return (None, (note,)) if reason else (setting, ())
+    return None, (f"--denoise {setting.method}: not applied, {reason}",)
 
 
 def _masks(

@@ -13,7 +13,7 @@ from pathlib import Path
 import psutil
 
 from sop.runtime.errors import UserError
-from sop.runtime.files import PARTIAL_PREFIX
+from sop.runtime.files import PARTIAL_PREFIX, printable
 
 DESCRIPTION = "regions.json"
 
@@ -73,15 +73,6 @@ def check_paths(video: Path, folder: Path) -> None:
     relative = Path(os.path.relpath(video.resolve(), folder.resolve()))
     if _OWN_FILES.fullmatch(relative.as_posix()):
         raise UserError(f"{video}: would be overwritten; choose another folder than {folder}")
-
-
-def printable(name: str) -> str:
-    """Return the name of a file as text, with replacement characters for bytes that are not UTF-8.
-
-    Args:
-        name: a name as Python represents it, with surrogate escapes.
-    """
-    return os.fsencode(name).decode("utf-8", "replace")
 
 
 def _publish(hidden: Path, folder: Path) -> None:
