@@ -55,6 +55,7 @@ Timeout = Annotated[float, Field(gt=0, le=864000)]
 WeightsExceptImagenet = Annotated[
     str, _matching("(?!imagenet$).+", "scratch, published or the path of a checkpoint")
 ]
+SchedulerAddress = Annotated[str, _matching(r"(tcp|tls)://[^\s/]+:\d+", "null or tcp://host:port")]
 Sha256 = Annotated[str, _matching("[0-9a-f]{64}", "64 hexadecimal digits")]
 
 # The only width that the published code supports.
@@ -146,9 +147,7 @@ class DatasetParams(Section):
 class ClusterParams(Section):
     """A Dask cluster for download and extraction."""
 
-    scheduler: (
-        Annotated[str, _matching(r"(tcp|tls)://[^\s/]+:\d+", "null or tcp://host:port")] | None
-    )
+    scheduler: SchedulerAddress | None
 
 
 class ExtractParams(Section):

@@ -78,13 +78,13 @@ def cancel(
         _check_match(wanted, other)
     too_short = settings.taps > wanted.samples
     silent = _silent(wanted, others, None if too_short else settings)
-    notes = [] if too_short else [f"{path}: silent, so it predicts nothing" for path in silent]
-    filters = wanted.channels
-    if too_short or len(silent) == len(others):
-        too_long = f"{settings.taps} taps are more than its {wanted.samples} samples"
-        reason = too_long if too_short else "all references are silent"
+    notes = [f"{path}: silent, so it predicts nothing" for path in silent]
+    reason = "all references are silent" if len(silent) == len(others) else ""
+    if too_short:
+        notes, reason = [], f"{settings.taps} taps are more than its {wanted.samples} samples"
+    if reason:
         notes.append(f"{target}: copied unchanged, {reason}")
-        filters = 0
+    filters = 0 if reason else wanted.channels
     bank = FilterBank(settings, [sum(other.channels for other in others)] * filters)
     before = after = 0.0
     with writing_wav(out, wanted.sample_rate, wanted.channels) as file:

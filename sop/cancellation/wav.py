@@ -4,7 +4,6 @@ The header is written here, because soundfile can neither set the channel mask n
 RIFF and RF64 by the length of the finished file, and it stores the current time in float files.
 """
 
-import os
 import struct
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -46,8 +45,15 @@ class WavWriter:
         self._file = file
         self._path = path
         self._channels = channels
-        self._format = _format(sample_rate, channels, channel_mask)
-        self._write(self._header())
+        # The content of the chunk `fmt `.
+        size, bits = channels * SAMPLE_BYTES, 8 * SAMPLE_BYTES
+        plain = channel_mask in PLAIN_MASKS.get(channels, ())
+        kind = FLOAT if plain else EXTENSIBLE
+        rates = sample_rate, sample_rate * size
+        self._format = struct.pack("<HHIIHH", kind, channels, *rates, size, bits)
+        if not plain:
+            self._format += struct.pack("<HHIH", 22, bits, channel_mask, FLOAT) + GUID_REST
+        self.write_header()
 
     def write(self, block: Samples) -> None:
         """Append a block.
@@ -64,12 +70,11 @@ class WavWriter:
         self.samples += len(block)
         self._write(block.astype("<f4").tobytes())
 
-    def finish(self) -> None:
-        """Write the header again, with the final lengths."""
-        self._write(self._header(), from_start=True)
+    def write_header(self) -> None:
+        """Write all bytes before the samples, with the lengths so far.
 
-    def _header(self) -> bytes:
-        """Return all bytes before the samples; the length is that of an RF64 header in any case."""
+        The header is as long as that of an RF64 file in any case.
+        """
         data = self.samples * self._channels * SAMPLE_BYTES
         fact = struct.pack("<I", min(self.samples, RIFF_BYTES))
         chunks = _chunk(b"fmt ", self._format) + _chunk(b"fact", fact)
@@ -80,11 +85,11 @@ class WavWriter:
             first = _chunk(b"ds64", struct.pack("<QQQI", length, data, self.samples, 0))
             kind, size, data = b"RF64", 2**32 - 1, 2**32 - 1
         begin = struct.pack("<4sI4s", kind, size, b"WAVE")
-        return begin + first + chunks + struct.pack("<4sI", b"data", data)
+        self._file.seek(0)
+        self._write(begin + first + chunks + struct.pack("<4sI", b"data", data))
 
-    def _write(self, data: bytes, from_start: bool = False) -> None:
+    def _write(self, data: bytes) -> None:
         try:
-            self._file.seek(0, os.SEEK_SET if from_start else os.SEEK_END)
             self._file.write(data)
             self._file.flush()
         except OSError as error:
@@ -112,7 +117,7 @@ def writing_wav(
     with writable(path) as partial, partial.open("wb") as file:
         writer = WavWriter(file, path, sample_rate, channels, channel_mask)
         yield writer
-        writer.finish()
+        writer.write_header()
 
 
 def read_header(stream: IO[bytes]) -> tuple[int, int, int] | None:
@@ -139,13 +144,3 @@ def read_header(stream: IO[bytes]) -> tuple[int, int, int] | None:
 
 def _chunk(name: bytes, content: bytes) -> bytes:
     return name + struct.pack("<I", len(content)) + content
-
-
-def _format(sample_rate: int, channels: int, channel_mask: int) -> bytes:
-    """Return the content of the chunk `fmt `."""
-    plain = channel_mask in PLAIN_MASKS.get(channels, ())
-    kind = FLOAT if plain else EXTENSIBLE
-    size, bits = channels * SAMPLE_BYTES, 8 * SAMPLE_BYTES
-    common = struct.pack("<HHIIHH", kind, channels, sample_rate, sample_rate * size, size, bits)
-    extension = struct.pack("<HHIH", 22, bits, channel_mask, FLOAT) + GUID_REST
-    return common if plain else common + extension

@@ -44,8 +44,7 @@ def run_export(options: argparse.Namespace) -> int:
     player, params = load_player(options.checkpoint)
     for path in export_published(player, options.out):
         print(path)
-    widths = (params.model.sound_width, params.model.vision_width)
-    if widths != (PUBLISHED_WIDTH, PUBLISHED_WIDTH):
+    if {params.model.sound_width, params.model.vision_width} != {PUBLISHED_WIDTH}:
         print(
             f"The published code cannot load these files: its nets are of width {PUBLISHED_WIDTH} "
             f"only, but model.sound_width is {params.model.sound_width} and model.vision_width is "

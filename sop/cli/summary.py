@@ -36,19 +36,17 @@ def run(options: argparse.Namespace) -> int:
     print(f"{'':18}{'mean':>8}{'median':>8}  dB")
     for name in MEASURES:
         print(f"{name:18}{metrics[name]['mean']:8.2f}{metrics[name]['median']:8.2f}")
-    print()
-    print(f"{'category':18}{'SDR':>8}{'gain':>8}{'SIR':>8}{'SAR':>8}  dB, means")
+    print(f"\n{'category':18}{'SDR':>8}{'gain':>8}{'SIR':>8}{'SAR':>8}  dB, means")
     for category, values in metrics["category"].items():
         columns = (values[name]["mean"] for name in ("sdr", "sdr_improvement", "sir", "sar"))
         print(f"{category:18}" + "".join(f"{value:8.2f}" for value in columns))
-    print()
     mixtures = metrics["mixtures"]
-    print(f"{counted(mixtures['counted'], 'mixture')} evaluated, {mixtures['left_out']} left out")
+    done = counted(mixtures["counted"], "mixture")
+    print(f"\n{done} evaluated, {mixtures['left_out']} left out")
     for number, reason in mixtures["reasons"].items():
         print(f"  mixture {number}: {reason}")
     if denoise.exists():
-        print()
-        print(_denoised(_read(denoise)))
+        _print_denoised(_read(denoise))
     print(NEXT_STEPS)
     return 0
 
@@ -65,16 +63,15 @@ def _read(path: Path) -> dict[str, Any]:
     return metrics
 
 
-def _denoised(metrics: dict[str, Any]) -> str:
-    """Describe the method that the stage `denoise` chose and what it changed."""
+def _print_denoised(metrics: dict[str, Any]) -> None:
+    """Print the method that the stage `denoise` chose and what it changed."""
     setting = [f"{name} {value:g}" for name, value in metrics["setting"].items()]
-    lines = [f"denoise: {', '.join([metrics['method'], *setting])} ({metrics['reason']})"]
+    print(f"\ndenoise: {', '.join([metrics['method'], *setting])} ({metrics['reason']})")
     for name in ("sdr", "sir", "sar"):
         change = metrics["change"][name]
         if change is not None and metrics["method"] != "none":
-            lines.append(
+            print(
                 f"  {name.upper()} {metrics['before'][name]:.2f} to {metrics['after'][name]:.2f} "
                 f"dB, change {change['mean']:+.2f} ({change['low']:+.2f} to {change['high']:+.2f})"
                 f", {counted(metrics['mixtures']['held_out'], 'held-out mixture')}"
             )
-    return "\n".join(lines)

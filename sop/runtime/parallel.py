@@ -8,9 +8,9 @@ import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
 from concurrent import futures
-from concurrent.futures import Future
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from itertools import chain, islice
 from pathlib import Path
 from typing import Any, TypeVar
@@ -46,8 +46,8 @@ class Workers:
 class _Pool:
     """An executor, and what differs between this machine and a cluster."""
 
-    submit: Callable[[Any], "Future[Any]"]
-    result: Callable[["Future[Any]"], Any]
+    submit: Callable[[Any], "futures.Future[Any]"]
+    result: Callable[["futures.Future[Any]"], Any]
     """Returns the result of `work`, or raises its exception."""
     capacity: Callable[[], int]
     """Number of items that may be queued or running."""
@@ -76,7 +76,7 @@ def map_unordered(
         # No pool is started and no cluster connected for nothing.
         return
     remaining = chain(first, remaining)
-    running: dict[Future[Any], Item] = {}
+    running: dict[futures.Future[Any], Item] = {}
     cluster = workers.scheduler is not None
     opened = _cluster_pool(work, workers) if cluster else _local_pool(work, workers, processes)
     with opened as pool:
@@ -97,13 +97,9 @@ def map_unordered(
 @contextmanager
 def _local_pool(work: Callable[[Any], Any], workers: Workers, processes: bool) -> Iterator[_Pool]:
     count = min(workers.count, workers.limit or workers.count)
-    executor: futures.Executor
-    if processes:
-        # A forked process would inherit locks that threads of this one may hold.
-        context = multiprocessing.get_context("spawn")
-        executor = futures.ProcessPoolExecutor(count, mp_context=context)
-    else:
-        executor = futures.ThreadPoolExecutor(count)
+    # A forked process would inherit locks that threads of this one may hold.
+    spawn = partial(futures.ProcessPoolExecutor, mp_context=multiprocessing.get_context("spawn"))
+    executor: futures.Executor = (spawn if processes else futures.ThreadPoolExecutor)(count)
     try:
         yield _Pool(
             lambda item: executor.submit(work, item),
@@ -167,7 +163,7 @@ def _attempt() -> Callable[[bytes], bytes]:
     return attempt
 
 
-def _cluster_result(future: "Future[bytes]", scheduler: str | None) -> Any:
+def _cluster_result(future: "futures.Future[bytes]", scheduler: str | None) -> Any:
     # Takes half a second to import, and only work on a cluster needs it.
     import distributed
 

@@ -72,7 +72,8 @@ def components(
     window = np.hanning(frame + 1)[:-1].astype(np.float32)
     step = Fraction(hop * model_rate, sample_rate * spectrogram.stft_hop)
     masks_in_time = _interpolated(masks, spectrogram.stft_frame // 2 + 1, step)
-    axis = _Axis(frame, sample_rate, model_rate, spectrogram)
+    bins = np.arange(frame // 2 + 1)
+    places = bins * (sample_rate * spectrogram.stft_frame) / (frame * model_rate)
     # First sample of the next frame; frames are centred.
     begin = -(frame // 2)
     done = 0
@@ -82,7 +83,7 @@ def components(
     # either.
     while batch := list(islice(frames, BATCH_FRAMES)):
         spectrum = scipy.fft.rfft(np.stack([samples for samples, _ in batch]) * window)
-        shares = axis.spread(np.stack(list(islice(masks_in_time, len(batch)))), spectrum)
+        shares = _spread(np.stack(list(islice(masks_in_time, len(batch)))), spectrum, places)
         parts = scipy.fft.irfft(shares[:, :, None] * spectrum[:, None], frame)
         # Weighted overlap-add, as in `istft`. The last row is the sum of the squared windows.
         rows = parts.reshape(len(batch), -1, frame) * window
@@ -175,45 +176,33 @@ def _mask_frames(masks: Iterable[Floats], bins: int) -> Iterator[Floats]:
         yield from np.moveaxis(segment, 2, 0)
 
 
-class _Axis:
-    """Positions of the bins of the sound's spectrum on the frequency axis of the masks."""
+def _spread(masks: Floats, spectrum: NDArray[np.complex64], places: NDArray[np.float64]) -> Floats:
+    """Interpolate masks at the bins of the sound's spectrum, and extend them above.
 
-    def __init__(
-        self, frame: int, sample_rate: int, model_rate: int, spectrogram: SpectrogramParams
-    ) -> None:
-        bins = np.arange(frame // 2 + 1)
-        last = spectrogram.stft_frame // 2
-        position = bins * (sample_rate * spectrogram.stft_frame) / (frame * model_rate)
-        # Relative to the model's Nyquist frequency.
-        relative = position / last
-        fade = np.clip((relative - CROSSFADE_FROM) / (1 - CROSSFADE_FROM), 0, 1)
-        self._known = int((relative <= 1).sum())
-        self._has_unknown = sample_rate > model_rate
-        self._fade = fade[: self._known].astype(np.float32)
-        position = position[: self._known]
-        self._lower = np.minimum(position.astype(int), last - 1)
-        self._weight = (position - self._lower).astype(np.float32)
-        in_octave = relative[: self._known] >= 0.5
-        self._energy_weight = np.where(in_octave, 1, OUTSIDE_WEIGHT).astype(np.float32)
+    Args:
+        masks: (B, K, F).
+        spectrum: spectrum of the sound, (B, channels, bins).
+        places: positions of the bins on the frequency axis of the masks, (bins,).
 
-    def spread(self, masks: Floats, spectrum: NDArray[np.complex64]) -> Floats:
-        """Interpolate masks at the bins of the sound's spectrum, and extend them above.
-
-        Args:
-            masks: (B, K, F).
-            spectrum: spectrum of the sound, (B, channels, bins).
-
-        Returns:
-            (B, K, bins).
-        """
-        lower, weight = self._lower, self._weight
-        known: Floats = masks[..., lower] * (1 - weight) + masks[..., lower + 1] * weight
-        if not self._has_unknown:
-            return known
-        below = spectrum[..., : self._known]
-        energy = (below.real**2 + below.imag**2).sum(axis=1) * self._energy_weight + MIN_ENERGY
-        mean = (known @ energy[..., None]) / energy.sum(axis=1)[:, None, None]
-        shares = np.empty((*masks.shape[:2], spectrum.shape[-1]), np.float32)
-        shares[..., : self._known] = known * (1 - self._fade) + mean * self._fade
-        shares[..., self._known :] = mean
-        return shares
+    Returns:
+        (B, K, bins).
+    """
+    last = masks.shape[-1] - 1
+    # Relative to the model's Nyquist frequency.
+    relative = places / last
+    known = int((relative <= 1).sum())
+    lower = np.minimum(places[:known].astype(int), last - 1)
+    weight = (places[:known] - lower).astype(np.float32)
+    inside: Floats = masks[..., lower] * (1 - weight) + masks[..., lower + 1] * weight
+    if known == len(places):
+        return inside
+    below = spectrum[..., :known]
+    octave = np.where(relative[:known] >= 0.5, 1, OUTSIDE_WEIGHT).astype(np.float32)
+    energy = (below.real**2 + below.imag**2).sum(axis=1) * octave + MIN_ENERGY
+    mean = (inside @ energy[..., None]) / energy.sum(axis=1)[:, None, None]
+    fade = (relative[:known] - CROSSFADE_FROM) / (1 - CROSSFADE_FROM)
+    fade = np.clip(fade, 0, 1).astype(np.float32)
+    shares = np.empty((*masks.shape[:2], len(places)), np.float32)
+    shares[..., :known] = inside * (1 - fade) + mean * fade
+    shares[..., known:] = mean
+    return shares

@@ -52,6 +52,9 @@ MAX_BIT_RATE = 512_000
 # Speaker layouts that both encoders accept; others are converted, such as 5.1(side) to 5.1.
 LAYOUTS = "mono|stereo|3.0|quad|5.0|5.1|6.1|7.1"
 
+# Suffixes of a remix by the container of the video, the default first.
+SUFFIXES = {"mov": (".mp4", ".m4v", ".mov"), "matroska": (".mkv", ".webm")}
+
 # Containers of a remix. Each can hold its sound and any picture stream, or those of its own kind.
 MUXERS = {".mp4": "mp4", ".m4v": "mp4", ".mov": "mov", ".mkv": "matroska", ".webm": "webm"}
 
@@ -222,12 +225,8 @@ def write_remix(video: Path, sound: Path, out: Path, limits: Limits) -> Path:
         UserError: the file cannot be written.
     """
     failure = None
-    own = video.suffix.lower()
-    kept = {
-        "mov": own if own in (".mp4", ".m4v", ".mov") else ".mp4",
-        "matroska": own if own == ".webm" else ".mkv",
-    }
-    preferred = kept.get(probe_header(video, limits).containers[0], ".mkv")
+    suffixes = SUFFIXES.get(probe_header(video, limits).containers[0], (".mkv",))
+    preferred = own if (own := video.suffix.lower()) in suffixes else suffixes[0]
     bit_rate = min(MAX_BIT_RATE, CHANNEL_BIT_RATE * int(soundfile.info(sound).channels))
     for suffix in dict.fromkeys([preferred, ".mkv"]):
         path = out.with_name(out.name + suffix)
