@@ -55,6 +55,7 @@ Timeout = Annotated[float, Field(gt=0, le=864000)]
 WeightsExceptImagenet = Annotated[
     str, _matching("(?!imagenet$).+", "scratch, published or the path of a checkpoint")
 ]
+ListsUrl = Annotated[str, _matching(r"https?://.*\{file\}.*", "a web address that contains {file}")]
 SchedulerAddress = Annotated[str, _matching(r"(tcp|tls)://[^\s/]+:\d+", "null or tcp://host:port")]
 Sha256 = Annotated[str, _matching("[0-9a-f]{64}", "64 hexadecimal digits")]
 
@@ -105,9 +106,7 @@ class LocalParams(Section):
 class ListsParams(Section):
     """Lists of online videos, and the selection from them."""
 
-    published: Annotated[
-        str, _matching(r"https?://.*\{file\}.*", "a web address that contains {file}")
-    ]
+    published: ListsUrl
     own: Text
     duets: bool
     categories: list[Text]

@@ -124,11 +124,10 @@ def _check_output(out: Path, inputs: Sequence[Path]) -> None:
 
 
 def _check_match(target: _Sound, reference: _Sound) -> None:
-    rate, own_rate = target.sample_rate, reference.sample_rate
-    if own_rate != rate:
+    if reference.sample_rate != target.sample_rate:
         raise UserError(
-            f"{reference.path}: has {own_rate} Hz, but {target.path} has {rate} Hz; resample one "
-            "of them"
+            f"{reference.path}: has {reference.sample_rate} Hz, but {target.path} has "
+            f"{target.sample_rate} Hz; resample one of them"
         )
     if reference.samples != target.samples:
         raise UserError(

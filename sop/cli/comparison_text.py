@@ -9,7 +9,6 @@ from sop.report.wording import counted
 
 def comparison_text(comparison: Comparison) -> str:
     """Return a comparison as lines of at most 80 columns, unless names are longer."""
-    params = comparison.params
     lines = [f"A  {comparison.a}", f"B  {comparison.b}", ""]
     lines += [*_verdict(comparison), _mixtures(comparison)]
     for note in comparison.notes:
@@ -20,7 +19,7 @@ def comparison_text(comparison: Comparison) -> str:
         lines += ["", *_table(DECIDING, comparison.category)]
         if len(comparison.category) > 1:
             lines += ["One in twenty such intervals misses the true value by chance."]
-    if params is not None:
+    if (params := comparison.params) is not None:
         lines += ["", "Changed parameters, A -> B" if params else "No parameter differs."]
         lines += [f"  {change.as_text()}" for change in params]
     return "\n".join(lines)

@@ -41,10 +41,9 @@ def run(options: argparse.Namespace) -> int:
     cancelled = cancel(options.target, options.references, options.out, setting)
     for note in cancelled.notes:
         print(printable(f"NOTE {note}"))
-    change = f"{cancelled.decibels:.1f} dB quieter than the input"
-    if cancelled.decibels < 0:
-        change = (
-            f"{-cancelled.decibels:.1f} dB louder than the input: the references do not predict it"
-        )
+    decibels = cancelled.decibels
+    change = f"{decibels:.1f} dB quieter than the input"
+    if decibels < 0:
+        change = f"{-decibels:.1f} dB louder than the input: the references do not predict it"
     print(printable(f"{options.out}: {change}"))
     return 0

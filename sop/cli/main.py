@@ -33,8 +33,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         UserError: an argument, or a file that it names, cannot be used.
     """
     options = make_parser().parse_args(arguments)
-    status: int = options.run(options)
-    return status
+    return int(options.run(options))
 
 
 def make_parser() -> argparse.ArgumentParser:

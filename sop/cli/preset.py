@@ -20,7 +20,6 @@ def run(options: argparse.Namespace) -> int:
     # Imports pydantic, which `sop --help` does not need.
     from sop.presets import apply_preset
 
-    changes = apply_preset(options.name)
-    print("\n".join(changes) if changes else "params.yaml already has these values")
+    print("\n".join(apply_preset(options.name)) or "params.yaml already has these values")
     print("`git diff params.yaml` shows the changes; `dvc repro` runs the experiment.")
     return 0

@@ -8,8 +8,6 @@ from sop.cli.options import MODEL, add_path_option
 from sop.runtime.errors import UserError
 from sop.runtime.files import require_file
 
-EXPORT = Path("data/published-export")
-
 
 def add_parser(commands: Any) -> None:
     """Add the arguments of both commands."""
@@ -19,7 +17,7 @@ def add_parser(commands: Any) -> None:
         description="Write a model as the three files that the published code loads.",
     )
     add_path_option(export, "--checkpoint", "FILE", "the model", MODEL)
-    add_path_option(export, "--out", "DIR", "folder for the files", EXPORT)
+    add_path_option(export, "--out", "DIR", "folder for the files", Path("data/published-export"))
     export.set_defaults(run=run_export)
     import_ = commands.add_parser(
         "import-published",

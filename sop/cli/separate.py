@@ -41,6 +41,7 @@ def add_parser(commands: Any) -> None:
         metavar="NAME",
         help="auto, cpu, cuda, cuda:1, ... (default: %(default)s)",
     )
+    repeated: dict[str, Any] = {"action": "append", "default": []}
     where = parser.add_mutually_exclusive_group()
     add_option(
         where,
@@ -55,8 +56,7 @@ def add_parser(commands: Any) -> None:
         "--at",
         _point,
         "two numbers, as in 0.25,0.5 or 320,180",
-        action="append",
-        default=[],
+        **repeated,
         metavar="X,Y",
         help="separate the sound of this point, as fractions of width and height (0.25,0.5), or in "
         "pixels if a number is above 1 (320,180); may be repeated",
@@ -66,7 +66,7 @@ def add_parser(commands: Any) -> None:
         "--gain",
         _gain,
         f"a region and a factor from 0 to {MAX_GAIN}, as in 1=0.5",
-        action="append",
+        **repeated,
         metavar="N=G",
         help="also write a video in which the volume of region N, or of `rest`, is multiplied by "
         "G; may be repeated",
@@ -74,8 +74,7 @@ def add_parser(commands: Any) -> None:
     for option, text in (("--mute", "without region N"), ("--solo", "with region N only")):
         parser.add_argument(
             option,
-            action="append",
-            default=[],
+            **repeated,
             metavar="N",
             help=f"also write a video {text} (or `rest`); may be repeated",
         )
@@ -129,7 +128,7 @@ def run(options: argparse.Namespace) -> int:
     separation_options = SeparationOptions(
         regions=options.regions,
         places=options.at,
-        gains=None if options.gain is None else dict(options.gain),
+        gains=dict(options.gain) or None,
         muted=frozenset(options.mute),
         solo=frozenset(options.solo),
         model_rate=options.model_rate,

@@ -53,14 +53,13 @@ def run(options: argparse.Namespace) -> int:
 
 def _read(path: Path) -> dict[str, Any]:
     try:
-        metrics: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        return dict(json.loads(path.read_text(encoding="utf-8")))
     except FileNotFoundError:
         raise UserError(f"{path}: not found; run `dvc repro`, which writes it") from None
     except ValueError as error:
         raise UserError(
             f"{path}: not valid JSON ({error}); run `dvc repro`, which replaces it"
         ) from None
-    return metrics
 
 
 def _print_denoised(metrics: dict[str, Any]) -> None:

@@ -66,8 +66,7 @@ def run_stage(name: str, main: Callable[[], int | None]) -> None:
 def read_note(name: str) -> StageNote:
     """Read how the last run of a stage went."""
     try:
-        note = json.loads((NOTES / f"{name}.json").read_text(encoding="utf-8"))
-        return StageNote(**note)
+        return StageNote(**json.loads((NOTES / f"{name}.json").read_text(encoding="utf-8")))
     except (OSError, ValueError, TypeError):
         return StageNote()
 

@@ -74,9 +74,8 @@ def _position(region: Region, energy: NDArray[np.float64], size: tuple[int, int]
     box = dict(zip(("left", "top", "right", "bottom"), region.box, strict=True))
     sizes = zip(box.items(), (width, height) * 2, strict=True)
     weights = cell_brightness(region, energy) ** 2
-    rows, columns = region.cells.shape
-    x = float((weights.sum(axis=0) @ (np.arange(columns) + 0.5)) / weights.sum() / columns)
-    y = float((weights.sum(axis=1) @ (np.arange(rows) + 0.5)) / weights.sum() / rows)
+    sides = (weights.sum(axis=0), weights.sum(axis=1))
+    x, y = (float(side @ (np.arange(len(side)) + 0.5) / side.sum() / len(side)) for side in sides)
     return {
         "box": box,
         "box_pixels": {side: round(share * pixels) for (side, share), pixels in sizes},

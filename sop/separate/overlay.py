@@ -63,7 +63,10 @@ def write_overlay(
     write_video(pictures(), OVERLAY_RATE, video, seconds, folder / "overlay.mp4", limits)
     assert still is not None
     heat = light_up(still, np.sqrt(energy / (energy.max(initial=0) or 1)).astype(np.float32)[None])
-    colours = _with_colours(still, localization.colours)
+    # On the right of the picture, the picture in grey under the colours of the cells.
+    grey = Image.fromarray(still).convert("L").convert("RGB")
+    sounds = Image.fromarray(localization.colours).resize(grey.size, Image.Resampling.BILINEAR)
+    colours = np.concatenate([still, np.asarray(Image.blend(grey, sounds, 0.7))], axis=1)
     for name, picture in (("heat.png", heat), ("colours.png", colours)):
         with writable(folder / name) as partial:
             Image.fromarray(picture).save(partial, "PNG")
@@ -106,14 +109,6 @@ def light_up(picture: Picture, brightness: NDArray[np.float32]) -> Picture:
     smooth = Image.Resampling.BILINEAR
     background = Image.composite(bright, dark, alpha.resize(image.size, smooth))
     return np.asarray(ImageChops.add(background, light.resize(image.size, smooth)))
-
-
-def _with_colours(still: Picture, colours: Picture) -> Picture:
-    """Return a picture and, on its right, the picture in grey under the colours of the cells."""
-    picture = Image.fromarray(still)
-    sounds = Image.fromarray(colours).resize(picture.size, Image.Resampling.BILINEAR)
-    blended = Image.blend(picture.convert("L").convert("RGB"), sounds, 0.7)
-    return np.concatenate([still, np.asarray(blended)], axis=1)
 
 
 def _image(levels: NDArray[np.floating[Any]]) -> Image.Image:

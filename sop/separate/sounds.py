@@ -63,19 +63,16 @@ def write_sounds(
     """
     levels: list[NDArray[np.float32]] = []
     masks = _masks(separator, recording, regions, levels)
+    spectrogram = separator.params.spectrogram
+    blocks = components(sound.blocks, sound.sample_rate, masks, recording.sample_rate, spectrogram)
     energy = np.zeros(len(files))
     peak = before = removed = 0.0
     format_ = sound.sample_rate, sound.channels, sound.channel_mask
     paths = files if remix is None else (*files, remix[0])
     with ExitStack() as stack:
         writers = [stack.enter_context(writing_wav(path, *format_)) for path in paths]
-        bank = None
-        if denoise is not None:
-            bank = FilterBank(denoise, [len(regions) - 1] * (len(regions) * sound.channels))
-        spectrogram = separator.params.spectrogram
-        blocks = components(
-            sound.blocks, sound.sample_rate, masks, recording.sample_rate, spectrogram
-        )
+        counts = [len(regions) - 1] * (len(regions) * sound.channels)
+        bank = None if denoise is None else FilterBank(denoise, counts)
         for block in blocks:
             if bank is not None:
                 raw, block = block, _filtered(block, bank)
@@ -92,8 +89,7 @@ def write_sounds(
     # The last masks are for frames after the end of the sound; they count for the levels.
     for _ in masks:
         pass
-    moved = removed / before if before else 0.0
-    return WrittenSounds(energy, np.concatenate(levels, axis=1), peak, moved)
+    return WrittenSounds(energy, np.concatenate(levels, axis=1), peak, removed / (before or 1.0))
 
 
 def usable_filter(
