@@ -442,6 +442,11 @@ def validate(kind: type[P], values: Any, name: str) -> P:
     try:
         return kind.model_validate(values)
     except ValidationError as error:
+        if kind is not Params and any(found["type"] == "missing" for found in error.errors()):
+            raise UserError(
+                f"{name}: parameters are missing, it is from another version of this project; "
+                "train the model again with `dvc repro train`"
+            ) from None
         raise UserError(f"{name}: {'; '.join(_describe(error))}") from None
 
 

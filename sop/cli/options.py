@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from sop.denoise.settings import FilterSettings
 
 MODEL = Path("data/model/last.pt")
+MODEL_KIND = "checkpoint; run `dvc repro train`, or set --checkpoint"
 
 TAPS = 64
 # A memory of 0.2 s at 44.1 kHz: long enough to lose little of the wanted sound, of which the filter

@@ -4,7 +4,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from sop.cli.options import MODEL, add_path_option
+from sop.cli.options import MODEL, MODEL_KIND, add_path_option
 from sop.runtime.errors import UserError
 from sop.runtime.files import require_file
 
@@ -32,7 +32,7 @@ def add_parser(commands: Any) -> None:
 
 def run_export(options: argparse.Namespace) -> int:
     """Write the files and print their paths."""
-    require_file(options.checkpoint, "checkpoint")
+    require_file(options.checkpoint, MODEL_KIND)
 
     # Imports PyTorch, which takes seconds.
     from sop.model.checkpoint import load_player

@@ -8,6 +8,7 @@ from typing import Any
 
 from sop.cli.options import (
     MODEL,
+    MODEL_KIND,
     add_filter_options,
     add_option,
     add_path_option,
@@ -111,7 +112,7 @@ def add_parser(commands: Any) -> None:
 def run(options: argparse.Namespace) -> int:
     """Separate the video and print what was found and written."""
     require_file(options.video)
-    require_file(options.checkpoint, "checkpoint")
+    require_file(options.checkpoint, MODEL_KIND)
     denoise = chosen_filter(options)
 
     # Imports PyTorch, which takes seconds.

@@ -53,12 +53,15 @@ def run(options: argparse.Namespace) -> int:
 
 def _read(path: Path) -> dict[str, Any]:
     try:
-        return dict(json.loads(path.read_text(encoding="utf-8")))
+        found = json.loads(path.read_text(encoding="utf-8"))
+        if not found or not isinstance(found, dict):
+            raise ValueError("no metrics")
+        return found
     except FileNotFoundError:
         raise UserError(f"{path}: not found; run `dvc repro`, which writes it") from None
-    except ValueError as error:
+    except (OSError, ValueError) as error:
         raise UserError(
-            f"{path}: not valid JSON ({error}); run `dvc repro`, which replaces it"
+            f"{path}: not readable ({error}); run `dvc repro`, which replaces it"
         ) from None
 
 

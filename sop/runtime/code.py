@@ -51,7 +51,7 @@ def code_hash(script: Path, root: Path = ROOT) -> str:
 
 
 def _imports(file: Path, root: Path) -> Iterator[Path]:
-    """The files that one file imports, and the `__init__.py` files of their packages."""
+    """The files that one file imports (absolutely), and the `__init__.py` of their packages."""
     for node in ast.walk(ast.parse((root / file).read_text(encoding="utf-8"))):
         if isinstance(node, ast.Import):
             names: Iterable[str] = [alias.name for alias in node.names]

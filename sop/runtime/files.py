@@ -105,7 +105,7 @@ def require_file(path: Path, kind: str = "file") -> None:
 
     Args:
         path: path to check.
-        kind: what the file is, for the message.
+        kind: what the file is, for the message, and what to do if it is missing.
 
     Raises:
         UserError: nothing is there, or it is a folder or a device, or it cannot be looked up.

@@ -209,7 +209,7 @@ def test_summary(evaluated: Path, capsys: pytest.CaptureFixture[str]) -> None:
 
 def test_summary_of_a_damaged_file(evaluated: Path) -> None:
     evaluated.write_text('<<<<<<< HEAD\n{"sdr": 1}')
-    with pytest.raises(UserError, match=r"metrics/details/evaluate\.json: not valid JSON"):
+    with pytest.raises(UserError, match=r"metrics/details/evaluate\.json: not readable"):
         main(["summary"])
 
 

@@ -314,6 +314,10 @@ def test_checkpoint_with_other_parameters(
     save_checkpoint(path, {"model": player.state_dict(), "params": tree, "step": 1})
     with pytest.raises(UserError, match=r"last\.pt: model\.mask: 'soft'"):
         load_player(path)
+    del tree["extract"]["timeout_seconds"]
+    save_checkpoint(path, {"model": player.state_dict(), "params": tree, "step": 1})
+    with pytest.raises(UserError, match=r"last\.pt: parameters are missing, .* train the model"):
+        load_player(path)
     wider = with_values(tiny_params, {"model.channels": 16}).for_inference()
     save_checkpoint(path, {"model": player.state_dict(), "params": wider, "step": 1})
     with pytest.raises(UserError, match=r"last\.pt: not a checkpoint of this PixelPlayer"):
