@@ -481,7 +481,7 @@ def _describe(error: ValidationError) -> list[str]:
     for finding in error.errors():
         message = finding["msg"].removeprefix("Value error, ").removeprefix("Input should be ")
         message = ALLOWED.get(finding["type"], message)
-        # Behind these keys, pydantic appends the type that it tried, which is no key.
+        # Behind these keys, pydantic appends the type that it tried, which is not a key.
         key = ".".join(map(str, finding["loc"]))
         key = re.sub(r"^(workers|train\.devices)\..*", r"\1", key)
         if not key:

@@ -31,7 +31,7 @@ def code_entries(script: Path, root: Path = Path()) -> list[str]:
         Paths relative to `root`: the script, then folders and files in order.
     """
     used = set(code_dependencies(script, root)) - {script}
-    # A package consists of its docstring where it exports nothing: nobody depends on it.
+    # An `__init__.py` with only a docstring is not a dependency.
     used = {path for path in used if not _is_marker(root / path)}
     return [script.as_posix(), *sorted(_collapsed(root / "sop", used, root))]
 

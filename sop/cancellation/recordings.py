@@ -177,7 +177,7 @@ def _blocks(sound: _Sound) -> Iterator[Samples]:
             if len(bad):
                 seconds = (begin + int(bad[0])) / sound.sample_rate
                 raise UserError(
-                    f"{sound.path}: a sample is not a finite number at second {seconds:.3f}; "
+                    f"{sound.path}: contains NaN or infinity at second {seconds:.3f}; "
                     "repair the file, or cut that part out of all files"
                 )
             yield np.ascontiguousarray(block.T)

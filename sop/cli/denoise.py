@@ -12,12 +12,12 @@ def add_parser(commands: Any) -> None:
     """Add the command's arguments."""
     parser = commands.add_parser(
         "denoise",
-        help="remove from a recording what other recordings predict of it",
-        description="Adaptive noise cancellation: remove from a recording what other recordings, "
-        "made at the same time, predict of it. The references should contain the noise, little of "
-        "the wanted sound, and record the noise no later than the target does. All files need the "
-        "same sample rate and length. Each channel of the target is filtered with all channels of "
-        "all references.",
+        help="remove noise from a recording with recordings of the noise",
+        description="Adaptive noise cancellation: remove the part of a recording that other "
+        "recordings, made at the same time, predict. The references should contain the noise and "
+        "little of the wanted sound; the noise must not reach them later than the target. All "
+        "files need the same sample rate and length. Each channel of the target is filtered with "
+        "all channels of all references.",
     )
     parser.add_argument("target", type=Path, metavar="TARGET", help="WAV, FLAC, Ogg, MP3, ...")
     parser.add_argument(

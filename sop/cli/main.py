@@ -1,7 +1,7 @@
 """The command line, `sop` or `python -m sop`: one module for each command.
 
 What a module imports at its top is imported for every command, `sop --help` included. PyTorch,
-SciPy, numba and pandas take seconds to import, so that commands import the code that needs them
+SciPy, numba and pandas take seconds to import, so commands import the code that needs them
 in `run`, after they have checked their arguments.
 """
 

@@ -15,8 +15,8 @@ MODEL = Path("data/model/last.pt")
 MODEL_KIND = "checkpoint; run `dvc repro train`, or set --checkpoint"
 
 TAPS = 64
-# A memory of 0.2 s at 44.1 kHz: long enough to lose little of the wanted sound, of which the filter
-# removes about taps * (1 - forgetting) / 2, here -25 dB; short enough to follow a moving source.
+# A memory of 0.2 s at 44.1 kHz. Long enough: the filter removes about taps * (1 - forgetting) / 2
+# of the wanted sound, here -25 dB. Short enough to follow a moving source.
 # For a violin under noise or an accordion, 2 s were 9 dB worse where the path changed over seconds,
 # and 0.02 s up to 4 dB worse where the noise was music.
 RLS_FORGETTING = 0.9999

@@ -155,11 +155,8 @@ def run(options: argparse.Namespace) -> int:
         excess = 20 * math.log10(written.remix_peak)
         print(f"The remix exceeds full scale by {excess:.1f} dB and clips; use lower gains.")
     if written.page is not None:
-        begin, end = written.page
-        print(
-            f"Open {options.out / 'page/index.html'} to play any pixel, seconds {begin:.1f} to "
-            f"{end:.1f}."
-        )
+        part = "{:.1f} to {:.1f}".format(*written.page)
+        print(f"Open {options.out / 'page/index.html'} to play any pixel, seconds {part}.")
     else:
         print("Open overlay.mp4 to see the regions; --page adds a page that plays any pixel.")
     return 0

@@ -41,8 +41,7 @@ def run(options: argparse.Namespace) -> int:
         columns = (values[name]["mean"] for name in ("sdr", "sdr_improvement", "sir", "sar"))
         print(f"{category:18}" + "".join(f"{value:8.2f}" for value in columns))
     mixtures = metrics["mixtures"]
-    done = counted(mixtures["counted"], "mixture")
-    print(f"\n{done} evaluated, {mixtures['left_out']} left out")
+    print(f"\n{counted(mixtures['counted'], 'mixture')} evaluated, {mixtures['left_out']} left out")
     for number, reason in mixtures["reasons"].items():
         print(f"  mixture {number}: {reason}")
     if denoise.exists():
@@ -53,10 +52,9 @@ def run(options: argparse.Namespace) -> int:
 
 def _read(path: Path) -> dict[str, Any]:
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-        if not found or not isinstance(found, dict):
-            raise ValueError("no metrics")
-        return found
+        if isinstance(found := json.loads(path.read_text(encoding="utf-8")), dict) and found:
+            return found
+        raise ValueError("no metrics")
     except FileNotFoundError:
         raise UserError(f"{path}: not found; run `dvc repro`, which writes it") from None
     except (OSError, ValueError) as error:

@@ -19,7 +19,7 @@ def code_dependencies(script: Path, root: Path = ROOT) -> list[Path]:
     """List the files of this project that a script's output depends on, the script included.
 
     These are the modules that it imports, directly or not and wherever in a file, and the other
-    files (templates, scripts, styles) in folders beside them that are no packages. Modules without
+    files (templates, scripts, styles) in sibling folders that are not packages. Modules without
     influence on an output are left out, but what they import is not.
 
     Args:
@@ -68,7 +68,7 @@ def _imports(file: Path, root: Path) -> Iterator[Path]:
 
 
 def _page_files(file: Path, root: Path) -> Iterator[Path]:
-    """The files that are no code in folders beside a module, such as the templates of a page."""
+    """The non-code files in folders next to a module, such as the templates of a page."""
     for folder in (root / file).parent.iterdir():
         if folder.is_dir() and not (folder / "__init__.py").exists():
             paths = (path for path in folder.rglob("*") if path.is_file())

@@ -32,7 +32,7 @@ class NoNetwork(LeftOutForNow):
 
 
 def run(
-    main: Callable[[], int | None], interrupted: str = "the next run goes on from here"
+    main: Callable[[], int | None], interrupted: str = "the next run continues from here"
 ) -> None:
     """Run a program to its exit status; a user's mistake ends in one line, a bug in a traceback.
 

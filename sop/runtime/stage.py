@@ -56,7 +56,7 @@ def run_stage(name: str, main: Callable[[], int | None]) -> None:
         finally:
             seconds = round(time.monotonic() - began, 2)
             note = StageNote(seconds, _peak_mib(), timestamp(), host_name(), error)
-            # The work counts more than its note.
+            # A note that cannot be written must not fail the stage.
             with suppress(OSError):
                 write_json(NOTES / f"{name}.json", asdict(note))
 

@@ -26,7 +26,7 @@ _OWN_FILES = re.compile(
 
 _STAGE_PREFIX = f"{PARTIAL_PREFIX}separation-"
 
-# Errors of writing; reading hardly ever fails with one of these.
+# Errors of writing; reading rarely fails with one of these.
 _DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
 
 

@@ -261,7 +261,7 @@ def bad_files(folder: Path) -> Iterator[tuple[list[Any], str]]:
         broken = noise(2)
         broken[2 * RATE + 40, 1] = value
         name = save(folder / f"{value}.wav", broken)
-        message = f"{value}.wav: a sample is not a finite number at second 2.005"
+        message = f"{value}.wav: contains NaN or infinity at second 2.005"
         yield [target, name, *out], message
         yield [name, good, *out], message
         yield [target, name, *out, "--taps", 10**6], message

@@ -275,7 +275,7 @@ def test_export_of_published_widths_without_warning(
     ("raised", "status", "said"),
     [
         (UserError("params.yaml: seed: missing"), 2, "error: params.yaml: seed: missing\n"),
-        (KeyboardInterrupt(), 130, "interrupted; the next run goes on from here\n"),
+        (KeyboardInterrupt(), 130, "interrupted; the next run continues from here\n"),
     ],
 )
 def test_program_ends_in_one_line(
