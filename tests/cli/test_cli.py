@@ -144,6 +144,7 @@ def test_import_of_the_package_imports_nothing_heavy(tmp_path: Path) -> None:
     assert not (HEAVY | EXTRAS | {"numpy"}) & set(shown.stdout.decode().split())
 
 
+@pytest.mark.slow
 def test_separation_imports_no_extra(tmp_path: Path) -> None:
     program = """
 import sys

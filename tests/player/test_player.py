@@ -433,28 +433,32 @@ def test_region_controls_select_the_mixture(tones_page: Any) -> None:
     assert page.locator("#playing").inner_text() == "Remix of the regions"
 
 
+@pytest.mark.slow
 def test_sound_is_synchronised(open_page: Open) -> None:
     # Loudness grows with time and so tells the position of the sound.
     seconds = np.arange(int(RATE * SECONDS)) / RATE
     page = open_page(tones((0.1 + 0.2 * seconds) * np.sin(2 * np.pi * LOW * seconds)))
 
-    def apart() -> float:
-        level, now = page.evaluate("[player.level(), document.querySelector('video').currentTime]")
-        return float((level * np.sqrt(2) - 0.1) / 0.2 - now)
+    def wait_until_synchronised() -> None:
+        """Wait until level and drift fit the video; a busy machine starts the sound late."""
+        for _ in range(50):
+            page.wait_for_timeout(100)
+            level, now, drift = page.evaluate(
+                "[player.level(), document.querySelector('video').currentTime, player.drift()]"
+            )
+            apart = (level * np.sqrt(2) - 0.1) / 0.2 - now
+            if abs(apart) < 0.25 and abs(drift) < 0.06:
+                return
+        raise AssertionError(f"the sound is {apart:.2f} s from the video, drift {drift:.2f} s")
 
     page.get_by_role("button", name="Play").click()
-    page.wait_for_timeout(900)
-    assert abs(apart()) < 0.25
+    wait_until_synchronised()
     page.evaluate("document.querySelector('video').currentTime = 2")
-    page.wait_for_timeout(500)
-    assert abs(apart()) < 0.25
-    assert abs(page.evaluate("player.drift()")) < 0.06
+    wait_until_synchronised()
     page.evaluate(
         "Object.assign(document.querySelector('video'), { currentTime: 0.5, playbackRate: 0.5 })"
     )
-    page.wait_for_timeout(900)
-    assert abs(apart()) < 0.25
-    assert abs(page.evaluate("player.drift()")) < 0.06
+    wait_until_synchronised()
     page.evaluate("player.pause()")
     wait_for_level(page, 0)
 

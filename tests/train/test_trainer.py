@@ -295,6 +295,7 @@ def test_micro_batches_have_their_own_batch_statistics(
     assert loss != pytest.approx(np.mean(losses), rel=1e-9)
 
 
+@pytest.mark.slow
 def test_background_weight_silences_backgrounds(
     tiny_params: Params, tiny_videos: list[Video]
 ) -> None:
@@ -409,6 +410,7 @@ def test_validation_without_scores(
     assert "no validation mixture could be measured" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_training_from_a_checkpoint(
     tmp_path: Path, trained: Run, tiny_params: Params, tiny_videos: list[Video]
 ) -> None:
