@@ -21,8 +21,8 @@ demo: install  ## run the pipeline with params.yaml, then show its metrics
 test: install  ## all tests
 	$(PYTEST) --dist loadfile --durations=15
 
-quick: install  ## the tests that take less than 3 seconds each
-	$(PYTEST) --dist worksteal -m "not slow"
+quick: install  ## all tests but the slow ones, in two minutes on two cores
+	$(PYTEST) --dist loadfile -m "not slow"
 
 stress: install  ## all tests, with the full number of kills and damaged files
 	SOP_STRESS=1 $(PYTEST) --dist loadfile --durations=15

@@ -265,6 +265,7 @@ def test_published_lists_from_a_server(
     assert not (downloaded / "flute_tuba").exists()
 
 
+@pytest.mark.slow
 def test_temporary_failures_are_retried(
     music: tuple[Params, Server], downloaded: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -152,6 +152,7 @@ def test_retry_after_server_errors(site: Site, tmp_path: Path) -> None:
     assert ytdlp_process.fetch(site.request(tmp_path / "fetched", retries=2)).file
 
 
+@pytest.mark.slow
 def test_stalled_server(site: Site, over: threading.Event) -> None:
     site.answer(stalled(video_of(site), over))
     began = time.monotonic()
@@ -299,6 +300,7 @@ def test_other_container(site: Site, make_video: Callable) -> None:
     assert site.files(site.videos) == [f"flute/{ID}.mp4"]
 
 
+@pytest.mark.slow
 def test_failed_fetch_keeps_the_old_video(site: Site) -> None:
     site.fetch()
     kept = (site.videos / f"flute/{ID}.mp4").read_bytes()

@@ -309,6 +309,7 @@ def test_invalid_clip(tmp_path: Path, video: Path) -> None:
 # Computation
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("activation", "log_frequency", "frame", "hop"),
     [
@@ -332,6 +333,7 @@ def test_page_computes_the_same_as_python(
         np.testing.assert_allclose(samples(page, f"player.regionSound({k})"), sound, atol=2e-4)
 
 
+@pytest.mark.slow
 def test_sound_of_clicked_pixels(duet_page: Any, duet: tuple[PlayerClip, Path]) -> None:
     clip, page = duet[0], duet_page
     expected = cell_sounds(clip.embedding)
@@ -404,6 +406,7 @@ def test_drag_over_pixels(tones_page: Any) -> None:
     wait_for_level(page, HIGH_LEVEL)
 
 
+@pytest.mark.slow
 def test_volume_mute_and_solo(tones_page: Any) -> None:
     page = tones_page
     page.get_by_role("button", name="Play").click()
@@ -463,6 +466,7 @@ def test_sound_is_synchronised(open_page: Open) -> None:
     wait_for_level(page, 0)
 
 
+@pytest.mark.slow
 def test_loop_and_end(tones_page: Any) -> None:
     page = tones_page
     now = "document.querySelector('video').currentTime"
@@ -518,6 +522,7 @@ def test_names_are_text(open_page: Open) -> None:
     assert page.locator("#cards b, #cards script, h1 img").count() == 0
 
 
+@pytest.mark.slow
 def test_keyboard(tones_page: Any) -> None:
     page = tones_page
     press = page.keyboard.press

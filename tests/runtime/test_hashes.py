@@ -333,6 +333,7 @@ def locked(place: Path, file: Path) -> Iterator[sqlite3.Connection]:
     other.close()
 
 
+@pytest.mark.slow
 def test_locked_database(place: Path, file: Path, locked: sqlite3.Connection) -> None:
     remembered(place, file)
     assert known(place, file) in ({}, {file: sha256(file)})
