@@ -365,7 +365,7 @@ def check_accounted_for(names: set[str], done: set[str], left_out: dict[str, str
 
 
 def check_extracted(videos: Path, folder: Path, monkeypatch: pytest.MonkeyPatch) -> set[str]:
-    """Extract a folder of videos, check what became of each and return the names of the done."""
+    """Extract a folder of videos, check the result of each and return the names that are done."""
     audio, frames = folder / "audio", folder / "frames"
     names = {f"{path.parent.name}/{path.stem}" for path in videos.glob("*/[!.]*.mp4")}
     monkeypatch.setattr(extraction, "REASONS_SHOWN", len(names))
