@@ -166,6 +166,7 @@ class IndexParams(Section):
     min_seconds: Positive
     train_fraction: ProperFraction
     duets: bool
+    duet_categories: dict[Text, Annotated[list[Text], Field(min_length=2)]]
 
 
 class MixtureParams(Section):

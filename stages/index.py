@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from sop.dataset.index import build_index, write_index
+from sop.dataset.index import build_index, read_duets, write_index
 from sop.params import load_params
 from sop.runtime.metrics_files import write_metrics
 from sop.runtime.stage import run_stage
@@ -16,9 +16,10 @@ def main() -> None:
         params.index,
         frame_rate=params.extract.frame_rate,
         seed=params.seed,
+        duets_of_source=read_duets(Path("metrics/details/download.json")),
     )
     write_index(index, Path("data/index"))
-    write_metrics("index", index.summary(), details=("category", "reasons"))
+    write_metrics("index", index.summary(), details=("category", "kept_out", "reasons"))
 
 
 if __name__ == "__main__":

@@ -2,20 +2,32 @@
 
 import csv
 import io
+import json
+import logging
 import zipfile
-from collections import Counter
+from collections import Counter, defaultdict
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from sop.dataset.clips import FRAME_NAME, ZIP_ERRORS, sound_seconds
-from sop.dataset.instruments import instruments_of
 from sop.dataset.seeding import generator
 from sop.params import IndexParams
 from sop.runtime.errors import LeftOut, UserError
-from sop.runtime.files import write_text
+from sop.runtime.files import write_json, write_text
+
+logger = logging.getLogger(__name__)
 
 TRAIN, VALIDATION, DUETS = "train.csv", "val.csv", "duets.csv"
+# The instruments of the duets, beside the lists: their published form has no place for them.
+INSTRUMENTS = "instruments.json"
+
+# Number of categories that a message names.
+_SHOWN = 10
+
+# The instruments of each category that is a duet.
+Duets = Mapping[str, Sequence[str]]
 
 
 @dataclass(frozen=True)
@@ -28,11 +40,18 @@ class Video:
     """Zip or folder of the frames."""
     frame_count: int
     """Number of frames."""
+    duet_of: tuple[str, ...] = ()
+    """Instruments of a duet; empty if the category is one instrument."""
 
     @property
     def category(self) -> str:
-        """Name of the folder: an instrument, or two for a duet."""
+        """Name of the folder."""
         return self.audio.parent.name
+
+    @property
+    def instruments(self) -> tuple[str, ...]:
+        """Instruments of a duet, otherwise the category."""
+        return self.duet_of or (self.category,)
 
     @property
     def name(self) -> str:
@@ -55,25 +74,28 @@ class Index:
 
     def summary(self) -> dict[str, Any]:
         """Return counts and reasons, for metrics/index.json."""
+        sides = {"train": self.train, "validation": self.validation, "duets": self.duets}
         return {
-            "train": len(self.train),
-            "validation": len(self.validation),
-            "duets": len(self.duets),
+            **{side: len(videos) for side, videos in sides.items()},
             "frames": sum(video.frame_count for video in (*self.train, *self.validation)),
-            "category": {
-                side: dict(sorted(Counter(video.category for video in videos).items()))
-                for side, videos in (("train", self.train), ("validation", self.validation))
-            },
+            "category": {side: _count_categories(videos) for side, videos in sides.items()},
+            "kept_out": {video.category: _kept_out_reason(video) for video in self.duets},
             "left_out": {"count": len(self.left_out), "reasons": self.left_out},
         }
 
 
 def build_index(
-    audio: Path, frames: Path, params: IndexParams, frame_rate: float, seed: int
+    audio: Path,
+    frames: Path,
+    params: IndexParams,
+    frame_rate: float,
+    seed: int,
+    duets_of_source: Duets | None = None,
 ) -> Index:
     """Split the extracted videos into training and validation.
 
-    The split of a video depends only on the seed and its name: a new video moves no other.
+    The side of a video depends on the seed and its name. Only the one video that a category would
+    lack on a side depends on the others: a new video moves at most that one back.
 
     Args:
         audio: folder of `<category>/<id>.<wav, mp3, ...>`.
@@ -81,41 +103,62 @@ def build_index(
         params: minimum length, fraction for training, and whether duets take part.
         frame_rate: frames per second.
         seed: `seed` of params.yaml.
+        duets_of_source: the duets that the source of the videos knows; `params.duet_categories`
+            adds others.
 
     Raises:
         UserError: the training or the validation list would be empty.
     """
     sounds = sorted(p for p in audio.glob("*/*") if p.is_file() and not p.name.startswith("."))
-    known = {path.parent.name for path in sounds}
-    train: list[Video] = []
-    validation: list[Video] = []
+    known = {**(duets_of_source or {}), **params.duet_categories}
+    used: list[Video] = []
     duets: list[Video] = []
     left_out: dict[str, str] = {}
     for sound in sounds:
+        category = sound.parent.name
         try:
-            video = _video(sound, frames / sound.parent.name, params, frame_rate)
+            video = _video(sound, frames / category, params, frame_rate, known.get(category, ()))
         except LeftOut as reason:
-            left_out[f"{sound.parent.name}/{sound.stem}"] = str(reason)
+            left_out[f"{category}/{sound.stem}"] = str(reason)
             continue
-        if not params.duets and len(instruments_of(video.category, known)) > 1:
-            duets.append(video)
-        elif generator(seed, "split", video.name).random() < params.train_fraction:
-            train.append(video)
-        else:
-            validation.append(video)
-    for side, videos in (("training", train), ("validation", validation)):
+        (duets if video.duet_of and not params.duets else used).append(video)
+    train, validation = _split(used, params.train_fraction, seed)
+    index = Index(tuple(train), tuple(validation), tuple(duets), left_out)
+    for side, other, videos in ((TRAIN, VALIDATION, train), (VALIDATION, TRAIN, validation)):
         if not videos:
-            raise UserError(
-                f"index: no video for {side} among {len(sounds)} in {audio} "
-                f"({len(left_out)} left out, {len(duets)} duets); "
-                "see index.train_fraction, index.min_seconds, index.duets or add videos"
-            )
-    return Index(tuple(train), tuple(validation), tuple(duets), left_out)
+            raise UserError(f"{audio}: {_why_empty(index, side, other, params)}")
+    _log_duets(index, {path.parent.name for path in sounds}, known, params)
+    _log_one_sided(index)
+    return index
+
+
+def read_duets(download: Path) -> Duets:
+    """Read which categories are duets from the details of the stage `download`.
+
+    Args:
+        download: metrics/details/download.json; it is empty if other data took the place of the
+            stage's outputs.
+
+    Raises:
+        UserError: the file is missing or does not say.
+    """
+    try:
+        values = json.loads(download.read_text(encoding="utf-8"))
+        return dict(values["duets"] if values else {})
+    except (OSError, ValueError, KeyError, TypeError):
+        raise UserError(
+            f"{download}: does not say which categories are duets; run `dvc repro download`"
+        ) from None
 
 
 def write_index(index: Index, folder: Path) -> None:
-    """Write train.csv, val.csv and duets.csv: `AUDIO_PATH,FRAMES_PATH,NUMBER_FRAMES`, no header."""
+    """Write train.csv, val.csv and duets.csv: `AUDIO_PATH,FRAMES_PATH,NUMBER_FRAMES`, no header.
+
+    The instruments of the duets are written beside them.
+    """
     lists = {TRAIN: index.train, VALIDATION: index.validation, DUETS: index.duets}
+    duets = {v.category: v.duet_of for videos in lists.values() for v in videos if v.duet_of}
+    write_json(folder / INSTRUMENTS, duets)
     for name, videos in lists.items():
         text = io.StringIO()
         csv.writer(text, lineterminator="\n").writerows(
@@ -127,6 +170,8 @@ def write_index(index: Index, folder: Path) -> None:
 def read_index(path: Path) -> list[Video]:
     """Read a list, written by this or by the published code.
 
+    Without the file of instruments beside it, no category is a duet.
+
     Raises:
         UserError: the file is missing or a row is not `AUDIO_PATH,FRAMES_PATH,NUMBER_FRAMES`.
     """
@@ -137,6 +182,7 @@ def read_index(path: Path) -> list[Video]:
         raise UserError(f"{path}: no such list; run `dvc repro index`") from None
     except (UnicodeDecodeError, csv.Error) as error:
         raise UserError(f"{path}: not readable as CSV in UTF-8 ({error})") from None
+    duets = _read_instruments(path.with_name(INSTRUMENTS))
     videos = []
     for number, row in enumerate(rows, start=1):
         if len(row) != 3 or not row[2].strip().isdecimal():
@@ -144,7 +190,8 @@ def read_index(path: Path) -> list[Video]:
                 f"{path}, row {number}: {','.join(row)!r} is not "
                 "AUDIO_PATH,FRAMES_PATH,NUMBER_FRAMES"
             )
-        videos.append(Video(Path(row[0]), Path(row[1]), int(row[2])))
+        audio = Path(row[0])
+        videos.append(Video(audio, Path(row[1]), int(row[2]), duets.get(audio.parent.name, ())))
     return videos
 
 
@@ -172,7 +219,112 @@ def count_frames(path: Path) -> int:
     return max(numbers)
 
 
-def _video(sound: Path, frames: Path, params: IndexParams, frame_rate: float) -> Video:
+def _split(
+    videos: Sequence[Video], train_fraction: float, seed: int
+) -> tuple[list[Video], list[Video]]:
+    """Draw the side of each video; one video of a category moves if a side would have none.
+
+    It is the video whose number is nearest to the threshold: the highest of a category without
+    validation, the lowest of one without training. As these are on their side anyway otherwise,
+    the rule is short: the highest is for validation, the lowest for training.
+    """
+    drawn = {video: generator(seed, "split", video.name).random() for video in videos}
+    categories: dict[str, list[Video]] = defaultdict(list)
+    for video in videos:
+        categories[video.category].append(video)
+    threshold: dict[Video, float] = {}
+    for members in categories.values():
+        if len(members) > 1:
+            threshold[max(members, key=drawn.__getitem__)] = 0.0
+            threshold[min(members, key=drawn.__getitem__)] = 1.0
+    train: list[Video] = []
+    validation: list[Video] = []
+    for video in videos:
+        is_train = drawn[video] < threshold.get(video, train_fraction)
+        (train if is_train else validation).append(video)
+    return train, validation
+
+
+def _why_empty(index: Index, side: str, other: str, params: IndexParams) -> str:
+    """Explain an empty list by the counts, and by the keys that can change them."""
+    used = len(index.train) + len(index.validation)
+    advice = [f"index.train_fraction {params.train_fraction:g}"] if used else []
+    if index.left_out:
+        advice.append(f"index.min_seconds {params.min_seconds:g}")
+    if index.duets:
+        advice.append("index.duets false")
+    example = next(iter(index.left_out.items()), None)
+    return (
+        f"no video for the list {side}: of {used + len(index.left_out) + len(index.duets)} videos "
+        f"{used} are for {other}, {len(index.left_out)} left out"
+        + (f" (for example {example[0]}: {example[1]})" if example else "")
+        + f", {len(index.duets)} duets; add videos"
+        + (f" or change {', '.join(advice)}" if advice else "")
+    )
+
+
+def _count_categories(videos: Collection[Video]) -> dict[str, int]:
+    return dict(sorted(Counter(video.category for video in videos).items()))
+
+
+def _kept_out_reason(video: Video) -> str:
+    return f"a duet of {' and '.join(video.duet_of)}, and index.duets is false"
+
+
+def _log_duets(
+    index: Index, categories: Collection[str], known: Duets, params: IndexParams
+) -> None:
+    """Report duets that are kept out, and what may be a mistake about duets."""
+    if index.duets:
+        counts = _count_categories(index.duets)
+        logger.info(
+            f"index: {len(index.duets)} duets in {len(counts)} categories are in neither list, "
+            f"because index.duets is false"
+        )
+    for category in sorted(params.duet_categories.keys() - set(categories)):
+        logger.info(f"index.duet_categories: there is no category {category!r}")
+    for category in sorted(set(categories) - known.keys()):
+        for first, second in _pairs(category):
+            if {first, second} <= set(categories):
+                logger.info(
+                    f"index: {category} counts as one instrument; if it is a duet, set "
+                    f"index.duet_categories: {{{category}: [{first}, {second}]}}"
+                )
+
+
+def _pairs(category: str) -> list[tuple[str, str]]:
+    """Return the names into which each underscore divides the name of a category."""
+    words = category.split("_")
+    return [("_".join(words[:n]), "_".join(words[n:])) for n in range(1, len(words))]
+
+
+def _log_one_sided(index: Index) -> None:
+    """Report the categories that one side lacks, which have a single video."""
+    train, validation = (_count_categories(side) for side in (index.train, index.validation))
+    for side, have, others in (("validation", validation, train), ("training", train, validation)):
+        if missing := sorted(others.keys() - have.keys()):
+            logger.info(
+                f"index: no video for {side} in {len(missing)} categories with a single video: "
+                f"{', '.join(missing[:_SHOWN])}{', ...' * (len(missing) > _SHOWN)}; add videos to "
+                "them"
+            )
+
+
+def _read_instruments(path: Path) -> dict[str, tuple[str, ...]]:
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+        return {category: tuple(map(str, names)) for category, names in values.items()}
+    except FileNotFoundError:
+        return {}
+    except (OSError, ValueError, TypeError, AttributeError):
+        raise UserError(
+            f"{path}: not readable as the instruments of duets; run `dvc repro index`"
+        ) from None
+
+
+def _video(
+    sound: Path, frames: Path, params: IndexParams, frame_rate: float, duet_of: Sequence[str]
+) -> Video:
     """Return the row of a video; raise `LeftOut` if it cannot be used."""
     # In the published layout the folder of the frames keeps the suffix of the video.
     places = [frames / f"{sound.stem}{ending}" for ending in (".zip", "", ".mp4")]
@@ -185,4 +337,4 @@ def _video(sound: Path, frames: Path, params: IndexParams, frame_rate: float) ->
         raise LeftOut(
             f"{seconds:.1f} s is shorter than index.min_seconds, {params.min_seconds:g} s"
         )
-    return Video(sound, place, count)
+    return Video(sound, place, count, tuple(duet_of))

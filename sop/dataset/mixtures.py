@@ -3,6 +3,7 @@
 Shapes: B mixtures, N sources, T frames, H x W pixels, L samples.
 """
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from functools import lru_cache
 from itertools import chain
@@ -15,8 +16,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from sop.dataset.clips import CENTRE, Audio, Crop, Frames, read_audio, read_frames
-from sop.dataset.index import Video
-from sop.dataset.instruments import instruments_of
+from sop.dataset.index import TRAIN, VALIDATION, Video
 from sop.dataset.seeding import generator
 from sop.params import ExtractParams, MixtureParams
 from sop.runtime.errors import LeftOut, UserError
@@ -129,22 +129,32 @@ class MixtureSampler:
 
     No video is mixed with itself. Two videos share an instrument only if `same_category` is true.
 
+    Args:
+        videos: a list of the index.
+        params: number of sources, and whether two may be of the same category.
+        name: name of the list, for messages.
+
     Raises:
         UserError: the list has too few videos or instruments for a mixture.
     """
 
-    def __init__(self, videos: Sequence[Video], params: MixtureParams) -> None:
+    def __init__(self, videos: Sequence[Video], params: MixtureParams, name: str) -> None:
         self.videos = tuple(videos)
+        self.name = name
         self.sources = params.sources
         self.same_category = params.same_category
-        known = {video.category for video in videos}
-        self._instruments = [set(instruments_of(video.category, known)) for video in videos]
+        self._instruments = [set(video.instruments) for video in videos]
         distinct = len(videos) if params.same_category else len(set().union(*self._instruments))
         if distinct < params.sources:
-            what = "videos" if params.same_category else "instruments"
+            counts = Counter(video.category for video in videos)
+            categories = ", ".join(f"{name} {count}" for name, count in sorted(counts.items()))
+            what, advice = "videos", ""
+            if not params.same_category:
+                what, advice = "instruments", ", or set mixture.same_category: true"
             raise UserError(
-                f"mixture.sources: {params.sources} is not possible with {distinct} {what} in the "
-                "list; add videos, or set mixture.same_category: true"
+                f"{name}: mixture.sources: {params.sources} is not possible with {distinct} {what} "
+                f"in this list ({categories or 'empty'}); add videos, change "
+                f"index.train_fraction{advice}"
             )
 
     def sample(self, first: int, rng: np.random.Generator) -> list[Video]:
@@ -159,7 +169,10 @@ class MixtureSampler:
             ]
             if not candidates:
                 names = ", ".join(self.videos[number].name for number in drawn)
-                raise UserError(f"mixture.sources: no other instrument is left to mix with {names}")
+                raise UserError(
+                    f"{self.name}: no other instrument is left to mix with {names}, as "
+                    f"mixture.sources: {self.sources} requires; add videos or lower it"
+                )
             drawn.append(int(rng.choice(candidates)))
         return [self.videos[number] for number in drawn]
 
@@ -182,7 +195,7 @@ class TrainingMixtures(Dataset[Mixture]):
     def __init__(
         self, videos: Sequence[Video], reader: MixtureReader, repeats: int, batch: int, seed: int
     ) -> None:
-        self.sampler = MixtureSampler(videos, reader.params)
+        self.sampler = MixtureSampler(videos, reader.params, TRAIN)
         self.reader = reader
         self.seed = seed
         self.length = max(1, len(videos) * repeats // batch) * batch
@@ -212,7 +225,7 @@ def evaluation_videos(
     videos: Sequence[Video], params: MixtureParams, count: int, seed: int
 ) -> Iterator[list[Video]]:
     """Yield the videos of `count` fixed mixtures; their first videos follow the shuffled list."""
-    sampler = MixtureSampler(videos, params)
+    sampler = MixtureSampler(videos, params, VALIDATION)
     order = generator(seed, "evaluation order").permutation(len(videos))
     for number in range(count):
         rng = generator(seed, "evaluation", number)

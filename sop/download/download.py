@@ -2,7 +2,7 @@
 
 import logging
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -92,7 +92,7 @@ def download(params: Params, folder: Path, caches: CachePaths) -> dict[str, Any]
             f"{failed} of {len(rows)} videos failed temporarily; "
             "`dvc repro --force download` tries them again"
         )
-    return _summary(params.dataset.source, rows)
+    return _summary(params.dataset.source, rows, source.duets)
 
 
 def _check_apart(params: Params, folder: Path) -> None:
@@ -158,7 +158,9 @@ def _check_enough(source: VideoSource, rows: list[VideoRow], name: str) -> None:
     raise UserError(message + example)
 
 
-def _summary(source: str, rows: list[VideoRow]) -> dict[str, Any]:
+def _summary(
+    source: str, rows: list[VideoRow], duets: Mapping[str, Sequence[str]]
+) -> dict[str, Any]:
     counts = Counter((row.category, row.status) for row in rows)
     return {
         "source": source,
@@ -170,6 +172,7 @@ def _summary(source: str, rows: list[VideoRow]) -> dict[str, Any]:
             category: {status: counts[category, status] for status in (DONE, UNAVAILABLE, FAILED)}
             for category in sorted({row.category for row in rows})
         },
+        "duets": dict(sorted(duets.items())),
         UNAVAILABLE: _reasons(rows, UNAVAILABLE),
         FAILED: _reasons(rows, FAILED),
     }

@@ -40,6 +40,8 @@ class ListedVideo:
     """Address; None if it follows from the id."""
     clip: tuple[float, float] | None = None
     """Begin and end in seconds; None for the whole video or the default of the parameters."""
+    duet_of: tuple[str, ...] = ()
+    """Instruments of a published duet; empty if the category is one instrument."""
 
 
 def read_lists(
@@ -89,7 +91,12 @@ def parse_list(text: bytes, name: str) -> list[ListedVideo]:
                 "words joined by underscores, or two such names with a space between; an id is "
                 "eleven letters, digits, - or _"
             )
-    return [ListedVideo(category.replace(" ", "_"), id_) for category, id_ in pairs]
+    return [
+        ListedVideo(
+            category.replace(" ", "_"), id_, duet_of=tuple(category.split()) * (" " in category)
+        )
+        for category, id_ in pairs
+    ]
 
 
 def select_videos(

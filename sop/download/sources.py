@@ -63,6 +63,8 @@ class VideoSource:
     """True if `make` is CPU work in Python, see `map_unordered`."""
     unusable: list[VideoRow] = field(default_factory=list)
     """Rows of the videos that are known to be unusable beforehand."""
+    duets: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    """Instruments of each category that the source knows to be a duet."""
     suffixes: tuple[str, ...] = (VIDEO_SUFFIX,)
     """Suffixes of the files of one video."""
     min_success_fraction: float = 0.0
@@ -97,8 +99,8 @@ def _synthetic(params: SyntheticParams, seed: int, workers: Workers) -> VideoSou
     tools = f"{_hash(' '.join(sha256(path) for path in code))} {ffmpeg.version()}"
     # The number of videos changes none of them.
     look = params.model_dump(exclude={"solos", "duets"})
-    videos = []
-    for video in synthetic.plan(params, seed):
+    videos, planned = [], synthetic.plan(params, seed)
+    for video in planned:
         made_from = "synthetic:" + _hash(f"{video} {look} {seed} {tools}")
         shown_as = f"{video.category}/{video.name}"
         videos.append(SourceVideo(video.category, video.name, shown_as, made_from, video))
@@ -108,6 +110,7 @@ def _synthetic(params: SyntheticParams, seed: int, workers: Workers) -> VideoSou
         workers,
         "render",
         processes=True,
+        duets={v.category: v.instruments for v in planned if len(v.instruments) > 1},
         suffixes=(VIDEO_SUFFIX, ".truth.npz"),
     )
 
@@ -168,6 +171,7 @@ def _listed(dataset: DatasetParams, scheduler: str | None, caches: CachePaths) -
         partial(fetch.fetch, params=params, partial=caches.partial),
         Workers(params.parallel_downloads, scheduler, limit=params.parallel_downloads),
         "download",
+        duets={video.category: video.duet_of for video in listed if video.duet_of},
         min_success_fraction=params.min_success_fraction,
         retry_unavailable=params.retry_unavailable,
         remote=True,

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from sop.dataset.index import Video
+from sop.dataset.index import VALIDATION, Video
 from sop.dataset.mixtures import Batch, MixtureReader, MixtureSampler, TrainingMixtures
 from sop.dataset.seeding import torch_seed
 from sop.evaluate.measures import MEASURES
@@ -86,7 +86,7 @@ class Trainer:
         keep_freed_memory()
         params, settings, group = self.params, self.params.train, self.group
         # Fails now instead of after an epoch if the list is too short.
-        MixtureSampler(self.validation, params.mixture)
+        MixtureSampler(self.validation, params.mixture, VALIDATION)
         reader = MixtureReader(params.mixture, params.extract)
         self.mixtures = TrainingMixtures(
             self.training, reader, settings.repeats, settings.batch_size, params.seed

@@ -11,21 +11,28 @@ from PIL import Image
 
 from sop.dataset.index import (
     DUETS,
+    INSTRUMENTS,
     TRAIN,
     VALIDATION,
     Index,
     Video,
     build_index,
     count_frames,
+    read_duets,
     read_index,
     write_index,
 )
+from sop.dataset.seeding import generator
 from sop.params import IndexParams
 from sop.runtime.errors import LeftOut, UserError
 
 RATE = 8000
 FRAME_RATE = 8.0
-PARAMS = IndexParams(min_seconds=1.0, train_fraction=0.5, duets=False)
+PARAMS = IndexParams(min_seconds=1.0, train_fraction=0.5, duets=False, duet_categories={})
+OF_SOURCE = {
+    "acoustic_guitar_violin": ("acoustic_guitar", "violin"),
+    "flute_violin": ("flute", "violin"),
+}
 ODD_NAMES = ("two words", 'quote\'s "both"', "-dash", "comma,comma", "naïve 二胡 ё", "[x]*?")
 
 
@@ -70,7 +77,7 @@ class Extracted:
 
     def index(self, seed: int = 1, **changes: Any) -> Index:
         params = PARAMS.model_copy(update=changes)
-        return build_index(self.audio, self.frames, params, FRAME_RATE, seed)
+        return build_index(self.audio, self.frames, params, FRAME_RATE, seed, OF_SOURCE)
 
 
 def sides(index: Index) -> dict[str, str]:
@@ -99,7 +106,7 @@ def test_two_runs_give_the_same_bytes(extracted: Extracted, tmp_path: Path) -> N
         files = {path.name: path.read_bytes() for path in (tmp_path / run).iterdir()}
         written.append((files, json.dumps(index.summary())))
     assert written[0] == written[1]
-    assert sorted(written[0][0]) == sorted([TRAIN, VALIDATION, DUETS])
+    assert sorted(written[0][0]) == sorted([TRAIN, VALIDATION, DUETS, INSTRUMENTS])
 
 
 def test_index_does_not_depend_on_the_order_of_the_folder(
@@ -127,6 +134,62 @@ def test_adding_a_video_moves_no_other(extracted: Extracted) -> None:
     after = sides(extracted.index())
     assert len(after) == len(before) + 32
     assert before.items() <= after.items()
+
+
+def test_both_sides_have_every_category_of_two_or_more_videos(extracted: Extracted) -> None:
+    for number in range(2):
+        extracted.add(f"cello/{number}")
+    extracted.add("tuba/0")
+    categories = {"acoustic_guitar", "cello", "flute", "violin"}
+    for seed in range(60):
+        index = extracted.index(seed, train_fraction=0.8)
+        for side in (index.train, index.validation):
+            assert {video.category for video in side} | {"tuba"} == categories | {"tuba"}
+
+
+def test_only_the_nearest_video_moves_to_a_side_without_any(tmp_path: Path) -> None:
+    extracted, moved = Extracted(tmp_path / "data"), 0
+    for number in range(4):
+        extracted.add(f"flute/{number}")
+    extracted.add("tuba/0")
+    extracted.add("tuba/1")
+    names = [f"flute/{number}" for number in range(4)]
+    for seed in range(40):
+        found = sides(extracted.index(seed, train_fraction=0.8))
+        drawn = {name: float(generator(seed, "split", name).random()) for name in names}
+        expected = {name: "train" if drawn[name] < 0.8 else "validation" for name in names}
+        if set(expected.values()) == {"train"}:
+            expected[max(names, key=drawn.__getitem__)] = "validation"
+            moved += 1
+        assert {name: found[name] for name in names} == expected
+    assert 5 <= moved <= 35
+
+
+def test_a_new_video_moves_back_at_most_the_one_that_was_moved(tmp_path: Path) -> None:
+    extracted = Extracted(tmp_path / "data")
+    extracted.add("tuba/0")
+    extracted.add("tuba/1")
+    extracted.add("flute/0")
+    before, moves = {seed: sides(extracted.index(seed)) for seed in range(20)}, 0
+    for number in range(1, 6):
+        extracted.add(f"flute/{number}")
+        for seed in before:
+            after = sides(extracted.index(seed))
+            differ = [name for name in before[seed] if before[seed][name] != after[name]]
+            assert len(differ) <= 1
+            moves += len(differ)
+            before[seed] = after
+    assert moves > 0
+
+
+def test_a_category_that_a_side_lacks_is_reported(
+    extracted: Extracted, caplog: pytest.LogCaptureFixture
+) -> None:
+    extracted.add("tuba/0")
+    lacking = "training" if sides(extracted.index())["tuba/0"] == "validation" else "validation"
+    with caplog.at_level("INFO", "sop"):
+        extracted.index()
+    assert f"no video for {lacking} in 1 categories with a single video: tuba" in caplog.text
 
 
 def test_removing_a_video_moves_no_other(extracted: Extracted) -> None:
@@ -187,7 +250,7 @@ def test_short_and_damaged_videos_are_counted_with_their_reasons(extracted: Extr
     assert len(sides(index)) == 14
     summary = index.summary()
     assert summary["left_out"] == {"count": 8, "reasons": index.left_out}
-    assert summary["train"] + summary["validation"] == 12
+    assert summary["train"] + summary["validation"] + summary["duets"] == 14
     assert summary["frames"] == 12 * 16
     counted = summary["category"]
     assert counted["train"]["flute"] + counted["validation"].get("flute", 0) == 4
@@ -202,8 +265,68 @@ def test_duets_are_listed_apart_or_join(extracted: Extracted, tmp_path: Path) ->
     assert sides(together).keys() == sides(apart).keys()
     solos = {name: side for name, side in sides(apart).items() if name not in duets}
     assert solos.items() <= sides(together).items()
-    write_index(apart, tmp_path / "index")
-    assert read_index(tmp_path / "index" / DUETS) == list(apart.duets)
+    for index in (apart, together):
+        write_index(index, tmp_path / "index")
+        assert read_index(tmp_path / "index" / DUETS) == list(index.duets)
+        assert read_index(tmp_path / "index" / TRAIN) == list(index.train)
+    found = {video.instruments for video in (*together.train, *together.validation)}
+    assert ("flute", "violin") in found
+    assert ("acoustic_guitar",) in found
+
+
+def test_duets_that_are_kept_out_are_counted_with_their_reason(
+    extracted: Extracted, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level("INFO", "sop"):
+        summary = extracted.index().summary()
+    assert summary["duets"] == 2
+    assert summary["category"]["duets"] == {"acoustic_guitar_violin": 1, "flute_violin": 1}
+    assert summary["kept_out"]["flute_violin"] == (
+        "a duet of flute and violin, and index.duets is false"
+    )
+    assert "2 duets in 2 categories are in neither list" in caplog.text
+    assert extracted.index(duets=True).summary()["kept_out"] == {}
+
+
+def test_an_underscore_does_not_make_a_duet(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    extracted = Extracted(tmp_path / "data")
+    for category in ("bass", "clarinet", "bass_clarinet", "piano_accordion"):
+        for number in range(4):
+            extracted.add(f"{category}/{number}")
+    with caplog.at_level("INFO", "sop"):
+        index = extracted.index()
+    assert index.duets == ()
+    assert len(index.train) + len(index.validation) == 16
+    # The user may have meant one; piano and accordion are not there.
+    assert "index.duet_categories: {bass_clarinet: [bass, clarinet]}" in caplog.text
+    assert "piano" not in caplog.text
+
+
+def test_duets_may_be_named_by_a_parameter(
+    extracted: Extracted, caplog: pytest.LogCaptureFixture
+) -> None:
+    extracted.add("tuba trio/0")
+    named = {"tuba trio": ["tuba", "flute", "viola da gamba"], "typo": ["flute", "tuba"]}
+    with caplog.at_level("INFO", "sop"):
+        index = extracted.index(duet_categories=named)
+    assert {video.category for video in index.duets} == {"tuba trio", *OF_SOURCE}
+    assert index.duets[-1].instruments == ("tuba", "flute", "viola da gamba")
+    assert "index.duet_categories: there is no category 'typo'" in caplog.text
+
+
+def test_duets_of_the_source_are_in_the_details_of_the_download(tmp_path: Path) -> None:
+    details = tmp_path / "download.json"
+    details.write_text(json.dumps({"source": "music", "duets": OF_SOURCE}))
+    assert {name: tuple(of) for name, of in read_duets(details).items()} == OF_SOURCE
+    # Data in the published layout has no download.
+    details.write_text("{}")
+    assert read_duets(details) == {}
+    for text in ('{"source": "music"}', "[1]", "garbage"):
+        details.write_text(text)
+        with pytest.raises(UserError, match="does not say which categories are duets"):
+            read_duets(details)
 
 
 def test_published_layout_is_indexed(tmp_path: Path) -> None:
@@ -308,13 +431,20 @@ def test_list_that_is_not_there_is_named(tmp_path: Path) -> None:
 
 
 def test_side_without_videos_says_what_to_change(extracted: Extracted, tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="no video for validation among 14"):
-        extracted.index(train_fraction=0.999)
-    with pytest.raises(UserError, match="no video for training among 14"):
-        extracted.index(train_fraction=0.001)
-    with pytest.raises(UserError, match=r"14 left out.*index\.min_seconds"):
+    singles = Extracted(tmp_path / "singles")
+    for category in ("acoustic_guitar", "flute", "flute_violin"):
+        singles.add(f"{category}/0")
+    for fraction, side, other in ((0.999, VALIDATION, TRAIN), (0.001, TRAIN, VALIDATION)):
+        with pytest.raises(
+            UserError,
+            match=rf"singles.*: no video for the list {side}: of 3 videos 2 are for {other}, "
+            rf"0 left out, 1 duets; add videos or change index\.train_fraction {fraction}, "
+            r"index\.duets false$",
+        ):
+            singles.index(train_fraction=fraction)
+    with pytest.raises(UserError, match=r"14 left out \(for.* or change index\.min_seconds 60$"):
         extracted.index(min_seconds=60.0)
-    with pytest.raises(UserError, match="among 0"):
+    with pytest.raises(UserError, match=r"of 0 videos .*; add videos$"):
         Extracted(tmp_path / "empty").index()
 
 

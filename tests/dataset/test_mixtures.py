@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from sop.dataset.clips import read_frames
-from sop.dataset.index import Video
+from sop.dataset.index import TRAIN, VALIDATION, Video
 from sop.dataset.mixtures import (
     MixtureReader,
     MixtureSampler,
@@ -38,8 +38,16 @@ def mixtures_of(videos: list[Video], params: Params, seed: int = SEED) -> Traini
 
 
 def paper(*names: str) -> list[Video]:
-    """Videos that are never opened."""
-    return [Video(Path(f"audio/{name}.wav"), Path(f"frames/{name}.zip"), 24) for name in names]
+    """Videos that are never opened; `flute+violin/a` is a duet."""
+    return [
+        Video(Path(f"audio/{name}.wav"), Path(f"frames/{name}.zip"), 24, duet_of(name))
+        for name in names
+    ]
+
+
+def duet_of(name: str) -> tuple[str, ...]:
+    instruments = tuple(name.partition("/")[0].split("+"))
+    return instruments if len(instruments) > 1 else ()
 
 
 @pytest.fixture
@@ -159,7 +167,7 @@ def test_no_video_is_mixed_with_itself(tiny_params: Params, same_category: bool)
     params = with_values(
         tiny_params, {"mixture.sources": 3, "mixture.same_category": same_category}
     ).mixture
-    sampler = MixtureSampler(videos, params)
+    sampler = MixtureSampler(videos, params, TRAIN)
     met = set()
     for item in range(300):
         drawn = sampler.sample(item % 4, generator(SEED, "test", item))
@@ -172,42 +180,55 @@ def test_no_video_is_mixed_with_itself(tiny_params: Params, same_category: bool)
 
 def test_instruments_of_duets_do_not_meet_again(tiny_params: Params) -> None:
     videos = paper(
-        *("flute/a", "violin/a", "acoustic_guitar/a", "flute_violin/a"),
-        *("acoustic_guitar_violin/a", "tuba/a"),
+        *("flute/a", "violin/a", "acoustic_guitar/a", "flute+violin/a"),
+        *("acoustic_guitar+violin/a", "tuba/a"),
     )
-    sampler = MixtureSampler(videos, tiny_params.mixture)
+    sampler = MixtureSampler(videos, tiny_params.mixture, TRAIN)
     partners: dict[str, set[str]] = {}
     for item in range(600):
         first, second = sampler.sample(item % 6, generator(SEED, "test", item))
         partners.setdefault(first.category, set()).add(second.category)
-    assert partners["flute_violin"] == {"acoustic_guitar", "tuba"}
-    assert partners["acoustic_guitar_violin"] == {"flute", "tuba"}
+    assert partners["flute+violin"] == {"acoustic_guitar", "tuba"}
+    assert partners["acoustic_guitar+violin"] == {"flute", "tuba"}
     assert partners["violin"] == {"flute", "acoustic_guitar", "tuba"}
     assert len(partners["tuba"]) == 5
 
 
 def test_every_other_video_is_drawn_equally_often(tiny_params: Params) -> None:
     videos = paper(*(f"i{n}/v" for n in range(5)))
-    sampler = MixtureSampler(videos, tiny_params.mixture)
+    sampler = MixtureSampler(videos, tiny_params.mixture, TRAIN)
     seconds = Counter(sampler.sample(0, generator(SEED, "t", n))[1] for n in range(2000))
     assert seconds.keys() == set(videos[1:])
     assert min(seconds.values()) > 400
 
 
+def test_an_underscore_does_not_make_a_duet(tiny_params: Params) -> None:
+    videos = paper("bass_clarinet/a", "bass/a", "clarinet/a")
+    sampler = MixtureSampler(videos, tiny_params.mixture, TRAIN)
+    partners = {sampler.sample(0, generator(SEED, "t", n))[1].category for n in range(50)}
+    assert partners == {"bass", "clarinet"}
+
+
 def test_too_few_videos_or_instruments_are_a_users_mistake(tiny_params: Params) -> None:
     alike = paper("flute/a", "flute/b", "flute/c")
-    with pytest.raises(UserError, match=r"mixture\.sources: 2 .* 1 instruments"):
-        MixtureSampler(alike, tiny_params.mixture)
+    with pytest.raises(
+        UserError,
+        match=r"^val\.csv: mixture\.sources: 2 is not possible with 1 instruments in this list "
+        r"\(flute 3\); add videos, change index\.train_fraction, "
+        r"or set mixture\.same_category: true$",
+    ):
+        MixtureSampler(alike, tiny_params.mixture, VALIDATION)
     params = with_values(tiny_params, {"mixture.same_category": True, "mixture.sources": 4})
-    with pytest.raises(UserError, match=r"mixture\.sources: 4 .* 3 videos"):
-        MixtureSampler(alike, params.mixture)
+    with pytest.raises(UserError, match=r"mixture\.sources: 4 .* 3 videos") as caught:
+        MixtureSampler(alike, params.mixture, TRAIN)
+    assert "same_category" not in str(caught.value)
     with pytest.raises(UserError, match="0 instruments"):
-        MixtureSampler([], tiny_params.mixture)
+        MixtureSampler([], tiny_params.mixture, TRAIN)
     # Three instruments, of which any two videos share one.
     crossed = MixtureSampler(
-        paper("flute_violin/a", "tuba_violin/a", "flute_tuba/a"), tiny_params.mixture
+        paper("flute+violin/a", "tuba+violin/a", "flute+tuba/a"), tiny_params.mixture, TRAIN
     )
-    with pytest.raises(UserError, match=r"no other instrument.*flute_violin/a"):
+    with pytest.raises(UserError, match=r"train\.csv: no other instrument.*flute\+violin/a"):
         crossed.sample(0, generator(SEED, "test"))
 
 

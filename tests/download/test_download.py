@@ -36,6 +36,8 @@ def test_synthetic_videos(params: Params, tmp_path: Path) -> None:
     params = changed(params, synthetic=TINY)
     summary = download(params, tmp_path / "one")
     assert (summary["source"], summary["listed"], summary["videos"]) == ("synthetic", 11, 11)
+    ((category, instruments),) = summary["duets"].items()
+    assert category == "_".join(instruments)
     files = tree(tmp_path / "one")
     assert len([name for name in files if name.endswith(".mp4")]) == 11
     assert len([name for name in files if name.endswith(".truth.npz")]) == 11
@@ -54,6 +56,7 @@ def test_synthetic_videos(params: Params, tmp_path: Path) -> None:
 def test_local_videos(params: Params, own: Path, tmp_path: Path) -> None:
     videos = tmp_path / "videos"
     summary = download(local(params, own), videos)
+    assert summary["duets"] == {}
     assert sorted(tree(videos)) == [
         *("flute/a, b.mp4", "manifest.csv", "tuba/-c.mp4", "unlabelled/flat 'n %d.mp4")
     ]
@@ -238,6 +241,7 @@ def test_published_lists_from_a_server(
         "manifest.csv",
     ]
     assert (summary["listed"], summary["videos"]) == (4, 3)
+    assert summary["duets"] == {"flute_tuba": ("flute", "tuba")}
     assert summary["category"]["tuba"] == {"done": 0, "unavailable": 1, "failed": 0}
     url = params.dataset.fetch.video_url.replace("{id}", "ccccccccccc")
     assert "404" in summary["unavailable"]["reasons"][url]

@@ -9,7 +9,6 @@ from typing import Any
 
 import pytest
 
-from sop.dataset.instruments import instruments_of
 from sop.download.own_list import read_own_list
 from sop.download.published_lists import YOUTUBE_ID, ListedVideo
 from sop.runtime.errors import UserError
@@ -122,11 +121,11 @@ def test_json_of_the_published_form(write: Write) -> None:
     ]
 
 
-def test_a_duet_may_have_a_space(write: Write) -> None:
+def test_a_space_becomes_an_underscore_and_makes_no_duet(write: Write) -> None:
     path = write(f"category,id\nacoustic_guitar violin,{A}\nacoustic_guitar_violin,{A}\n")
     (entry,) = read_own_list(path, VIDEO_URL)
     assert entry.category == "acoustic_guitar_violin"
-    assert instruments_of(entry.category, ()) == ("acoustic_guitar", "violin")
+    assert entry.duet_of == ()
 
 
 @pytest.mark.parametrize(

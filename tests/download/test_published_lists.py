@@ -9,7 +9,6 @@ from pathlib import Path
 
 import pytest
 
-from sop.dataset.instruments import MUSIC21_INSTRUMENTS, instruments_of
 from sop.download import published_lists
 from sop.download.published_lists import ListedVideo, parse_list, read_lists, select_videos
 from sop.runtime.errors import UserError
@@ -17,6 +16,11 @@ from sop.runtime.errors import UserError
 MUSIC_INSTRUMENTS = (
     *("accordion", "acoustic_guitar", "cello", "clarinet", "erhu", "flute"),
     *("saxophone", "trumpet", "tuba", "violin", "xylophone"),
+)
+MUSIC21_INSTRUMENTS = (
+    *("accordion", "acoustic_guitar", "bagpipe", "banjo", "bassoon", "cello", "clarinet"),
+    *("congas", "drum", "electric_bass", "erhu", "flute", "guzheng", "piano", "pipa"),
+    *("saxophone", "trumpet", "tuba", "ukulele", "violin", "xylophone"),
 )
 PUBLISHED = Path(__file__).parents[3] / "shared" / "music-lists"
 needs_lists = pytest.mark.skipif(not PUBLISHED.is_dir(), reason=f"{PUBLISHED} is absent")
@@ -53,9 +57,9 @@ def test_the_published_lists() -> None:
     assert tuple(sorted({e.category for e in solos})) == MUSIC_INSTRUMENTS
     assert tuple(sorted({e.category for e in more})) == MUSIC21_INSTRUMENTS
     assert Counter(e.category for e in duets)["acoustic_guitar_violin"] == 43
-    assert ListedVideo("flute_violin", "8DHG_hVSw1o") in duets
-    assert all(len(instruments_of(e.category, ())) == 2 for e in duets)
-    assert all(instruments_of(e.category, ()) == (e.category,) for e in (*solos, *more))
+    assert ListedVideo("flute_violin", "8DHG_hVSw1o", duet_of=("flute", "violin")) in duets
+    assert all(len(e.duet_of) == 2 for e in duets)
+    assert not any(e.duet_of for e in (*solos, *more))
     for name, digest in published_lists.SHA256.items():
         assert hashlib.sha256((PUBLISHED / name).read_bytes()).hexdigest() == digest
 
@@ -76,10 +80,9 @@ def test_a_dataset_is_its_lists_one_after_the_other(
     entries = read_lists(names, "http://127.0.0.1:9/{file}", PUBLISHED, 5.0)
     # No list names a video twice, nor do two of one dataset: nothing is dropped.
     assert len({e.id for e in entries}) == len(entries) == solos + duets
-    categories = dict.fromkeys(e.category for e in entries)
-    of = {category: instruments_of(category, categories) for category in categories}
-    assert [len(of[e.category]) for e in entries] == solos * [1] + duets * [2]
-    assert Counter(map(len, of.values())) == Counter({1: instruments, 2: pairs}) - Counter()
+    of = {e.category: e.duet_of for e in entries}
+    assert [len(of[e.category]) for e in entries] == solos * [0] + duets * [2]
+    assert Counter(map(len, of.values())) == Counter({0: instruments, 2: pairs}) - Counter()
 
 
 @needs_lists
@@ -88,10 +91,9 @@ def test_the_instruments_of_every_published_category() -> None:
         text = (PUBLISHED / name).read_bytes()
         for category in json.loads(text)["videos"]:
             words = tuple(category.split(" "))
-            folder = "_".join(words)
-            assert folder in {e.category for e in parse_list(text, name)}
+            found = {e.duet_of for e in parse_list(text, name) if e.category == "_".join(words)}
+            assert found == {words if len(words) == 2 else ()}
             assert set(words) <= set(MUSIC21_INSTRUMENTS)
-            assert instruments_of(folder, ()) == words
 
 
 def test_what_is_listed_twice_comes_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -175,30 +177,9 @@ def test_invalid_published_list(text: bytes) -> None:
 def test_ids_may_begin_with_a_dash() -> None:
     text = b'{"videos": {"trumpet tuba": ["--IXKwloYLE", "-_-TDDxoaAc"]}}'
     assert parse_list(text, "x") == [
-        ListedVideo("trumpet_tuba", "--IXKwloYLE"),
-        ListedVideo("trumpet_tuba", "-_-TDDxoaAc"),
+        ListedVideo("trumpet_tuba", "--IXKwloYLE", duet_of=("trumpet", "tuba")),
+        ListedVideo("trumpet_tuba", "-_-TDDxoaAc", duet_of=("trumpet", "tuba")),
     ]
-
-
-@pytest.mark.parametrize(
-    ("category", "known", "instruments"),
-    [
-        ("acoustic_guitar", (), ("acoustic_guitar",)),
-        ("acoustic_guitar", ("acoustic", "guitar"), ("acoustic_guitar",)),
-        ("acoustic_guitar_violin", (), ("acoustic_guitar", "violin")),
-        ("acoustic_guitar_violin", ("acoustic_guitar_violin",), ("acoustic_guitar", "violin")),
-        ("saxophone_acoustic_guitar", (), ("saxophone", "acoustic_guitar")),
-        ("violin_violin", (), ("violin", "violin")),
-        ("hurdy_gurdy", (), ("hurdy_gurdy",)),
-        ("hurdy_gurdy_flute", ("hurdy_gurdy",), ("hurdy_gurdy", "flute")),
-        ("unlabelled", (), ("unlabelled",)),
-        ("", (), ("",)),
-    ],
-)
-def test_instruments_of(
-    category: str, known: tuple[str, ...], instruments: tuple[str, ...]
-) -> None:
-    assert instruments_of(category, known) == instruments
 
 
 LISTED = [
