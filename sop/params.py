@@ -2,15 +2,17 @@
 
 import os
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar, get_args
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
-from ruamel.yaml import YAML
-from ruamel.yaml.error import MarkedYAMLError, YAMLError
+from pydantic.fields import FieldInfo
+from pydantic_core import ErrorDetails
 
 from sop.runtime.errors import UserError
+from sop.runtime.log import printable
+from sop.runtime.plain_yaml import parse_yaml, yaml_text
 
 PARAMS_PATH = Path("params.yaml")
 
@@ -30,7 +32,7 @@ def _matching(pattern: str, allowed: str) -> AfterValidator:
 
 def _interval(seconds: list[float]) -> list[float]:
     if len(seconds) != 2 or seconds[0] >= seconds[1]:
-        raise ValueError("null or [begin, end] in seconds, with begin before end")
+        raise ValueError("[begin, end] in seconds, with begin before end")
     return seconds
 
 
@@ -56,7 +58,13 @@ WeightsExceptImagenet = Annotated[
     str, _matching("(?!imagenet$).+", "scratch, published or the path of a checkpoint")
 ]
 ListsUrl = Annotated[str, _matching(r"https?://.*\{file\}.*", "a web address that contains {file}")]
-SchedulerAddress = Annotated[str, _matching(r"(tcp|tls)://[^\s/]+:\d+", "null or tcp://host:port")]
+ProxyAddress = Annotated[
+    str,
+    _matching(
+        r"(https?|socks4a?|socks5h?)://[^\s/]+/?", "http://host:port, https://... or socks5://..."
+    ),
+]
+SchedulerAddress = Annotated[str, _matching(r"(tcp|tls)://[^\s/]+:\d+", "tcp://host:port")]
 Sha256 = Annotated[str, _matching("[0-9a-f]{64}", "64 hexadecimal digits")]
 
 # The only width that the published code supports.
@@ -75,8 +83,27 @@ _PUBLISHED_KEYS: dict[Net, tuple[str, ...]] = {
     "synthesizer": ("synthesizer", "channels"),
 }
 
-# Replacements for pydantic's messages that mention Python instead of YAML.
-ALLOWED = {"string_too_short": "not empty", "model_type": "a section with keys"}
+# What is allowed, in terms of YAML, for each of pydantic's kinds of errors.
+ALLOWED = {
+    "bool_type": "true or false",
+    "dict_type": "a section with keys",
+    "finite_number": "a finite number",
+    "float_type": "a number",
+    "greater_than": "above {gt}",
+    "greater_than_equal": "at least {ge}",
+    "int_from_float": "an integer",
+    "int_type": "an integer",
+    "less_than": "below {lt}",
+    "less_than_equal": "at most {le}",
+    "list_type": "a list",
+    "literal_error": "{expected}",
+    "model_type": "a section with keys",
+    "multiple_of": "a multiple of {multiple_of}",
+    "string_too_short": "a string that is not empty",
+    "string_type": "a string",
+    "too_short": "a list that is not empty",
+    "value_error": "{error}",
+}
 
 
 class Section(BaseModel):
@@ -127,7 +154,7 @@ class FetchParams(Section):
     backoff_seconds: NotNegative
     rate_limit: Count | None
     cookies: Text | None
-    proxy: Text | None
+    proxy: ProxyAddress | None
     retry_unavailable: bool
     min_success_fraction: Fraction
     yt_dlp: dict[str, Any]
@@ -402,28 +429,23 @@ def load_params(path: Path = PARAMS_PATH) -> Params:
         UserError: the file is missing, is not YAML, or has invalid keys or values; one message
             names all of them, each with its value and what is allowed.
     """
-    return validate(Params, read_yaml(path, YAML(typ="safe", pure=True)), str(path))
+    return validate(Params, read_yaml(path), str(path))
 
 
-def read_yaml(path: Path, yaml: YAML) -> dict[str, Any]:
+def read_yaml(path: Path) -> dict[str, Any]:
     """Read parameters from a YAML file without validating their values.
-
-    Args:
-        path: the file.
-        yaml: the reader.
 
     Raises:
         UserError: the file is missing, is not YAML, or has no keys.
     """
     try:
-        values = yaml.load(path.read_text(encoding="utf-8"))
+        values = parse_yaml(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise UserError(f"{path}: not found; run from the root of the repository") from None
-    except (YAMLError, UnicodeDecodeError, OSError) as error:
-        reason = " ".join(str(error).split())
-        if isinstance(error, MarkedYAMLError) and error.problem_mark:
-            reason = f"line {error.problem_mark.line + 1}: {error.problem}"
-        raise UserError(f"{path}: not readable as YAML: {reason}") from None
+    except OSError as error:
+        raise UserError(f"{path}: not readable ({error.strerror})") from None
+    except ValueError as error:
+        raise UserError(f"{path}: not readable as YAML: {error}") from None
     if not isinstance(values, dict):
         raise UserError(f"{path}: contains no parameters; `git checkout {path}` restores them")
     return values
@@ -448,7 +470,7 @@ def validate(kind: type[P], values: Any, name: str) -> P:
                 f"{name}: parameters are missing, it is from another version of this project; "
                 "train the model again with `dvc repro train`"
             ) from None
-        raise UserError(f"{name}: {'; '.join(_describe(error))}") from None
+        raise UserError(f"{name}: {'; '.join(_describe(error, kind))}") from None
 
 
 def differences_from_published(model: ModelParams, nets: Iterable[Net]) -> list[str]:
@@ -476,14 +498,13 @@ def differences_from_published(model: ModelParams, nets: Iterable[Net]) -> list[
     ]
 
 
-def _describe(error: ValidationError) -> list[str]:
+def _describe(error: ValidationError, kind: type[BaseModel]) -> list[str]:
     """Return one sentence for each invalid key, in terms of params.yaml."""
     sentences: dict[str, list[str]] = {}
     for finding in error.errors():
-        message = finding["msg"].removeprefix("Value error, ").removeprefix("Input should be ")
-        message = ALLOWED.get(finding["type"], message)
+        message = ALLOWED.get(finding["type"], finding["msg"]).format(**_limits(finding))
         # Behind these keys, pydantic appends the type that it tried, which is not a key.
-        key = ".".join(map(str, finding["loc"]))
+        key = printable(".".join(map(str, finding["loc"])))
         key = re.sub(r"^(workers|train\.devices)\..*", r"\1", key)
         if not key:
             sentences[message] = []
@@ -492,6 +513,27 @@ def _describe(error: ValidationError) -> list[str]:
         elif finding["type"] == "missing":
             sentences[f"{key}: missing"] = []
         else:
-            begin = f"{key}: {finding['input']!r} is not allowed, it should be "
+            begin = f"{key}: {yaml_text(finding['input'])} is not allowed, it should be "
             sentences.setdefault(begin, []).append(message)
+            if _allows_null(kind, finding["loc"]):
+                sentences[begin].append("null")
     return [begin + " or ".join(choices) for begin, choices in sentences.items()]
+
+
+def _limits(finding: ErrorDetails) -> dict[str, Any]:
+    """Return what pydantic says about an error, by name; 1.0 as 1."""
+    found = finding.get("ctx", {})
+    return {
+        name: f"{value:g}" if isinstance(value, float) else value for name, value in found.items()
+    }
+
+
+def _allows_null(kind: type[BaseModel], keys: tuple[int | str, ...]) -> bool:
+    """Tell whether null is a valid value of a key."""
+    annotation: Any = kind
+    for key in keys:
+        fields: Mapping[Any, FieldInfo] = getattr(annotation, "model_fields", {})
+        if key not in fields:
+            return False
+        annotation = fields[key].annotation
+    return type(None) in get_args(annotation)

@@ -6,11 +6,13 @@ from pathlib import Path
 from typing import Any
 
 from ruamel.yaml import YAML
+from ruamel.yaml.constructor import RoundTripConstructor
 from ruamel.yaml.representer import RoundTripRepresenter
 
 from sop.params import PARAMS_PATH, Params, read_yaml, validate
 from sop.runtime.errors import UserError
 from sop.runtime.files import write_text
+from sop.runtime.plain_yaml import parse_yaml, yaml_text
 
 PRESETS_PATH = Path("presets")
 
@@ -22,6 +24,13 @@ class _Representer(RoundTripRepresenter):
 _Representer.add_representer(
     type(None), lambda writer, _: writer.represent_scalar("tag:yaml.org,2002:null", "null")
 )
+
+
+class _Constructor(RoundTripConstructor):
+    """Reads dates as text, as `parse_yaml` does."""
+
+
+_Constructor.add_constructor("tag:yaml.org,2002:timestamp", RoundTripConstructor.construct_yaml_str)
 
 
 def preset_names(folder: Path = PRESETS_PATH) -> list[str]:
@@ -45,19 +54,20 @@ def apply_preset(
     Raises:
         UserError: the preset does not exist, or the result is invalid; nothing is written.
     """
+    # Checks the file, and names the right folder to run from.
+    read_yaml(params_path)
     known = preset_names(folder)
     if name not in known:
         raise UserError(f"no preset {name!r}; available: {', '.join(known) or 'none'}")
     yaml = YAML()
-    yaml.Representer = _Representer
+    yaml.Constructor, yaml.Representer = _Constructor, _Representer
     yaml.preserve_quotes = True
     yaml.width = 4096
-    params = read_yaml(params_path, yaml)
-    plain = YAML(typ="safe", pure=True)
-    changes = list(_merge(params, read_yaml(folder / f"{name}.yaml", plain)))
+    params = yaml.load(params_path.read_text(encoding="utf-8"))
+    changes = list(_merge(params, read_yaml(folder / f"{name}.yaml")))
     text = io.StringIO()
     yaml.dump(params, text)
-    validate(Params, plain.load(text.getvalue()), f"{params_path} with preset {name}")
+    validate(Params, parse_yaml(text.getvalue()), f"{params_path} with preset {name}")
     write_text(params_path, text.getvalue())
     return changes
 
@@ -65,12 +75,17 @@ def apply_preset(
 def _merge(into: Any, values: Mapping[str, Any], path: str = "") -> Iterator[str]:
     for key, value in values.items():
         old = into.get(key)
-        if isinstance(value, Mapping) and isinstance(old, Mapping):
+        # An empty mapping, such as further options of yt-dlp, replaces the present one.
+        if value and isinstance(value, Mapping) and isinstance(old, Mapping):
             yield from _merge(old, value, f"{path}{key}.")
         elif old != value:
-            yield f"{path}{key}: {old} -> {value}"
+            yield f"{path}{key}: {_shown(old)} -> {_shown(value)}"
             if isinstance(value, list) and isinstance(old, list):
                 # In place, so that a list on one line stays on one line.
                 old[:] = value
             else:
                 into[key] = value
+
+
+def _shown(value: Any) -> str:
+    return value if isinstance(value, str) and value else yaml_text(value)

@@ -7,6 +7,7 @@ from sop.denoise.selection import denoise
 from sop.denoise.settings import NONE
 from sop.evaluate.records import record_paths
 from sop.params import load_params
+from sop.runtime.log import say
 from sop.runtime.metrics_files import write_metrics
 from sop.runtime.stage import run_stage
 
@@ -22,7 +23,7 @@ def main() -> None:
         denoised, records, params, sounds=Path("data/denoise"), plots=Path("metrics/denoise")
     )
     write_metrics("denoise", denoise_summary(denoised), DETAILS)
-    print(denoised.chosen or NONE, denoised.reason, sep=": ")
+    say(f"{denoised.chosen or NONE}: {denoised.reason}")
 
 
 if __name__ == "__main__":

@@ -13,6 +13,7 @@ from ruamel.yaml import YAML
 from sop.runtime.code import code_dependencies
 from sop.runtime.errors import UserError, run
 from sop.runtime.files import replacing
+from sop.runtime.log import say
 
 PIPELINE = Path("dvc.yaml")
 
@@ -62,13 +63,13 @@ def main() -> None:
     before = PIPELINE.read_text(encoding="utf-8")
     after = updated(before)
     if after == before:
-        print(f"{PIPELINE}: up to date")
+        say(f"{PIPELINE}: up to date")
         return
     if options.check:
         raise UserError(f"{PIPELINE}: not up to date with the imports; run `make deps`")
     with replacing(PIPELINE) as partial:
         partial.write_text(after, encoding="utf-8")
-    print(f"{PIPELINE}: updated")
+    say(f"{PIPELINE}: updated")
 
 
 def _collapsed(folder: Path, used: set[Path], root: Path) -> Iterable[str]:

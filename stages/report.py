@@ -4,6 +4,7 @@ from pathlib import Path
 
 from sop.params import load_params
 from sop.report.contents import write_report
+from sop.runtime.log import say
 from sop.runtime.stage import run_stage
 
 
@@ -11,7 +12,7 @@ def main() -> None:
     page = write_report(
         Path(), folder=Path("data/report"), plots=Path("metrics/report"), params=load_params()
     )
-    print(f"Open {page}")
+    say(f"Open {page}")
 
 
 if __name__ == "__main__":

@@ -131,3 +131,17 @@ def test_code_dependencies_stay_readable() -> None:
     lines = (ROOT / "dvc.yaml").read_text(encoding="utf-8").splitlines()
     entries = [line for line in lines if line.strip().startswith(("- sop/", "- stages/"))]
     assert len(entries) <= MAX_CODE_ENTRIES
+
+
+def test_everything_is_printed_by_the_log() -> None:
+    """It shows control characters, so that no caller has to."""
+    printing = [
+        f"{file.relative_to(ROOT)}:{node.lineno}"
+        for file in modules().values()
+        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8")))
+        if isinstance(node, ast.Name) and node.id == "print"
+    ]
+    assert {place.partition(":")[0] for place in printing} == {
+        "sop/runtime/errors.py",
+        "sop/runtime/log.py",
+    }

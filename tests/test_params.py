@@ -112,18 +112,18 @@ def test_every_value_has_a_comment() -> None:
         ("train.epochs", "ten", ["train.epochs: 'ten'", "integer"]),
         ("train.epochs", "10", ["train.epochs: '10'", "integer"]),
         ("train.epochs", 1.5, ["train.epochs: 1.5", "integer"]),
-        ("train.epochs", True, ["train.epochs: True", "integer"]),
-        ("train.epochs", None, ["train.epochs: None", "integer"]),
+        ("train.epochs", True, ["train.epochs: true", "integer"]),
+        ("train.epochs", None, ["train.epochs: null", "integer"]),
         ("train.epochs", 0, ["train.epochs: 0", "1"]),
-        ("train.weighted_loss", 1, ["train.weighted_loss: 1", "boolean"]),
-        ("train.loss", "BCE", ["train.loss: 'BCE'", "'bce'", "'l1'", "'l2'"]),
-        ("train.momentum", 1.0, ["train.momentum: 1.0", "less than 1"]),
+        ("train.weighted_loss", 1, ["train.weighted_loss: 1", "true or false"]),
+        ("train.loss", "BCE", ["train.loss: 'BCE'", "'bce', 'l1' or 'l2'"]),
+        ("train.momentum", 1.0, ["train.momentum: 1.0", "below 1"]),
         ("train.weight_decay", -1e-4, ["train.weight_decay: -0.0001", "0"]),
-        ("train.weight_decay", float("inf"), ["train.weight_decay: inf", "finite"]),
-        ("train.weight_decay", float("nan"), ["train.weight_decay: nan", "finite"]),
+        ("train.weight_decay", float("inf"), ["train.weight_decay: .inf", "finite"]),
+        ("train.weight_decay", float("nan"), ["train.weight_decay: .nan", "finite"]),
         ("train.learning_rate_steps", [40, 0], ["train.learning_rate_steps.1: 0", "1"]),
         ("train.learning_rate_steps", 40, ["train.learning_rate_steps: 40", "list"]),
-        ("index.train_fraction", 1, ["index.train_fraction: 1", "less than 1"]),
+        ("index.train_fraction", 1, ["index.train_fraction: 1", "below 1"]),
         ("seed", -1, ["seed: -1", "0"]),
         ("seed", 2**32, [f"seed: {2**32}", f"{2**32}"]),
         ("workers", 0, ["workers: 0", "1", "'auto'"]),
@@ -136,10 +136,10 @@ def test_every_value_has_a_comment() -> None:
         ("dataset.lists.published", "{file}", ["dataset.lists.published: '{file}'", "{file}"]),
         ("dataset.lists.published", 3, ["dataset.lists.published: 3", "string"]),
         ("dataset.lists.own", "", ["dataset.lists.own: ''", "not empty"]),
-        ("dataset.lists.own", None, ["dataset.lists.own: None", "string"]),
-        ("dataset.lists.duets", "yes", ["dataset.lists.duets: 'yes'", "boolean"]),
+        ("dataset.lists.own", None, ["dataset.lists.own: null", "string"]),
+        ("dataset.lists.duets", "yes", ["dataset.lists.duets: 'yes'", "true or false"]),
         ("dataset.lists.categories", "flute", ["dataset.lists.categories: 'flute'", "list"]),
-        ("dataset.lists.categories", None, ["dataset.lists.categories: None", "list"]),
+        ("dataset.lists.categories", None, ["dataset.lists.categories: null", "list"]),
         ("dataset.lists.categories", ["a", 3], ["dataset.lists.categories.1: 3", "string"]),
         ("dataset.lists.categories", ["a", ""], ["dataset.lists.categories.1: ''", "not empty"]),
         ("dataset.lists.max_per_category", 0, ["dataset.lists.max_per_category: 0", "1"]),
@@ -157,7 +157,7 @@ def test_every_value_has_a_comment() -> None:
         ("dataset.fetch.clip_seconds", [], ["dataset.fetch.clip_seconds: []", "[begin, end]"]),
         ("dataset.fetch.clip_seconds", 5.0, ["dataset.fetch.clip_seconds: 5.0", "list"]),
         ("dataset.fetch.clip_seconds", [-1, 5], ["dataset.fetch.clip_seconds.0: -1", "0"]),
-        ("dataset.fetch.clip_seconds", [0, float("inf")], ["clip_seconds.1: inf", "finite"]),
+        ("dataset.fetch.clip_seconds", [0, float("inf")], ["clip_seconds.1: .inf", "finite"]),
         ("dataset.fetch.clip_seconds", [0, "0:30"], ["clip_seconds.1: '0:30'", "number"]),
         ("dataset.fetch.parallel_downloads", 0, ["dataset.fetch.parallel_downloads: 0", "1"]),
         (
@@ -167,18 +167,20 @@ def test_every_value_has_a_comment() -> None:
         ),
         ("dataset.fetch.stall_timeout_seconds", 0, ["dataset.fetch.stall_timeout_seconds: 0", "0"]),
         ("dataset.fetch.timeout_seconds", 0.0, ["dataset.fetch.timeout_seconds: 0.0", "0"]),
-        ("dataset.fetch.timeout_seconds", None, ["dataset.fetch.timeout_seconds: None", "number"]),
+        ("dataset.fetch.timeout_seconds", None, ["dataset.fetch.timeout_seconds: null", "number"]),
         ("dataset.fetch.retries", -1, ["dataset.fetch.retries: -1", "0"]),
         ("dataset.fetch.backoff_seconds", -0.5, ["dataset.fetch.backoff_seconds: -0.5", "0"]),
         ("dataset.fetch.rate_limit", 0, ["dataset.fetch.rate_limit: 0", "1"]),
         ("dataset.fetch.rate_limit", "1M", ["dataset.fetch.rate_limit: '1M'", "integer"]),
         ("dataset.fetch.cookies", "", ["dataset.fetch.cookies: ''", "not empty"]),
-        ("dataset.fetch.cookies", True, ["dataset.fetch.cookies: True", "string"]),
-        ("dataset.fetch.proxy", "", ["dataset.fetch.proxy: ''", "not empty"]),
+        ("dataset.fetch.cookies", True, ["dataset.fetch.cookies: true", "string"]),
+        ("dataset.fetch.proxy", "", ["dataset.fetch.proxy: ''", "http://", "or null"]),
+        ("dataset.fetch.proxy", "foo", ["dataset.fetch.proxy: 'foo'", "http://"]),
+        ("dataset.fetch.proxy", "host:1080", ["dataset.fetch.proxy: 'host:1080'", "http://"]),
         (
             "dataset.fetch.retry_unavailable",
             "no",
-            ["dataset.fetch.retry_unavailable: 'no'", "boolean"],
+            ["dataset.fetch.retry_unavailable: 'no'", "true or false"],
         ),
         (
             "dataset.fetch.min_success_fraction",
@@ -190,16 +192,20 @@ def test_every_value_has_a_comment() -> None:
             -0.01,
             ["dataset.fetch.min_success_fraction: -0.01", "0"],
         ),
-        ("dataset.fetch.yt_dlp", None, ["dataset.fetch.yt_dlp: None", "dictionary"]),
-        ("dataset.fetch.yt_dlp", ["quiet"], ["dataset.fetch.yt_dlp: ['quiet']", "dictionary"]),
-        ("dataset.fetch.yt_dlp", "-f best", ["dataset.fetch.yt_dlp: '-f best'", "dictionary"]),
+        ("dataset.fetch.yt_dlp", None, ["dataset.fetch.yt_dlp: null", "section"]),
+        ("dataset.fetch.yt_dlp", ["quiet"], ["dataset.fetch.yt_dlp: ['quiet']", "section"]),
+        ("dataset.fetch.yt_dlp", "-f best", ["dataset.fetch.yt_dlp: '-f best'", "section"]),
         ("dataset.fetch.yt_dlp", {3: "x"}, ["dataset.fetch.yt_dlp.3", "string"]),
         ("dataset.fetch.sleep", 3, ["dataset.fetch.sleep: unknown key"]),
         ("dataset.music", {}, ["dataset.music: unknown key"]),
-        ("dataset.fetch", None, ["dataset.fetch: None", "section"]),
+        ("dataset.fetch", None, ["dataset.fetch: null", "section"]),
         ("cluster", REMOVED, ["cluster: missing"]),
         ("cluster", "tcp://host:8786", ["cluster: 'tcp://host:8786'", "section"]),
-        ("cluster.scheduler", "host:8786", ["cluster.scheduler: 'host:8786'", "null or tcp://"]),
+        (
+            "cluster.scheduler",
+            "host:8786",
+            ["cluster.scheduler: 'host:8786'", "tcp://host:port or null"],
+        ),
         ("cluster.scheduler", "tcp://host", ["cluster.scheduler: 'tcp://host'", "host:port"]),
         ("cluster.scheduler", "tcp://:8786", ["cluster.scheduler: 'tcp://:8786'", "host:port"]),
         ("cluster.scheduler", "tcp://host:port", ["'tcp://host:port'", "host:port"]),
@@ -210,7 +216,7 @@ def test_every_value_has_a_comment() -> None:
         ("cluster.scheduler", "", ["cluster.scheduler: ''", "tcp://host:port"]),
         ("cluster.scheduler", 8786, ["cluster.scheduler: 8786", "string"]),
         ("extract.timeout_seconds", 0, ["extract.timeout_seconds: 0", "0"]),
-        ("extract.timeout_seconds", None, ["extract.timeout_seconds: None", "number"]),
+        ("extract.timeout_seconds", None, ["extract.timeout_seconds: null", "number"]),
         ("extract.memory_limit_mib", 127, ["extract.memory_limit_mib: 127", "128"]),
         ("extract.memory_limit_mib", 1024.0, ["extract.memory_limit_mib: 1024.0", "integer"]),
         ("extract.frame_height", 17, ["extract.frame_height: 17", "multiple of 2"]),
@@ -326,6 +332,11 @@ def test_valid_combination(values: dict[str, Any]) -> None:
     assert error_of(values) == ""
 
 
+def test_foreign_text_in_a_message_is_printable() -> None:
+    values = {"train.\x1b[31m\nkey": 1, "train.loss": "\x1b[31m\n", "seed": 10**5000}
+    assert error_of(values).isprintable()
+
+
 def test_all_invalid_values_are_named() -> None:
     values = {"train.epoch": 3, "seed": "x", "mixture": REMOVED, "evaluate.shown": -1}
     message = error_of(values)
@@ -356,11 +367,21 @@ def test_notations_of_numbers(tmp_path: Path, written: str) -> None:
         (TEXT.replace("  epochs:", "\tepochs:"), ["line", "\\t"]),
         ("seed: [1, 2\n", ["YAML", "line"]),
         ("seed: !!python/object/apply:os.getcwd []\n", ["YAML", "os.getcwd"]),
+        (TEXT.replace("1234", "9" * 5000, 1), ["line", "integer of at most 63 bits"]),
         ("", ["contains no parameters"]),
         ("# nothing but a comment\n", ["contains no parameters"]),
         ("- a\n- list\n", ["contains no parameters"]),
     ],
-    ids=["duplicate key", "tab", "open bracket", "python tag", "empty", "comment", "list"],
+    ids=[
+        "duplicate key",
+        "tab",
+        "open bracket",
+        "python tag",
+        "number",
+        "empty",
+        "comment",
+        "list",
+    ],
 )
 def test_file_without_parameters(tmp_path: Path, text: str, said: list[str]) -> None:
     path = tmp_path / "params.yaml"
@@ -374,7 +395,7 @@ def test_file_that_is_not_text(tmp_path: Path) -> None:
     path = tmp_path / "params.yaml"
     path.write_bytes(b"seed: \xff\xfe\n")
     assert "not readable" in error_of_file(path)
-    assert "not readable" in error_of_file(tmp_path)
+    assert error_of_file(tmp_path) == "not readable (Is a directory)"
 
 
 def test_missing_file(tmp_path: Path) -> None:

@@ -5,6 +5,8 @@ import json
 from pathlib import Path
 from typing import Any
 
+from sop.runtime.log import say
+
 
 def add_parser(commands: Any) -> None:
     """Add the command's arguments."""
@@ -37,5 +39,6 @@ def run(options: argparse.Namespace) -> int:
     from sop.report.comparison import compare
 
     found = compare(options.a, options.b, Path(), load_params().seed)
-    print(json.dumps(found.as_dict(), indent=2) if options.json else comparison_text(found))
+    text = json.dumps(found.as_dict(), indent=2) if options.json else comparison_text(found)
+    say(*text.split("\n"))
     return 0

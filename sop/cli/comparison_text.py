@@ -5,6 +5,7 @@ from collections.abc import Iterator, Mapping
 
 from sop.report.comparison import DECIDING, MIN_MIXTURES, SAME, UNDECIDED, Comparison, Difference
 from sop.report.wording import counted
+from sop.runtime.log import printable
 
 
 def comparison_text(comparison: Comparison) -> str:
@@ -22,7 +23,7 @@ def comparison_text(comparison: Comparison) -> str:
     if (params := comparison.params) is not None:
         lines += ["", "Changed parameters, A -> B" if params else "No parameter differs."]
         lines += [f"  {change.as_text()}" for change in params]
-    return "\n".join(lines)
+    return "\n".join(map(printable, lines))
 
 
 def _verdict(comparison: Comparison) -> Iterator[str]:

@@ -5,7 +5,8 @@ from pathlib import Path
 from typing import Any
 
 from sop.cli.options import add_filter_options, add_path_option, chosen_filter
-from sop.runtime.files import printable, require_file
+from sop.runtime.files import require_file
+from sop.runtime.log import say
 
 
 def add_parser(commands: Any) -> None:
@@ -40,10 +41,10 @@ def run(options: argparse.Namespace) -> int:
 
     cancelled = cancel(options.target, options.references, options.out, setting)
     for note in cancelled.notes:
-        print(printable(f"NOTE {note}"))
+        say(f"NOTE {note}")
     decibels = cancelled.decibels
     change = f"{decibels:.1f} dB quieter than the input"
     if decibels < 0:
         change = f"{-decibels:.1f} dB louder than the input: the references do not predict it"
-    print(printable(f"{options.out}: {change}"))
+    say(f"{options.out}: {change}")
     return 0

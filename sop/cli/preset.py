@@ -3,6 +3,8 @@
 import argparse
 from typing import Any
 
+from sop.runtime.log import say
+
 
 def add_parser(commands: Any) -> None:
     """Add the command's arguments."""
@@ -20,6 +22,6 @@ def run(options: argparse.Namespace) -> int:
     # Imports pydantic, which `sop --help` does not need.
     from sop.presets import apply_preset
 
-    print("\n".join(apply_preset(options.name)) or "params.yaml already has these values")
-    print("`git diff params.yaml` shows the changes; `dvc repro` runs the experiment.")
+    say(*(apply_preset(options.name) or ["params.yaml already has these values"]))
+    say("`git diff params.yaml` shows the changes; `dvc repro` runs the experiment.")
     return 0

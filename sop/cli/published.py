@@ -7,6 +7,7 @@ from typing import Any
 from sop.cli.options import MODEL, MODEL_KIND, add_path_option
 from sop.runtime.errors import UserError
 from sop.runtime.files import require_file
+from sop.runtime.log import say
 
 
 def add_parser(commands: Any) -> None:
@@ -41,9 +42,9 @@ def run_export(options: argparse.Namespace) -> int:
 
     player, params = load_player(options.checkpoint)
     for path in export_published(player, options.out):
-        print(path)
+        say(str(path))
     if {params.model.sound_width, params.model.vision_width} != {PUBLISHED_WIDTH}:
-        print(
+        say(
             f"The published code cannot load these files: its nets are of width {PUBLISHED_WIDTH} "
             f"only, but model.sound_width is {params.model.sound_width} and model.vision_width is "
             f"{params.model.vision_width}."
@@ -69,6 +70,6 @@ def run_import(options: argparse.Namespace) -> int:
         save_player(options.out, player, params, step=0)
     except OSError as error:
         raise UserError(f"{options.out}: cannot be written ({error.strerror})") from None
-    print(options.out)
-    print("`python -m stages.evaluate` evaluates it.")
+    say(str(options.out))
+    say("`python -m stages.evaluate` evaluates it.")
     return 0

@@ -17,6 +17,7 @@ from sop.cli.options import (
     whole_number,
 )
 from sop.runtime.files import require_file
+from sop.runtime.log import say
 
 MAX_GAIN = 100
 
@@ -139,26 +140,26 @@ def run(options: argparse.Namespace) -> int:
     written = write_separation(options.video, options.out, separator, separation_options)
     regions = written.description["regions"]
     if not regions:
-        print("No region makes sound; rest.wav has the whole sound.")
+        say("No region makes sound; rest.wav has the whole sound.")
     for region in regions:
         centre = region["centre_pixels"]
         seconds = sum(end - begin for begin, end in region["sounds"])
-        print(
+        say(
             f"region {region['number']}: {region['energy']:.0%} of the energy, around "
             f"{centre['x']},{centre['y']}, sounds {seconds:.1f} of "
             f"{written.description['seconds']:.1f} s"
         )
     for note in written.notes:
-        print(f"NOTE {note}")
-    print(f"{options.out}: {', '.join(written.files)}")
+        say(f"NOTE {note}")
+    say(f"{options.out}: {', '.join(written.files)}")
     if written.remix_peak > 1:
         excess = 20 * math.log10(written.remix_peak)
-        print(f"The remix exceeds full scale by {excess:.1f} dB and clips; use lower gains.")
+        say(f"The remix exceeds full scale by {excess:.1f} dB and clips; use lower gains.")
     if written.page is not None:
         part = "{:.1f} to {:.1f}".format(*written.page)
-        print(f"Open {options.out / 'page/index.html'} to play any pixel, seconds {part}.")
+        say(f"Open {options.out / 'page/index.html'} to play any pixel, seconds {part}.")
     else:
-        print("Open overlay.mp4 to see the regions; --page adds a page that plays any pixel.")
+        say("Open overlay.mp4 to see the regions; --page adds a page that plays any pixel.")
     return 0
 
 

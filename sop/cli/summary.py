@@ -2,11 +2,13 @@
 
 import argparse
 import json
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 from sop.report.wording import counted
 from sop.runtime.errors import UserError
+from sop.runtime.log import say
 
 DETAILS = Path("metrics/details")
 
@@ -32,46 +34,70 @@ def add_parser(commands: Any) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Print the metrics of the stages `evaluate` and `denoise`."""
-    metrics, denoise = _read(DETAILS / "evaluate.json"), DETAILS / "denoise.json"
-    print(f"{'':18}{'mean':>8}{'median':>8}  dB")
-    for name in MEASURES:
-        print(f"{name:18}{metrics[name]['mean']:8.2f}{metrics[name]['median']:8.2f}")
-    print(f"\n{'category':18}{'SDR':>8}{'gain':>8}{'SIR':>8}{'SAR':>8}  dB, means")
-    for category, values in metrics["category"].items():
-        columns = (values[name]["mean"] for name in ("sdr", "sdr_improvement", "sir", "sar"))
-        print(f"{category:18}" + "".join(f"{value:8.2f}" for value in columns))
-    mixtures = metrics["mixtures"]
-    print(f"\n{counted(mixtures['counted'], 'mixture')} evaluated, {mixtures['left_out']} left out")
-    for number, reason in mixtures["reasons"].items():
-        print(f"  mixture {number}: {reason}")
+    lines = _read(DETAILS / "evaluate.json", _evaluated)
+    denoise = DETAILS / "denoise.json"
     if denoise.exists():
-        _print_denoised(_read(denoise))
-    print(NEXT_STEPS)
+        lines += _read(denoise, _denoised)
+    say(*lines, *NEXT_STEPS.split("\n"))
     return 0
 
 
-def _read(path: Path) -> dict[str, Any]:
+def _read(path: Path, describe: Callable[[dict[str, Any]], Iterator[str]]) -> list[str]:
+    """Return what `describe` says about the metrics in a file.
+
+    Raises:
+        UserError: the file is missing or damaged, or another version of this project wrote it.
+    """
     try:
-        if isinstance(found := json.loads(path.read_text(encoding="utf-8")), dict) and found:
-            return found
-        raise ValueError("no metrics")
+        found = json.loads(path.read_text(encoding="utf-8"))
+        if not isinstance(found, dict) or not found:
+            raise ValueError("no metrics")
     except FileNotFoundError:
         raise UserError(f"{path}: not found; run `dvc repro`, which writes it") from None
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise UserError(
             f"{path}: not readable ({error}); run `dvc repro`, which replaces it"
         ) from None
+    try:
+        return list(describe(found))
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        reason = f"{error} is missing" if isinstance(error, KeyError) else str(error)
+        raise UserError(
+            f"{path}: not the metrics that this version writes ({reason}); run `dvc repro`, which "
+            "replaces it"
+        ) from None
 
 
-def _print_denoised(metrics: dict[str, Any]) -> None:
-    """Print the method that the stage `denoise` chose and what it changed."""
+def _evaluated(metrics: dict[str, Any]) -> Iterator[str]:
+    """Describe the metrics of the evaluation, and what was left out of it."""
+    yield f"{'':18}{'mean':>8}{'median':>8}  dB"
+    for name in MEASURES:
+        yield f"{name:18}{_decibels(metrics[name]['mean'])}{_decibels(metrics[name]['median'])}"
+    yield from ("", f"{'category':18}{'SDR':>8}{'gain':>8}{'SIR':>8}{'SAR':>8}  dB, means")
+    for category, values in metrics["category"].items():
+        columns = (values[name]["mean"] for name in ("sdr", "sdr_improvement", "sir", "sar"))
+        yield f"{category:18}" + "".join(map(_decibels, columns))
+    mixtures = metrics["mixtures"]
+    counts = f"{counted(mixtures['counted'], 'mixture')} evaluated"
+    yield from ("", f"{counts}, {mixtures['left_out']} left out")
+    for number, reason in mixtures["reasons"].items():
+        yield f"  mixture {number}: {reason}"
+
+
+def _denoised(metrics: dict[str, Any]) -> Iterator[str]:
+    """Describe the method that the stage `denoise` chose and what it changed."""
     setting = [f"{name} {value:g}" for name, value in metrics["setting"].items()]
-    print(f"\ndenoise: {', '.join([metrics['method'], *setting])} ({metrics['reason']})")
+    method = ", ".join([metrics["method"], *setting])
+    yield from ("", f"denoise: {method} ({metrics['reason']})")
     for name in ("sdr", "sir", "sar"):
         change = metrics["change"][name]
         if change is not None and metrics["method"] != "none":
-            print(
+            yield (
                 f"  {name.upper()} {metrics['before'][name]:.2f} to {metrics['after'][name]:.2f} "
                 f"dB, change {change['mean']:+.2f} ({change['low']:+.2f} to {change['high']:+.2f})"
                 f", {counted(metrics['mixtures']['held_out'], 'held-out mixture')}"
             )
+
+
+def _decibels(value: float | None) -> str:
+    return f"{'-':>8}" if value is None else f"{value:8.2f}"

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from sop.download.manifest import UNAVAILABLE, VideoRow
 from sop.runtime.errors import LeftOut, UserError
+from sop.runtime.log import printable
 
 UNLABELLED = "unlabelled"
 
@@ -50,8 +51,7 @@ def find_videos(folder: Path) -> tuple[list[LocalVideo], list[VideoRow]]:
             if earlier is not None:
                 raise LeftOut(f"{earlier.path.name} has the same name; rename one of them")
         except LeftOut as reason:
-            # The path on one line, whatever characters its name contains.
-            shown = "".join(c if c.isprintable() else "?" for c in str(path))
+            shown = printable(str(path))
             row = VideoRow(category, path.stem, UNAVAILABLE, str(reason), source=shown)
             unusable.append(row)
         else:

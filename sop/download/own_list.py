@@ -6,12 +6,14 @@ import io
 import json
 import re
 from collections.abc import Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, unquote, urlsplit
 
 from sop.download.published_lists import YOUTUBE_ID, ListedVideo
 from sop.runtime.errors import UserError
+from sop.runtime.plain_yaml import yaml_text
 
 COLUMNS = ("category", "id", "url", "begin", "end")
 YOUTUBE_HOSTS = ("youtube.com", "www.youtube.com", "m.youtube.com", "music.youtube.com")
@@ -19,7 +21,6 @@ YOUTUBE_HOSTS = ("youtube.com", "www.youtube.com", "m.youtube.com", "music.youtu
 _CATEGORY = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,99}")
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_-]{0,99}")
 _URL = re.compile(r"https?://[^\s/?#]+\S*")
-_SHOWN_CHARACTERS = 80
 
 CATEGORY_FORM = "a category is letters, digits, _ and -, beginning with a letter or digit"
 URL_FORM = "a url begins with http:// or https:// and has no spaces"
@@ -73,7 +74,7 @@ def _csv_rows(path: Path, text: str) -> Iterator[tuple[str, Mapping[str, Any]]]:
         known = set(names) <= set(COLUMNS) and len(set(names)) == len(names)
         if not known or "category" not in names or not {"id", "url"} & set(names):
             raise UserError(
-                f"{path}, line 1: header {_short(','.join(names))} is invalid; columns are "
+                f"{path}, line 1: header {yaml_text(','.join(names))} is invalid; columns are "
                 "category,id or category,url, and optionally begin,end"
             )
         table.fieldnames = names
@@ -87,7 +88,7 @@ def _csv_rows(path: Path, text: str) -> Iterator[tuple[str, Mapping[str, Any]]]:
 
 def _json_rows(path: Path, text: str) -> Iterator[tuple[str, Mapping[str, Any]]]:
     try:
-        rows = json.loads(text)
+        rows = json.loads(text, object_pairs_hook=partial(_object, path))
     except (ValueError, RecursionError) as error:
         raise UserError(f"{path}: not JSON ({error})") from None
     try:
@@ -104,10 +105,20 @@ def _json_rows(path: Path, text: str) -> Iterator[tuple[str, Mapping[str, Any]]]
     for number, row in enumerate(rows, start=1):
         if unknown := set(row) - set(COLUMNS):
             raise UserError(
-                f"{path}, video {number}: unknown key {_short(min(unknown))}; keys are "
+                f"{path}, video {number}: unknown key {yaml_text(min(unknown))}; keys are "
                 f"{', '.join(COLUMNS)}"
             )
         yield f"video {number}", row
+
+
+def _object(path: Path, pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Return a JSON object; of a key that occurs twice, Python would keep the last value only."""
+    found: dict[str, Any] = {}
+    for key, value in pairs:
+        if key in found:
+            raise UserError(f"{path}: the key {yaml_text(key)} occurs twice; join its values")
+        found[key] = value
+    return found
 
 
 def _listed_video(row: Mapping[str, Any], video_url: str) -> ListedVideo:
@@ -116,7 +127,7 @@ def _listed_video(row: Mapping[str, Any], video_url: str) -> ListedVideo:
         raise ValueError("more values than columns")
     for key in ("category", "id", "url"):
         if not isinstance(row.get(key), str | None):
-            raise ValueError(f"{key} {_short(row[key])} is not allowed; it must be a string")
+            raise ValueError(f"{key} {yaml_text(row[key])} is not allowed; it must be a string")
     # Duets of the published lists are written with a space.
     category = (row.get("category") or "").strip().replace(" ", "_")
     id_, url = (row.get("id") or "").strip(), (row.get("url") or "").strip()
@@ -129,7 +140,7 @@ def _listed_video(row: Mapping[str, Any], video_url: str) -> ListedVideo:
     ]
     for key, value, is_valid, form in checks:
         if not is_valid:
-            raise ValueError(f"{key} {_short(value)} is not allowed; {form}")
+            raise ValueError(f"{key} {yaml_text(value)} is not allowed; {form}")
     clip = _clip(row.get("begin"), row.get("end"))
     name = id_ or _name_of(url)
     if clip is not None:
@@ -147,8 +158,8 @@ def _clip(begin: Any, end: Any) -> tuple[float, float] | None:
         seconds = (0.0, 0.0)
     if not 0 <= seconds[0] < seconds[1] < float("inf"):
         raise ValueError(
-            f"begin {_short(begin)} and end {_short(end)} are not allowed; both are seconds, "
-            "and the end is after the begin"
+            f"begin {yaml_text(begin)} and end {yaml_text(end)} are not allowed; both are seconds, "
+            "with begin before end"
         )
     return seconds
 
@@ -175,9 +186,3 @@ def _name_of(url: str) -> str:
     stem = Path(unquote(path)).stem
     readable = re.sub(r"[^A-Za-z0-9]+", "_", stem).strip("_")[:40]
     return f"{readable or 'video'}_{hashlib.sha256(url.encode()).hexdigest()[:8]}"
-
-
-def _short(value: Any) -> str:
-    """Return an invalid value for a message, on one line and shortened if it is long."""
-    text = repr(value)
-    return text if len(text) <= _SHOWN_CHARACTERS else f"{text[:_SHOWN_CHARACTERS]}..."

@@ -31,6 +31,7 @@ from yt_dlp.utils import (
 )
 
 from sop.params import FetchParams
+from sop.runtime.log import printable
 
 REASON_CHARACTERS = 160
 MAX_BACKOFF_SECONDS = 300.0
@@ -217,7 +218,7 @@ def _kind(error: YoutubeDLError, cause: BaseException) -> str:
 
 def _reason(error: BaseException) -> str:
     """Return the first sentences of yt-dlp's message, without its prefix and advice."""
-    message = " ".join(str(error).split()).removeprefix("ERROR: ")
+    message = printable(" ".join(str(error).split())).removeprefix("ERROR: ")
     # The reader sees the site and the id already.
     message = re.sub(r"^\[[^\]]+\] (?:[^:]{1,100}: (?=[A-Z]))?", "", message)
     message = re.split(r" \(caused by |; please report|\. Use --|\. Visit |\. See ", message)[0]

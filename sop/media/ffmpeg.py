@@ -20,6 +20,7 @@ import ffmpeg
 import imageio_ffmpeg
 
 from sop.runtime.errors import LeftOut, LeftOutForNow, UserError
+from sop.runtime.log import printable
 from sop.runtime.processes import kill_tree, time_limit
 
 # Demuxers of real containers. Excluded are playlists, scripts and picture sequences, which refer to
@@ -295,6 +296,5 @@ def _messages(log: IO[bytes]) -> list[tuple[str, str]]:
     messages = []
     for line in text.decode("utf-8", errors="replace").splitlines():
         if match := _PREFIX.match(line):
-            clean = "".join(c if c.isprintable() else "?" for c in line[match.end() :])
-            messages.append((match[1], clean))
+            messages.append((match[1], printable(line[match.end() :])))
     return messages

@@ -15,6 +15,7 @@ from sop.model.vision import VisionNet
 from sop.params import InferenceParams, validate
 from sop.runtime.errors import UserError
 from sop.runtime.files import replacing
+from sop.runtime.plain_yaml import yaml_text
 
 
 def save_checkpoint(path: Path, content: Mapping[str, Any]) -> None:
@@ -97,7 +98,7 @@ def load_net(net: nn.Module, state: Mapping[str, Tensor], source: str) -> None:
     counters = {name for name in expected if name.endswith(".num_batches_tracked")}
     state = {**{name: expected[name] for name in counters}, **state}
     problems = [f"{name} is missing" for name in expected if name not in state]
-    problems += [f"{_printable(name)} is unknown" for name in state if name not in expected]
+    problems += [f"{yaml_text(name)} is unknown" for name in state if name not in expected]
     problems += [
         f"{name} is {_form(state[name])}, not {_form(value)}"
         for name, value in expected.items()
@@ -107,7 +108,8 @@ def load_net(net: nn.Module, state: Mapping[str, Tensor], source: str) -> None:
         more = f" and {len(problems) - 3} more" if len(problems) > 3 else ""
         raise UserError(
             f"{source}: not a checkpoint of this {type(net).__name__} "
-            f"({', '.join(problems[:3])}{more}); model.* must be as it was trained"
+            f"({', '.join(problems[:3])}{more}); set the values of model "
+            "to those of its training"
         )
     net.load_state_dict(state)
 
@@ -157,8 +159,3 @@ def _form(value: Any) -> str:
     if value.layout != torch.strided or value.is_quantized or value.is_complex() or value.is_meta:
         return "a tensor of another kind"
     return str(tuple(value.shape))
-
-
-def _printable(name: str) -> str:
-    """Return a name from an untrusted file in a form that fits into a one-line message."""
-    return name if name.isprintable() and len(name) <= 100 else ascii(name[:100])

@@ -7,12 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ruamel.yaml import YAML
-from ruamel.yaml.error import MarkedYAMLError, YAMLError
-
 from sop.params import PARAMS_PATH
 from sop.report.revisions import Revision, find_revision, how_to_repair, read_text
 from sop.runtime.errors import UserError
+from sop.runtime.plain_yaml import parse_yaml
 
 UNSET = object()
 """The value of a parameter that is not in params.yaml; null is a value."""
@@ -83,12 +81,9 @@ def _params(revision: Revision, folder: Path) -> Iterator[tuple[str, Any]]:
     text = read_text(revision, PARAMS_PATH, folder)
     place = revision.place(PARAMS_PATH, folder)
     try:
-        values = YAML(typ="safe", pure=True).load(text)
-    except (YAMLError, ValueError) as error:
-        reason = " ".join(str(error).split())
-        if isinstance(error, MarkedYAMLError) and error.problem_mark:
-            reason = f"line {error.problem_mark.line + 1}: {error.problem}"
-        raise UserError(f"{place}: invalid YAML, {reason}; {how_to_repair(revision)}") from None
+        values = parse_yaml(text)
+    except ValueError as error:
+        raise UserError(f"{place}: invalid YAML, {error}; {how_to_repair(revision)}") from None
     if not isinstance(values, Mapping):
         raise UserError(f"{place}: contains no parameters; {how_to_repair(revision)}")
     return flattened(values)

@@ -1,9 +1,11 @@
 """Errors that the user can fix, and the exit status of a program."""
 
+import io
+import os
 import sys
 from collections.abc import Callable
 
-from sop.runtime.log import show_log
+from sop.runtime.log import printable, show_log
 
 # Packages of the optional dependencies in pyproject.toml, and the extra that installs them.
 EXTRAS = {
@@ -40,12 +42,23 @@ def run(
         main: the program.
         interrupted: what the message after Ctrl-C says about the work done so far.
 
-    Exit status: 2 after a `UserError` or if an extra is not installed, 130 after Ctrl-C, else what
-    `main` returns.
+    Exit status: 2 after a `UserError` or if an extra is not installed, 130 after Ctrl-C, 141 if the
+    reader of the output has ended, as in `sop summary | head`, else what `main` returns.
     """
+    for stream in (sys.stdout, sys.stderr):
+        # A terminal may lack letters of a name; its encoding must not end the program.
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
     show_log()
     try:
-        sys.exit(main())
+        try:
+            sys.exit(main())
+        finally:
+            sys.stdout.flush()
+    except BrokenPipeError:
+        if not _output_is_closed():
+            raise
+        sys.exit(141)
     except UserError as error:
         message, status = f"error: {error}", 2
     except ModuleNotFoundError as error:
@@ -56,5 +69,17 @@ def run(
         message, status = f"error: {error.name} is not installed; {advice}", 2
     except KeyboardInterrupt:
         message, status = f"interrupted; {interrupted}", 130
-    print(message, file=sys.stderr)
+    print(printable(message), file=sys.stderr)
     sys.exit(status)
+
+
+def _output_is_closed() -> bool:
+    """Tell whether nothing reads the output; if so, the rest of it is discarded."""
+    try:
+        # Whether a pipe is read shows only when something is written to it.
+        print(flush=True)
+    except BrokenPipeError:
+        # Python writes what is left at its end, which would be an error again.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return True
+    return False

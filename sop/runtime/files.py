@@ -91,15 +91,6 @@ class PeriodicSaver:
             self._due = ended + max(SAVE_INTERVAL_SECONDS, (ended - began) / SAVE_SHARE)
 
 
-def printable(text: str) -> str:
-    """Return text with replacement characters for bytes of file names that are not UTF-8.
-
-    Args:
-        text: names of files as Python represents them, with surrogate escapes.
-    """
-    return os.fsencode(text).decode("utf-8", "replace")
-
-
 def require_file(path: Path, kind: str = "file") -> None:
     """Check that a path names a regular file.
 

@@ -1,9 +1,25 @@
-"""The log of a program: what the library reports through `logging`, as plain lines."""
+"""What a program prints: results, and what the library reports through `logging`, line by line."""
 
 import logging
 import sys
 
 from tqdm import tqdm
+
+
+def printable(text: str) -> str:
+    r"""Return text on one line, without characters that control a terminal.
+
+    Names of files, keys of files and messages of other programs may contain anything. Control
+    characters, line breaks, spaces other than ` ` and marks that reverse the direction of text are
+    shown as escapes, such as `\x1b`; so are bytes of file names that are not UTF-8.
+    """
+    return text if text.isprintable() else "".join(map(_shown, text))
+
+
+def say(*lines: str) -> None:
+    """Print lines to standard output, each made printable."""
+    for line in lines:
+        print(printable(line))
 
 
 def show_log() -> None:
@@ -21,5 +37,14 @@ def show_log() -> None:
 
 class _LineHandler(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
-        tqdm.write(self.format(record), file=sys.stdout)
+        tqdm.write(printable(self.format(record)), file=sys.stdout)
         sys.stdout.flush()
+
+
+def _shown(character: str) -> str:
+    if character.isprintable():
+        return character
+    # Python represents a byte that is not UTF-8 as a surrogate.
+    if "\udc80" <= character <= "\udcff":
+        return f"\\x{ord(character) - 0xDC00:02x}"
+    return character.encode("unicode_escape").decode("ascii")

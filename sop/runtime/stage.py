@@ -13,6 +13,7 @@ from pathlib import Path
 
 from sop.runtime.errors import UserError, run
 from sop.runtime.files import write_json
+from sop.runtime.log import printable
 
 # Not an output of DVC: no two runs take equally long. The report shows notes with their origin.
 NOTES = Path("data/notes")
@@ -51,7 +52,7 @@ def run_stage(name: str, main: Callable[[], int | None]) -> None:
             return status
         except Exception as mistake:
             kind = "" if isinstance(mistake, UserError) else f"{type(mistake).__name__}: "
-            error = f"{kind}{mistake}"
+            error = printable(f"{kind}{mistake}")
             raise
         finally:
             seconds = round(time.monotonic() - began, 2)

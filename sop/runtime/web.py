@@ -12,6 +12,7 @@ from textwrap import shorten
 
 from sop.runtime.errors import UserError
 from sop.runtime.files import replacing
+from sop.runtime.log import printable
 from sop.runtime.progress import LOG_INTERVAL_SECONDS
 
 logger = logging.getLogger(__name__)
@@ -48,7 +49,7 @@ def downloading(
     except (UserError, OSError, HTTPException, ValueError) as error:
         reason = str(error).removeprefix(f"{partial}: ") or type(error).__name__
     # A server may send control characters.
-    reason = shorten("".join(c if c.isprintable() else " " for c in reason), 300)
+    reason = shorten(printable(reason), 300)
     raise UserError(f"{url}: cannot be downloaded ({reason}); {remedy}")
 
 

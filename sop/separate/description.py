@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from sop.denoise.settings import FilterSettings
 from sop.inference.localization import Localization, Region
 from sop.player.colours import hex_colour
-from sop.runtime.files import printable
+from sop.runtime.log import printable
 from sop.separate.activity import Activity
 from sop.separate.overlay import cell_brightness
 from sop.separate.video import SoundStream

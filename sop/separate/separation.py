@@ -18,7 +18,8 @@ from sop.media.ffmpeg import Limits
 from sop.player.clip import limits_of, write_clip
 from sop.player.player import PlayerClip, PlayerRegion, write_player
 from sop.runtime.errors import LeftOut, UserError
-from sop.runtime.files import printable, write_json
+from sop.runtime.files import write_json
+from sop.runtime.log import printable
 from sop.separate.activity import Activity, Interval, silence_energy
 from sop.separate.description import REST, describe
 from sop.separate.overlay import write_overlay

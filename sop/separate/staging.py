@@ -13,7 +13,7 @@ from pathlib import Path
 import psutil
 
 from sop.runtime.errors import UserError
-from sop.runtime.files import PARTIAL_PREFIX, printable
+from sop.runtime.files import PARTIAL_PREFIX
 
 DESCRIPTION = "regions.json"
 
@@ -68,8 +68,10 @@ def check_paths(video: Path, folder: Path) -> None:
     Raises:
         UserError: they do, or it cannot.
     """
-    if printable(str(folder)) != str(folder):
-        raise UserError(f"{printable(str(folder))}: the name is not UTF-8; choose another folder")
+    try:
+        str(folder).encode()
+    except UnicodeEncodeError:
+        raise UserError(f"{folder}: the name is not UTF-8; choose another folder") from None
     relative = Path(os.path.relpath(video.resolve(), folder.resolve()))
     if _OWN_FILES.fullmatch(relative.as_posix()):
         raise UserError(f"{video}: would be overwritten; choose another folder than {folder}")

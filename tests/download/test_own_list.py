@@ -12,6 +12,7 @@ import pytest
 from sop.download.own_list import read_own_list
 from sop.download.published_lists import YOUTUBE_ID, ListedVideo
 from sop.runtime.errors import UserError
+from sop.runtime.plain_yaml import yaml_text
 from tests.support.stress import repeats
 
 VIDEO_URL = "https://www.youtube.com/watch?v={id}"
@@ -338,7 +339,7 @@ def test_half_of_a_character_is_refused(write: Write) -> None:
 def test_times_that_are_no_part_of_a_video_are_refused(write: Write, begin: str, end: str) -> None:
     message = complaint(write(f"category,id,begin,end\nflute,{A},{begin},{end}\n"))
     assert message.startswith(f", line 2: begin '{begin}' and end '{end}' are not allowed")
-    assert message.endswith("both are seconds, and the end is after the begin")
+    assert message.endswith("both are seconds, with begin before end")
 
 
 @pytest.mark.parametrize(
@@ -364,7 +365,7 @@ def test_times_of_json_that_are_no_part_of_a_video_are_refused(
 def test_values_must_be_strings(write: Write, key: str, value: Any) -> None:
     rows = [{"category": "flute", "id": A, "url": PAGE} | {key: value}]
     message = complaint(write(rows, "list.json"))
-    assert message == f", video 1: {key} {value!r} is not allowed; it must be a string"
+    assert message == f", video 1: {key} {yaml_text(value)} is not allowed; it must be a string"
 
 
 def test_null_is_no_value(write: Write) -> None:
@@ -450,6 +451,18 @@ def test_invalid_csv(write: Write, text: str, said: str) -> None:
 )
 def test_invalid_json(write: Write, content: Any, said: str) -> None:
     assert complaint(write(content, "list.json")).startswith(said)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        f'{{"videos": {{"flute": ["{A}"], "tuba": [], "flute": ["{B}"]}}}}',
+        f'[{{"category": "tuba", "id": "{A}", "flute": 1, "flute": 2}}]',
+    ],
+)
+def test_key_that_occurs_twice_loses_no_video(write: Write, text: str) -> None:
+    message = complaint(write(text, "list.json"))
+    assert message == ": the key 'flute' occurs twice; join its values"
 
 
 @pytest.mark.parametrize("name", ["list.csv", "list.json"])

@@ -278,7 +278,7 @@ def test_other_architecture_names_first_differences(tmp_path: Path, tiny_params:
         message = rejection(path, tiny_params)
         assert re.search(said, message), message
         assert "this SoundNet" in message
-        assert "model.*" in message
+        assert "values of model" in message
 
 
 def test_missing_and_unknown_weights(
@@ -291,7 +291,7 @@ def test_missing_and_unknown_weights(
     torch.save(state, path)
     message = rejection(path, tiny_params)
     assert "norm.bias is missing" in message
-    assert "extra is unknown" in message
+    assert "'extra' is unknown" in message
 
 
 def test_missing_and_unknown_weights_of_a_published_file(
@@ -302,7 +302,7 @@ def test_missing_and_unknown_weights_of_a_published_file(
     state["unet_block.extra"] = state.pop("bn0.bias")
     torch.save(state, path)
     message = rejection(path, tiny_params)
-    assert "(norm.bias is missing, unet_block.extra is unknown)" in message
+    assert "(norm.bias is missing, 'unet_block.extra' is unknown)" in message
 
 
 def test_checkpoint_with_other_parameters(

@@ -323,7 +323,7 @@ def test_other_parameters_fail_before_the_download(
     ("change", "said"),
     [
         (lambda state: state.pop("bn0.bias"), "norm.bias is missing"),
-        (lambda state: state.update(extra=torch.zeros(1)), "extra is unknown"),
+        (lambda state: state.update(extra=torch.zeros(1)), "'extra' is unknown"),
         (lambda state: state.update({"bn0.bias": torch.zeros(2)}), r"norm.bias is \(2,\), not \(1"),
         (lambda state: state.update({"bn0.bias": 3}), "norm.bias is a int"),
     ],

@@ -4,9 +4,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from ruamel.yaml import YAML
-from ruamel.yaml.error import YAMLError
-
 from sop.params import PARAMS_PATH
 from sop.report.comparison import SAME, UNDECIDED, Comparison, compare
 from sop.report.page import MEASURE_NAMES, Column, Parameter, ParameterTable, Section, Table, Text
@@ -14,6 +11,7 @@ from sop.report.param_changes import UNSET, changed_params, flattened, value_tex
 from sop.report.revisions import WORKSPACE
 from sop.report.wording import counted
 from sop.runtime.errors import UserError
+from sop.runtime.plain_yaml import parse_yaml
 
 
 def comparison_section(root: Path, seed: int, head: str, written: str) -> Section:
@@ -61,8 +59,8 @@ def parameter_section(root: Path, head: str) -> Section:
     """Show all parameters, and those that differ from the commit that is checked out."""
     try:
         text = (root / PARAMS_PATH).read_text(encoding="utf-8")
-        values = dict(flattened(YAML(typ="safe", pure=True).load(text)))
-    except (OSError, ValueError, AttributeError, YAMLError):
+        values = dict(flattened(parse_yaml(text)))
+    except (OSError, ValueError, AttributeError):
         return Section("Parameters", [], empty="params.yaml cannot be read.")
     try:
         changes = {change.key: change for change in changed_params("HEAD", WORKSPACE, root)}
