@@ -91,6 +91,11 @@ class PeriodicSaver:
             self._due = ended + max(SAVE_INTERVAL_SECONDS, (ended - began) / SAVE_SHARE)
 
 
+def unicode_name(path: Path) -> str:
+    """Return the name of a file for a UTF-8 file: other bytes become replacement characters."""
+    return os.fsencode(path.name).decode("utf-8", "replace")
+
+
 def require_file(path: Path, kind: str = "file") -> None:
     """Check that a path names a regular file.
 

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from sop.denoise.settings import FilterSettings
 from sop.inference.localization import Localization, Region
 from sop.player.colours import hex_colour
-from sop.runtime.log import printable
+from sop.runtime.files import unicode_name
 from sop.separate.activity import Activity
 from sop.separate.overlay import cell_brightness
 from sop.separate.video import SoundStream
@@ -55,7 +55,7 @@ def describe(
         for n, region in enumerate(localization.regions)
     ]
     return {
-        "video": printable(video.name),
+        "video": unicode_name(video),
         "seconds": round(activity.seconds, 6),
         "width": size[0],
         "height": size[1],

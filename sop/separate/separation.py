@@ -18,8 +18,7 @@ from sop.media.ffmpeg import Limits
 from sop.player.clip import limits_of, write_clip
 from sop.player.player import PlayerClip, PlayerRegion, write_player
 from sop.runtime.errors import LeftOut, UserError
-from sop.runtime.files import write_json
-from sop.runtime.log import printable
+from sop.runtime.files import unicode_name, write_json
 from sop.separate.activity import Activity, Interval, silence_energy
 from sop.separate.description import REST, describe
 from sop.separate.overlay import write_overlay
@@ -238,7 +237,7 @@ def _write_page(
         PlayerRegion(f"Region {number}", region.cells, separator.features(embedding, region))
         for number, region in enumerate(localization.regions, start=1)
     )
-    title, colours = printable(video.name), localization.colours
+    title, colours = unicode_name(video), localization.colours
     clip = PlayerClip(title, embedding, regions, embedding.heat(), colours)
     cut = folder / "video.mp4"
     write_clip(video, begin, seconds, cut, limits_of(recording.seconds))
