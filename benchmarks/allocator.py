@@ -42,7 +42,7 @@ def measure(keep: bool) -> float:
     if keep:
         keep_freed_memory()
     params = load_params()
-    player = build(params.model, params.spectrogram, params.seed)
+    player = build(params.model, params.spectrogram, params.train.seed)
     player.to(memory_format=torch.channels_last).train()
     optimizer = make_optimizer(player, params.train)
     mixture, batch = params.mixture, params.train.batch_size

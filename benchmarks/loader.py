@@ -57,7 +57,7 @@ def main() -> None:
             if name != EXTRACTED:
                 ways[f"published, {name}"] = PublishedMixtures(videos, params).__getitem__
             reader = MixtureReader(params.mixture, params.extract)
-            mixtures = TrainingMixtures(videos, reader, 100, BATCH, params.seed)
+            mixtures = TrainingMixtures(videos, reader, 100, BATCH, params.train.seed)
             ways[f"ours, {name}"] = mixtures.__getitem__
         report(ways)
         print(f"\n{environment()}")

@@ -96,7 +96,7 @@ def in_processes(layout: Layout, device: str, batch: int) -> float:
 def measure(params: Params, group: ProcessGroup, steps: int) -> float:
     """Return the mixtures per second of all processes, on random clips, without loading."""
     keep_freed_memory()
-    player = build(params.model, params.spectrogram, params.seed).train()
+    player = build(params.model, params.spectrogram, params.train.seed).train()
     player.to(group.device).to(memory_format=torch.channels_last)
     optimizer = make_optimizer(player, params.train)
     model: nn.Module = DistributedDataParallel(player) if group.world_size > 1 else player

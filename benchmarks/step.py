@@ -223,7 +223,7 @@ def clips(params: Params, number: int, device: torch.device) -> Batch:
 
 def make(kind: str, params: Params, device: torch.device) -> tuple[PixelPlayer, Step]:
     """Return a model, and a function that returns a training step for a batch."""
-    player = build(params.model, params.spectrogram, params.seed).train().to(device)
+    player = build(params.model, params.spectrogram, params.train.seed).train().to(device)
     if kind == EXACT:
         torch.backends.cudnn.allow_tf32 = False
     return player, (published_step if kind in (PUBLISHED, EXACT) else our_step)(player, params)

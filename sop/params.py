@@ -50,6 +50,7 @@ CountOrZero = Annotated[int, Field(ge=0)]
 Positive = Annotated[float, Field(gt=0)]
 NotNegative = Annotated[float, Field(ge=0)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
+Seed = Annotated[int, Field(ge=0, lt=2**32)]
 # Neither 0 nor 1.
 ProperFraction = Annotated[float, Field(gt=0, lt=1)]
 # At most ten days: timers of the system may not accept much more.
@@ -81,6 +82,38 @@ _PUBLISHED_KEYS: dict[Net, tuple[str, ...]] = {
     "sound": ("sound", "sound_width", "channels"),
     "vision": ("vision", "vision_width", "image_pooling", "channels"),
     "synthesizer": ("synthesizer", "channels"),
+}
+
+# Keys of earlier versions, and where their values are now.
+RENAMED: dict[str, tuple[str, ...]] = {
+    "seed": ("dataset.synthetic.seed", "index.seed", "train.seed", "evaluate.seed", "denoise.seed"),
+    "dataset.music": ("dataset.lists", "dataset.fetch"),
+    "dataset.lists.most_per_category": ("dataset.lists.max_per_category",),
+    "dataset.fetch.at_once": ("dataset.fetch.parallel_downloads",),
+    "dataset.fetch.silence_seconds": ("dataset.fetch.stall_timeout_seconds",),
+    "dataset.fetch.limit_seconds": ("dataset.fetch.timeout_seconds",),
+    "dataset.fetch.back_off_seconds": ("dataset.fetch.backoff_seconds",),
+    "dataset.fetch.ask_again": ("dataset.fetch.retry_unavailable",),
+    "dataset.fetch.least_share": ("dataset.fetch.min_success_fraction",),
+    "extract.limit_seconds": ("extract.timeout_seconds",),
+    "extract.limit_mib": ("extract.memory_limit_mib",),
+    "index.shortest_seconds": ("index.min_seconds",),
+    "index.train_share": ("index.train_fraction",),
+    "model.published.address": ("model.published.url",),
+    "model.published.sha256.frame": ("model.published.sha256.vision",),
+    "train.background": ("train.background_weight",),
+    "train.parts": ("train.micro_batches",),
+    "train.synchronise_batch_norm": ("train.sync_batch_norm",),
+    "train.warmup_share": ("train.warmup_fraction",),
+    "train.average": ("train.ema_decay",),
+    "train.save_seconds": ("checkpoint_seconds",),
+    "train.checkpoint_seconds": ("checkpoint_seconds",),
+    "train.non_finite_steps": ("train.max_non_finite_steps",),
+    "train.display_every": ("log_every",),
+    "train.log_every": ("log_every",),
+    "evaluate.localized": ("localize.scenes",),
+    "evaluate.localization_scenes": ("localize.scenes",),
+    "denoise.tuning_share": ("denoise.tuning_fraction",),
 }
 
 # What is allowed, in terms of YAML, for each of pydantic's kinds of errors.
@@ -115,6 +148,7 @@ class Section(BaseModel):
 class SyntheticParams(Section):
     """Rendered videos with ground truth."""
 
+    seed: Seed
     solos: Count
     duets: CountOrZero
     seconds: Annotated[float, Field(ge=2)]
@@ -190,6 +224,7 @@ class ExtractParams(Section):
 class IndexParams(Section):
     """Selection of videos, and their split into training and validation."""
 
+    seed: Seed
     min_seconds: Positive
     train_fraction: ProperFraction
     duets: bool
@@ -261,6 +296,7 @@ class LearningRateParams(Section):
 class TrainParams(Section):
     """Loss, optimizer and schedule of the training run."""
 
+    seed: Seed
     loss: Literal["bce", "l1", "l2"]
     weighted_loss: bool
     background_weight: NotNegative
@@ -280,26 +316,31 @@ class TrainParams(Section):
     momentum: Annotated[float, Field(ge=0, lt=1)]
     weight_decay: NotNegative
     ema_decay: ProperFraction | None
-    checkpoint_seconds: NotNegative
     max_non_finite_steps: CountOrZero
     best_by: Literal["loss", "sdr", "sir", "sar", "si_sdr"]
     evaluate_every: Count
     evaluate_mixtures: Count
-    log_every: Count
 
 
 class EvaluateParams(Section):
     """Evaluation of the trained model."""
 
+    seed: Seed
     mixtures: Count
     shown: CountOrZero
     mask_threshold: ProperFraction
-    localization_scenes: CountOrZero
+
+
+class LocalizeParams(Section):
+    """Localization of sounds in videos with ground truth."""
+
+    scenes: CountOrZero
 
 
 class DenoiseParams(Section):
     """Residual interference suppression."""
 
+    seed: Seed
     method: Literal["auto", "none", "lms", "nlms", "rls", "renormalise", "wiener"]
     tuning_fraction: ProperFraction
     taps: Annotated[list[Annotated[int, Field(ge=1, le=4096)]], Field(min_length=1)]
@@ -373,14 +414,16 @@ class InferenceParams(Section):
 class Params(InferenceParams):
     """All parameters of params.yaml."""
 
-    seed: Annotated[int, Field(ge=0, lt=2**32)]
     workers: Count | Literal["auto"]
     cluster: ClusterParams
     device: Annotated[str, _matching(r"auto|cpu|cuda(:\d+)?", "auto, cpu, cuda or cuda:N")]
+    log_every: Count
+    checkpoint_seconds: NotNegative
     dataset: DatasetParams
     index: IndexParams
     train: TrainParams
     evaluate: EvaluateParams
+    localize: LocalizeParams
     denoise: DenoiseParams
     report: ReportParams
 
@@ -501,22 +544,32 @@ def differences_from_published(model: ModelParams, nets: Iterable[Net]) -> list[
 def _describe(error: ValidationError, kind: type[BaseModel]) -> list[str]:
     """Return one sentence for each invalid key, in terms of params.yaml."""
     sentences: dict[str, list[str]] = {}
+    moved: set[str] = set()
+    missing = []
     for finding in error.errors():
         message = ALLOWED.get(finding["type"], finding["msg"]).format(**_limits(finding))
         # Behind these keys, pydantic appends the type that it tried, which is not a key.
         key = printable(".".join(map(str, finding["loc"])))
         key = re.sub(r"^(workers|train\.devices)\..*", r"\1", key)
+        key = key.removesuffix(".[key]")
         if not key:
             sentences[message] = []
+        elif key in RENAMED:
+            sentences[f"{key}: this key is now {', '.join(RENAMED[key])}"] = []
+            moved.update(RENAMED[key])
         elif finding["type"] in ("extra_forbidden", "invalid_key"):
             sentences[f"{key}: unknown key, remove it or correct its spelling"] = []
         elif finding["type"] == "missing":
-            sentences[f"{key}: missing"] = []
+            missing.append(key)
         else:
             begin = f"{key}: {yaml_text(finding['input'])} is not allowed, it should be "
             sentences.setdefault(begin, []).append(message)
             if _allows_null(kind, finding["loc"]):
                 sentences[begin].append("null")
+    # The value of a key that was renamed is there, under its earlier name.
+    for key in missing:
+        if not any(f"{name}.".startswith(f"{key}.") for name in moved):
+            sentences[f"{key}: missing"] = []
     return [begin + " or ".join(choices) for begin, choices in sentences.items()]
 
 

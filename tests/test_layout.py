@@ -15,7 +15,7 @@ LAYERS = (
     ("sop.model",),
     ("sop.download", "sop.extract", "sop.inference"),
     ("sop.evaluate",),
-    ("sop.train", "sop.denoise"),
+    ("sop.train", "sop.localize", "sop.denoise"),
     ("sop.cancellation",),
     ("sop.player",),
     ("sop.separate", "sop.report"),
@@ -27,7 +27,7 @@ LAYER = {package: layer for layer, packages in enumerate(LAYERS) for package in 
 ALLOWED = {("sop.presets", "sop.params"), ("sop.__main__", "sop.cli")}
 
 MAX_TOP_MODULES = 6
-MAX_CODE_ENTRIES = 43
+MAX_CODE_ENTRIES = 51
 
 
 def modules() -> dict[str, Path]:

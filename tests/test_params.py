@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from ruamel.yaml import YAML
 
-from sop.params import InferenceParams, Params, load_params, validate
+from sop.params import RENAMED, InferenceParams, Params, load_params, validate
 from sop.runtime.errors import UserError
 from tests.support.experiment import ROOT
 
@@ -124,8 +124,8 @@ def test_every_value_has_a_comment() -> None:
         ("train.learning_rate_steps", [40, 0], ["train.learning_rate_steps.1: 0", "1"]),
         ("train.learning_rate_steps", 40, ["train.learning_rate_steps: 40", "list"]),
         ("index.train_fraction", 1, ["index.train_fraction: 1", "below 1"]),
-        ("seed", -1, ["seed: -1", "0"]),
-        ("seed", 2**32, [f"seed: {2**32}", f"{2**32}"]),
+        ("train.seed", -1, ["train.seed: -1", "0"]),
+        ("index.seed", 2**32, [f"index.seed: {2**32}", f"{2**32}"]),
         ("workers", 0, ["workers: 0", "1", "'auto'"]),
         ("workers", "many", ["workers: 'many'", "integer", "'auto'"]),
         ("device", "gpu", ["device: 'gpu'", "auto", "cpu", "cuda"]),
@@ -197,7 +197,7 @@ def test_every_value_has_a_comment() -> None:
         ("dataset.fetch.yt_dlp", "-f best", ["dataset.fetch.yt_dlp: '-f best'", "section"]),
         ("dataset.fetch.yt_dlp", {3: "x"}, ["dataset.fetch.yt_dlp.3", "string"]),
         ("dataset.fetch.sleep", 3, ["dataset.fetch.sleep: unknown key"]),
-        ("dataset.music", {}, ["dataset.music: unknown key"]),
+        ("dataset.music", {}, ["dataset.music: this key is now dataset.lists, dataset.fetch"]),
         ("dataset.fetch", None, ["dataset.fetch: null", "section"]),
         ("cluster", REMOVED, ["cluster: missing"]),
         ("cluster", "tcp://host:8786", ["cluster: 'tcp://host:8786'", "section"]),
@@ -333,15 +333,37 @@ def test_valid_combination(values: dict[str, Any]) -> None:
 
 
 def test_foreign_text_in_a_message_is_printable() -> None:
-    values = {"train.\x1b[31m\nkey": 1, "train.loss": "\x1b[31m\n", "seed": 10**5000}
+    values = {"train.\x1b[31m\nkey": 1, "train.loss": "\x1b[31m\n", "train.seed": 10**5000}
     assert error_of(values).isprintable()
 
 
 def test_all_invalid_values_are_named() -> None:
-    values = {"train.epoch": 3, "seed": "x", "mixture": REMOVED, "evaluate.shown": -1}
+    values = {"train.epoch": 3, "denoise.seed": "x", "mixture": REMOVED, "evaluate.shown": -1}
     message = error_of(values)
-    for part in ("train.epoch", "seed: 'x'", "mixture: missing", "evaluate.shown: -1"):
+    for part in ("train.epoch", "denoise.seed: 'x'", "mixture: missing", "evaluate.shown: -1"):
         assert part in message
+
+
+@pytest.mark.parametrize("old", RENAMED)
+def test_key_of_an_earlier_version_names_the_new_one(old: str) -> None:
+    """As in a params.yaml of that version: the new keys are missing."""
+    new = RENAMED[old]
+    values = dict.fromkeys(new, REMOVED) if old != "dataset.music" else {}
+    message = error_of(values | {old: 3})
+    assert message == f"{old}: this key is now {', '.join(new)}"
+
+
+def test_new_names_exist_and_old_ones_do_not() -> None:
+    def exists(key: str) -> bool:
+        tree = VALUES
+        for name in key.split("."):
+            if name not in tree:
+                return False
+            tree = tree[name]
+        return True
+
+    assert all(exists(name) for names in RENAMED.values() for name in names)
+    assert not any(exists(key) for key in RENAMED)
 
 
 def test_all_invalid_combinations_are_named() -> None:
@@ -363,7 +385,7 @@ def test_notations_of_numbers(tmp_path: Path, written: str) -> None:
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        (TEXT + "seed: 3\n", [f"line {len(TEXT.splitlines()) + 1}", '"seed"', "1234"]),
+        (TEXT + "log_every: 3\n", [f"line {len(TEXT.splitlines()) + 1}", '"log_every"', "50"]),
         (TEXT.replace("  epochs:", "\tepochs:"), ["line", "\\t"]),
         ("seed: [1, 2\n", ["YAML", "line"]),
         ("seed: !!python/object/apply:os.getcwd []\n", ["YAML", "os.getcwd"]),

@@ -15,7 +15,9 @@ TEXT = (ROOT / "params.yaml").read_text(encoding="utf-8")
 
 # The published experiment.
 PUBLISHED = {
-    "seed": 1234,
+    "index.seed": 1234,
+    "train.seed": 1234,
+    "evaluate.seed": 1234,
     "extract.frame_rate": 8,
     "extract.sample_rate": 11025,
     "index.min_seconds": 20,
@@ -179,7 +181,7 @@ def test_invalid_result_writes_nothing(params_path: Path, preset: str, said: str
 
 
 @pytest.mark.parametrize(
-    "text", ["", "seed: [", "seed: 1\nseed: 2\n", "train: 3\n", TEXT + "extra: 1\n", None]
+    "text", ["", "seed: [", "workers: 1\nworkers: 2\n", "train: 3\n", TEXT + "extra: 1\n", None]
 )
 def test_invalid_params_stay_unchanged(params_path: Path, text: str | None) -> None:
     params_path.unlink() if text is None else params_path.write_text(text)

@@ -38,7 +38,7 @@ def run(options: argparse.Namespace) -> int:
     from sop.params import load_params
     from sop.report.comparison import compare
 
-    found = compare(options.a, options.b, Path(), load_params().seed)
+    found = compare(options.a, options.b, Path(), load_params().evaluate.seed)
     text = json.dumps(found.as_dict(), indent=2) if options.json else comparison_text(found)
     say(*text.split("\n"))
     return 0

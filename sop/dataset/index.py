@@ -102,7 +102,7 @@ def build_index(
         frames: folder of `<category>/<id>.zip`, or of folders of JPEGs as from the published code.
         params: minimum length, fraction for training, and whether duets take part.
         frame_rate: frames per second.
-        seed: `seed` of params.yaml.
+        seed: `index.seed` of params.yaml.
         duets_of_source: the duets that the source of the videos knows; `params.duet_categories`
             adds others.
 

@@ -189,7 +189,7 @@ class TrainingMixtures(Dataset[Mixture]):
         reader: reads and mixes clips.
         repeats: number of passes through the list in an epoch.
         batch: mixtures per step; an epoch is a whole number of steps, at least one.
-        seed: `seed` of params.yaml.
+        seed: `train.seed` of params.yaml.
     """
 
     def __init__(

@@ -11,7 +11,7 @@ def generator(seed: int, purpose: str, *index: int | str) -> np.random.Generator
     Results then depend neither on the number and order of workers nor on a restart.
 
     Args:
-        seed: `seed` of params.yaml.
+        seed: of the section of params.yaml that the numbers belong to.
         purpose: use of the numbers, such as "mixture".
         index: the item, such as (epoch, position) or a video's name.
     """

@@ -172,16 +172,16 @@ def denoise(paths: Sequence[Path], params: Params) -> Denoised:
             return list(filter(None, progress(results, name, len(positions), unit="mixture")))
 
     videos = [read_record(path).videos for path in paths]
-    for_tuning, for_measuring = split(videos, params.denoise.tuning_fraction, params.seed)
+    for_tuning, for_measuring = split(videos, params.denoise.tuning_fraction, params.denoise.seed)
     every = candidates(params.denoise)
     on_tuning = measure("tune", for_tuning, every)
-    tuning = Changes(every, [trial.values for trial in on_tuning], params.seed)
+    tuning = Changes(every, [trial.values for trial in on_tuning], params.denoise.seed)
     chosen, reason = choose(params.denoise.method, tuning)
     finalists = list(tuning.best_of_each_method().values())
     if chosen is not None and chosen not in finalists:
         finalists.append(chosen)
     on_held_out = measure("hold out", for_measuring, finalists)
-    held_out = Changes(finalists, [trial.values for trial in on_held_out], params.seed)
+    held_out = Changes(finalists, [trial.values for trial in on_held_out], params.denoise.seed)
     by_number = {trial.number: trial for trial in on_held_out}
     return Denoised(chosen, reason, tuning, held_out, by_number, left_out, bounded)
 

@@ -88,25 +88,25 @@ def open_source(params: Params, caches: CachePaths) -> VideoSource:
     dataset = params.dataset
     workers = Workers(params.worker_count, params.cluster.scheduler)
     if dataset.source == "synthetic":
-        return _synthetic(dataset.synthetic, params.seed, workers)
+        return _synthetic(dataset.synthetic, workers)
     if dataset.source == "local":
         return _local(dataset.local, workers, caches.hashes)
     return _listed(dataset, params.cluster.scheduler, caches)
 
 
-def _synthetic(params: SyntheticParams, seed: int, workers: Workers) -> VideoSource:
+def _synthetic(params: SyntheticParams, workers: Workers) -> VideoSource:
     code = sorted(Path(synthetic.__file__).parent.glob("*.py"))
     tools = f"{_hash(' '.join(sha256(path) for path in code))} {ffmpeg.version()}"
-    # The number of videos changes none of them.
-    look = params.model_dump(exclude={"solos", "duets"})
-    videos, planned = [], synthetic.plan(params, seed)
+    # The number of videos changes none of them; the seed is named on its own.
+    look = params.model_dump(exclude={"solos", "duets", "seed"})
+    videos, planned = [], synthetic.plan(params, params.seed)
     for video in planned:
-        made_from = "synthetic:" + _hash(f"{video} {look} {seed} {tools}")
+        made_from = "synthetic:" + _hash(f"{video} {look} {params.seed} {tools}")
         shown_as = f"{video.category}/{video.name}"
         videos.append(SourceVideo(video.category, video.name, shown_as, made_from, video))
     return VideoSource(
         videos,
-        partial(_render, params=params, seed=seed),
+        partial(_render, params=params),
         workers,
         "render",
         processes=True,
@@ -115,8 +115,8 @@ def _synthetic(params: SyntheticParams, seed: int, workers: Workers) -> VideoSou
     )
 
 
-def _render(video: synthetic.PlannedVideo, path: Path, params: SyntheticParams, seed: int) -> Probe:
-    synthetic.render(video, params, seed, path.parents[1])
+def _render(video: synthetic.PlannedVideo, path: Path, params: SyntheticParams) -> Probe:
+    synthetic.render(video, params, params.seed, path.parents[1])
     return probe(path, ffmpeg.Limits())
 
 

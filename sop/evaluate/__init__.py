@@ -1,1 +1,1 @@
-"""Stage `evaluate`: measures of separation and localization, and the files of the stage."""
+"""Stage `evaluate`: measures of separation, and the files of the stage."""

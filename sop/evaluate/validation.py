@@ -110,6 +110,7 @@ def separate_mixtures(
     videos: Sequence[Video],
     params: Params,
     count: int,
+    seed: int,
     threshold: float,
     device: torch.device,
 ) -> Iterator[SeparatedMixture | SkippedMixture]:
@@ -120,6 +121,7 @@ def separate_mixtures(
         videos: the validation list.
         params: settings of the mixtures, spectrograms and masks.
         count: number of mixtures.
+        seed: seed of the choice of the mixtures.
         threshold: a binary mask is 1 where the prediction is above the threshold; ratio masks have
             no threshold.
         device: device of the networks.
@@ -131,7 +133,7 @@ def separate_mixtures(
         UserError: the list is too short for a mixture.
     """
     player.eval()
-    drawn = list(evaluation_videos(videos, params.mixture, count, params.seed))
+    drawn = list(evaluation_videos(videos, params.mixture, count, seed))
     loader: DataLoader[Any] = DataLoader(
         _ValidationMixtures(drawn, MixtureReader(params.mixture, params.extract)),
         batch_size=params.train.batch_size,

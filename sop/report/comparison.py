@@ -35,7 +35,14 @@ UNDECIDED = "no significant difference"
 MIN_MIXTURES = 6
 """Fewest mixtures for a verdict: 5 all favour the same one of two equals in 6 % of cases."""
 
-MIXTURE_PARAMS = ("seed.", "dataset.", "extract.", "index.", "mixture.", "evaluate.mixtures.")
+MIXTURE_PARAMS = (
+    "dataset.",
+    "extract.",
+    "index.",
+    "mixture.",
+    "evaluate.mixtures.",
+    "evaluate.seed.",
+)
 """Parameters and sections that decide which mixtures are evaluated, and what they contain."""
 
 DECIMALS = 9
@@ -288,6 +295,6 @@ def _nothing_in_common(
     why = f" ({'; '.join(decisive[:3])}{more})" if decisive else ""
     return (
         f"{a} and {b}: different mixtures were evaluated, none of {counts[0]} and {counts[1]} is "
-        "of the same videos; compare revisions with the same data, seed, mixture and "
-        f"evaluate.mixtures{why}"
+        "of the same videos; compare revisions with the same data, index, mixture, "
+        f"evaluate.mixtures and evaluate.seed{why}"
     )

@@ -83,7 +83,7 @@ def write_report(root: Path, folder: Path, plots: Path, params: Params) -> Path:
             charts.write_png(spec, plots / "scale.png")
         result = result_section(evaluation.metrics)
         scale = scale_section(steps, count, is_held_out=held_out is not None)
-        comparison = comparison_section(root, params.seed, head, written)
+        comparison = comparison_section(root, params.evaluate.seed, head, written)
         mixtures = mixture_section(scores, files)
     if localization is not None:
         located = localization_section(localization)

@@ -73,7 +73,7 @@ def published_player(params: Params) -> tuple[PixelPlayer, Params]:
         )
     weights = WeightsParams(sound="published", vision="published", synthesizer="published")
     model = params.model.model_copy(update={"weights": weights})
-    player = build(model, params.spectrogram, params.seed)
+    player = build(model, params.spectrogram, params.train.seed)
     load_initial_weights(player, model)
     return player.eval(), params.model_copy(update={"model": model})
 

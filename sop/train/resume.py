@@ -21,7 +21,7 @@ logger = logging.getLogger(__name__)
 TRAINER = Path("sop/train/trainer.py")
 
 # Parameters of `train` that do not change the trained model.
-WITHOUT_INFLUENCE = {"checkpoint_seconds", "log_every", "devices"}
+WITHOUT_INFLUENCE = {"devices"}
 
 
 def run_identity(
@@ -36,7 +36,7 @@ def run_identity(
         training: training videos.
         validation: validation videos.
     """
-    parts = params.model_dump(include={"seed", "mixture", "spectrogram"})
+    parts = params.model_dump(include={"mixture", "spectrogram"})
     parts["extract"] = params.extract.model_dump(include={"frame_rate", "sample_rate"})
     train = params.train.model_dump(exclude=WITHOUT_INFLUENCE)
     for section, values in (("model", params.model.model_dump()), ("train", train)):

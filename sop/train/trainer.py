@@ -40,6 +40,10 @@ logger = logging.getLogger(__name__)
 # Separate from evaluate.mask_threshold, which can change without a new training.
 VALIDATION_THRESHOLD = 0.5
 
+# All runs validate on the same mixtures, so that their curves can be compared. With the default
+# evaluate.seed these are the first ones of the evaluation.
+VALIDATION_SEED = 1234
+
 # Number of steps between two exchanges of stop requests among ranks.
 STOP_EXCHANGE_STEPS = 10
 
@@ -89,10 +93,10 @@ class Trainer:
         MixtureSampler(self.validation, params.mixture, VALIDATION)
         reader = MixtureReader(params.mixture, params.extract)
         self.mixtures = TrainingMixtures(
-            self.training, reader, settings.repeats, settings.batch_size, params.seed
+            self.training, reader, settings.repeats, settings.batch_size, settings.seed
         )
         self.plan = make_plan(settings, len(self.mixtures), group.world_size)
-        player = build(params.model, params.spectrogram, torch_seed(params.seed, "model"))
+        player = build(params.model, params.spectrogram, torch_seed(settings.seed, "model"))
         if group.is_main:
             # DistributedDataParallel copies them to the other ranks.
             load_initial_weights(player, params.model)
@@ -121,13 +125,13 @@ class Trainer:
             UserError: the loss is not finite.
             SystemExit: a signal requested a stop; the resume checkpoint has been written.
         """
-        settings, state = self.params.train, self.state
+        params, state = self.params, self.state
         steps = range(state.step, self.plan.steps)
         with (
             self.live or nullcontext(),
             stop_signals() as signals,
             # Worker processes that are not closed would keep the program from ending.
-            closing(training_batches(self.mixtures, steps, self.params, self.group)) as batches,
+            closing(training_batches(self.mixtures, steps, params, self.group)) as batches,
         ):
             shown: Iterable[Batch] = batches
             if self.group.is_main:
@@ -136,8 +140,8 @@ class Trainer:
                 self.train_step(batch)
                 ends_epoch = state.step % self.plan.epoch_steps == 0
                 stop = self.stop_requested(bool(signals))
-                save = stop or time.monotonic() - self.saved_at >= settings.checkpoint_seconds
-                log = state.step % settings.log_every == 0
+                save = stop or time.monotonic() - self.saved_at >= params.checkpoint_seconds
+                log = state.step % params.log_every == 0
                 if log or save or ends_epoch:
                     self.check_losses(self.metrics.flush())
                 if log and self.group.is_main:
@@ -235,6 +239,7 @@ class Trainer:
             self.validation,
             self.params,
             self.params.train.evaluate_mixtures,
+            VALIDATION_SEED,
             VALIDATION_THRESHOLD,
             self.group.device,
         )

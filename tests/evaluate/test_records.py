@@ -60,7 +60,7 @@ def test_estimates_are_those_that_were_evaluated(
         },
     )
     player = build(params.model, params.spectrogram, seed=0)
-    made = separate_mixtures(player, tiny_videos, params, 2, 0.5, torch.device("cpu"))
+    made = separate_mixtures(player, tiny_videos, params, 2, 1234, 0.5, torch.device("cpu"))
     for separation in made:
         assert isinstance(separation, SeparatedMixture)
         kept = Record(separation.number, ("a", "b"), separation.sources, separation.masks)

@@ -42,7 +42,7 @@ def player(tiny_params: Params) -> PixelPlayer:
 def separations(
     player: PixelPlayer, tiny_videos: list[Video], tiny_params: Params, one_thread: None
 ) -> list[SeparatedMixture]:
-    made = separate_mixtures(player, tiny_videos, tiny_params, 4, 0.5, CPU)
+    made = separate_mixtures(player, tiny_videos, tiny_params, 4, 1234, 0.5, CPU)
     return [result for result in made if isinstance(result, SeparatedMixture)]
 
 

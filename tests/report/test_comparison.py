@@ -1,5 +1,6 @@
 import json
 import math
+import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -472,13 +473,13 @@ def test_pairs_have_the_same_videos(project: Project) -> None:
 
 
 def test_different_mixtures(project: Project) -> None:
-    project.put(rows(data=1), "seed: 2\ntrain:\n  epochs: 6\n")
+    project.put(rows(data=1), "seed: 1\nindex:\n  seed: 2\ntrain:\n  epochs: 6\n  seed: 2\n")
     with pytest.raises(UserError) as error:
         compare("HEAD", "workspace", project.folder, seed=0)
     message = one_line(error)
     assert "none of 40 and 40 is of the same videos" in message
-    assert "(seed: 1 -> 2)" in message
-    assert "epochs" not in message
+    assert re.search(r"\(index.seed: \S+ -> 2\)", message), message
+    assert "train" not in message
 
 
 def test_different_audio_of_the_same_videos(project: Project) -> None:

@@ -63,7 +63,7 @@ def root(
     player = build(params.model, params.spectrogram, seed=0).eval()
     torch.nn.init.constant_(player.synthesizer.bias, 0.5)
     save_player(root / "data/model/last.pt", player, params, step=1)
-    made = separate_mixtures(player, tiny_videos, params, 5, 0.5, CPU)
+    made = separate_mixtures(player, tiny_videos, params, 5, 1234, 0.5, CPU)
     scores = write_results(made, params, root / "data/evaluate", root / "metrics/evaluate")
     write_json(root / "metrics/details/evaluate.json", evaluation_summary(scores))
     records = record_paths(root / "data/evaluate")

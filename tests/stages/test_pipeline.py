@@ -21,7 +21,11 @@ from dvc.repo import Repo
 from tests.support.experiment import ROOT
 from tests.support.project import Project
 
-STAGES = ["download", "extract", "index", "train", "evaluate", "denoise", "report"]
+STAGES = ["download", "extract", "index", "train", "evaluate", "localize", "denoise", "report"]
+AFTER_TRAINING = STAGES[STAGES.index("evaluate") :]
+MEASURED = ["evaluate", "denoise", "report"]
+# Parameters that say how the stages work. They change no output.
+OBSERVING = {"workers", "cluster.scheduler", "device", "log_every", "checkpoint_seconds"}
 OUTPUTS = ("videos", "audio", "frames", "index", "model", "evaluate", "denoise", "report")
 ARTIFACT = "sound-of-pixels"
 
@@ -60,13 +64,21 @@ def stale(project: Project) -> list[str]:
     ("values", "stages"),
     [
         ({}, []),
-        ({"workers": 1, "device": "cpu"}, []),
-        ({"train.epochs": 2}, ["train", "evaluate", "denoise", "report"]),
-        ({"evaluate.mask_threshold": 0.4}, ["evaluate", "denoise", "report"]),
-        ({"evaluate.mixtures": 3}, ["evaluate", "denoise", "report"]),
+        ({"workers": 1, "device": "cpu", "cluster.scheduler": "tcp://10.0.0.7:8786"}, []),
+        ({"log_every": 7, "checkpoint_seconds": 7.0}, []),
+        ({"dataset.synthetic.seed": 2}, STAGES),
+        ({"extract.frame_rate": 4}, STAGES[1:]),
+        ({"index.seed": 2}, STAGES[2:]),
+        ({"index.duets": True}, STAGES[2:]),
+        ({"train.seed": 2}, ["train", *AFTER_TRAINING]),
+        ({"train.epochs": 2}, ["train", *AFTER_TRAINING]),
+        ({"evaluate.seed": 2}, MEASURED),
+        ({"evaluate.mask_threshold": 0.4}, MEASURED),
+        ({"evaluate.mixtures": 3}, MEASURED),
+        ({"localize.scenes": 2}, ["localize", "report"]),
+        ({"denoise.seed": 2}, ["denoise", "report"]),
         ({"denoise.method": "none"}, ["denoise", "report"]),
         ({"report.players": 0}, ["report"]),
-        ({"extract.frame_rate": 4}, ["extract", "index", "train", "evaluate", "denoise", "report"]),
     ],
 )
 def test_change_reruns_only_what_depends_on_it(
@@ -74,6 +86,21 @@ def test_change_reruns_only_what_depends_on_it(
 ) -> None:
     changed.set(values)
     assert stale(changed) == stages
+
+
+def test_every_parameter_but_those_that_only_observe_is_a_dependency() -> None:
+    def leaves(values: dict[str, Any], path: str = "") -> Iterator[str]:
+        for key, value in values.items():
+            if isinstance(value, dict) and value:
+                yield from leaves(value, f"{path}{key}.")
+            else:
+                yield path + key
+
+    used = [param for stage in pipeline()["stages"].values() for param in stage.get("params", [])]
+    params = set(leaves(yaml.safe_load((ROOT / "params.yaml").read_text("utf-8"))))
+    free = {key for key in params if not any(f"{key}.".startswith(f"{name}.") for name in used)}
+    assert free == OBSERVING
+    assert all(any(f"{key}.".startswith(f"{name}.") for key in params) for name in used)
 
 
 def test_repro_of_what_is_fresh_runs_nothing(changed: Project) -> None:
@@ -94,7 +121,7 @@ def test_dvc_shows_metrics_params_plots_and_experiments(ran: Project, tmp_path: 
     values = ("-S", "evaluate.mask_threshold=0.3", "-S", "evaluate.mixtures=2")
     experiment = project.dvc("exp", "run", "--name", "small", *values)
     assert experiment.returncode == 0, experiment.stderr
-    assert re.findall(r"Running stage '(\w+)'", experiment.stdout) == STAGES[4:]
+    assert re.findall(r"Running stage '(\w+)'", experiment.stdout) == MEASURED
 
     shown = json.loads(project.dvc("metrics", "show", "--json").stdout)
     assert "sdr" in shown[""]["data"]["metrics/evaluate.json"]["data"]

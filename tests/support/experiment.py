@@ -66,7 +66,7 @@ TINY = {
     "evaluate.mixtures": 4,
     "evaluate.shown": 2,
     "evaluate.mask_threshold": 0.5,
-    "evaluate.localization_scenes": 1,
+    "localize.scenes": 1,
 }
 
 

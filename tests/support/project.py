@@ -38,7 +38,7 @@ SMALL = {
     "train.evaluate_mixtures": 2,
     "evaluate.mixtures": 4,
     "evaluate.shown": 2,
-    "evaluate.localization_scenes": 1,
+    "localize.scenes": 1,
     "denoise.taps": [4, 16],
     "denoise.nlms_rates": [0.01],
     "denoise.rls_forgetting": [0.999],

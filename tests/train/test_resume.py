@@ -148,7 +148,7 @@ def short(tiny_params: Params) -> Params:
             "train.optimizer": "adamw",
             "train.schedule": "cosine",
             "train.ema_decay": 0.9,
-            "train.checkpoint_seconds": 0.0,
+            "checkpoint_seconds": 0.0,
             "model.mask": "ratio",
             "train.loss": "l1",
         },
@@ -160,7 +160,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory, short: Params, tiny_videos: l
     """Train undisturbed, killed repeatedly, stopped by signals, and with several ranks."""
     folder = tmp_path_factory.mktemp("runs")
     # No checkpoint except the one after the signal.
-    long = with_values(short, {"train.checkpoint_seconds": 1e6, "train.epochs": 100})
+    long = with_values(short, {"checkpoint_seconds": 1e6, "train.epochs": 100})
     # Two micro-batches have their own batch statistics on one rank as well as on two.
     shared = with_values(
         short, {"train.micro_batches": 2, "train.epochs": 5, "train.ema_decay": None}
@@ -204,11 +204,11 @@ def test_checkpoint_of_another_run_is_not_resumed(
     assert ResumeCheckpoint(path, identity).save({"step": 3})
     assert ResumeCheckpoint(path, identity).load() == {"step": 3}
     assert capsys.readouterr().out == ""
-    same = with_values(short, {"train.log_every": 7, "train.checkpoint_seconds": 9.0})
+    same = with_values(short, {"log_every": 7, "checkpoint_seconds": 9.0})
     assert run_identity(same, tiny_videos[:-4], tiny_videos[-4:]) == identity
     for values, said in (
         ({"train.epochs": 9}, "train.epochs 4 -> 9"),
-        ({"seed": 5}, "seed 1234 -> 5"),
+        ({"train.seed": 5}, "train.seed 1234 -> 5"),
         ({"model.channels": 4}, "model.channels 8 -> 4"),
     ):
         other = run_identity(with_values(short, values), tiny_videos[:-4], tiny_videos[-4:])

@@ -102,7 +102,7 @@ def trained(
         "train.evaluate_every": 2,
         "train.evaluate_mixtures": 3,
         "train.learning_rate_steps": [2],
-        "train.log_every": 5,
+        "log_every": 5,
         # With these weights no mask is empty, so that all mixtures can be measured.
         "model.weights.synthesizer": str(biased_synthesizer(folder, tiny_params, 1.0)),
     }
@@ -183,7 +183,7 @@ def test_result_does_not_depend_on_workers_and_global_seeds(
 def test_seed_changes_the_run(
     tmp_path: Path, plain: Run, tiny_params: Params, tiny_videos: list[Video]
 ) -> None:
-    values = {"seed": 1, "train.evaluate_mixtures": 1}
+    values = {"train.seed": 1, "train.evaluate_mixtures": 1}
     other = Run(tmp_path, with_values(tiny_params, values), tiny_videos).train()
     assert other.logged("train/loss") != plain.logged("train/loss")
 
@@ -219,7 +219,7 @@ def test_only_weights_with_a_learning_rate_change(
 ) -> None:
     rates = {"sound": 0.0, "vision": 1e-2, "synthesizer": 0.0}
     params = with_values(tiny_params, {"train.learning_rate": rates})
-    start = player_of(params, torch_seed(params.seed, "model")).state_dict()
+    start = player_of(params, torch_seed(params.train.seed, "model")).state_dict()
     end = Run(tmp_path, params, tiny_videos).train().state()
     names = {name for name, _ in player_of(params).named_parameters()}
     changed = {name for name in names if not torch.equal(start[name], end[name])}
@@ -444,7 +444,7 @@ def test_moving_average_is_saved(
     name = "sound.down.0.weight"
     assert averaged.state().keys() == plain.state().keys()
     assert not torch.equal(averaged.state()[name], plain.state()[name])
-    start = player_of(params, torch_seed(params.seed, "model")).state_dict()[name]
+    start = player_of(params, torch_seed(params.train.seed, "model")).state_dict()[name]
     moved = (averaged.state()[name] - start).norm()
     assert 0 < moved < (plain.state()[name] - start).norm()
 

@@ -13,10 +13,10 @@ from threadpoolctl import threadpool_limits
 
 from sop.denoise.settings import MethodSettings
 from sop.denoise.trial import Trial
-from sop.evaluate.localization_metrics import KINDS
 from sop.evaluate.measures import MEASURES, bss_eval
 from sop.evaluate.records import read_record, record_paths
 from sop.evaluate.results import MIXTURES_FILE
+from sop.localize.measures import KINDS
 from sop.params import Params
 from sop.report import charts
 from sop.report.mixture_files import ideal_masks

@@ -5,13 +5,13 @@ import numpy as np
 import pytest
 
 from sop.dataset.index import Video
-from sop.evaluate.localization_metrics import (
+from sop.inference.separator import Separator
+from sop.localize.measures import (
     LocalizationScene,
     localization_summary,
     measure_localization,
     scenes,
 )
-from sop.inference.separator import Separator
 from sop.params import Params
 from tests.support.experiment import with_values
 from tests.support.planted import HIGH_HZ, LOW_HZ, ArrayRecording, plant, separator_of, tone

@@ -1,0 +1,1 @@
+"""Stage `localize`: measures of localization, on videos with known positions and sounds."""

@@ -1,0 +1,37 @@
+"""Stage `localize`: find the sounding players in videos with known positions, and measure it."""
+
+from pathlib import Path
+
+from sop.dataset.index import DUETS, VALIDATION, read_index
+from sop.inference.separator import Separator
+from sop.localize.measures import localization_summary, measure_localization, scenes
+from sop.model.checkpoint import load_player
+from sop.params import load_params
+from sop.runtime.device import choose_device
+from sop.runtime.errors import LeftOut
+from sop.runtime.metrics_files import write_metrics
+from sop.runtime.progress import progress
+from sop.runtime.stage import run_stage
+
+
+def main() -> None:
+    params = load_params()
+    player, _ = load_player(Path("data/model/last.pt"))
+    separator = Separator(player, params, choose_device(params.device))
+    index, limit = Path("data/index"), params.localize.scenes
+    # With index.duets, the model was trained on some of them.
+    duets = [] if params.index.duets else read_index(index / DUETS)
+    solos = read_index(index / VALIDATION)
+    with_truth = list(scenes(duets[:limit], solos[:limit], Path("data/videos"), params.extract))
+    results, left_out = [], {}
+    for scene in progress(with_truth, "localize", len(with_truth), unit="scene"):
+        try:
+            results.append(measure_localization(separator, scene))
+        except LeftOut as reason:
+            left_out[scene.name] = str(reason)
+    summary = localization_summary(results, left_out)
+    write_metrics("localization", summary, details=("scenes",))
+
+
+if __name__ == "__main__":
+    run_stage("localize", main)
