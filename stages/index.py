@@ -15,7 +15,6 @@ def main() -> None:
         Path("data/frames"),
         params.index,
         frame_rate=params.extract.frame_rate,
-        seed=params.index.seed,
         duets_of_source=read_duets(Path("metrics/details/download.json")),
     )
     write_index(index, Path("data/index"))

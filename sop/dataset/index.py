@@ -89,7 +89,6 @@ def build_index(
     frames: Path,
     params: IndexParams,
     frame_rate: float,
-    seed: int,
     duets_of_source: Duets | None = None,
 ) -> Index:
     """Split the extracted videos into training and validation.
@@ -100,9 +99,8 @@ def build_index(
     Args:
         audio: folder of `<category>/<id>.<wav, mp3, ...>`.
         frames: folder of `<category>/<id>.zip`, or of folders of JPEGs as from the published code.
-        params: minimum length, fraction for training, and whether duets take part.
+        params: seed, minimum length, fraction for training, and whether duets take part.
         frame_rate: frames per second.
-        seed: `index.seed` of params.yaml.
         duets_of_source: the duets that the source of the videos knows; `params.duet_categories`
             adds others.
 
@@ -122,7 +120,7 @@ def build_index(
             left_out[f"{category}/{sound.stem}"] = str(reason)
             continue
         (duets if video.duet_of and not params.duets else used).append(video)
-    train, validation = _split(used, params.train_fraction, seed)
+    train, validation = _split(used, params.train_fraction, params.seed)
     index = Index(tuple(train), tuple(validation), tuple(duets), left_out)
     for side, other, videos in ((TRAIN, VALIDATION, train), (VALIDATION, TRAIN, validation)):
         if not videos:

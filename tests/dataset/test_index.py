@@ -28,7 +28,7 @@ from sop.runtime.errors import LeftOut, UserError
 
 RATE = 8000
 FRAME_RATE = 8.0
-PARAMS = IndexParams(min_seconds=1.0, train_fraction=0.5, duets=False, duet_categories={})
+PARAMS = IndexParams(seed=1, min_seconds=1.0, train_fraction=0.5, duets=False, duet_categories={})
 OF_SOURCE = {
     "acoustic_guitar_violin": ("acoustic_guitar", "violin"),
     "flute_violin": ("flute", "violin"),
@@ -76,8 +76,8 @@ class Extracted:
         return path
 
     def index(self, seed: int = 1, **changes: Any) -> Index:
-        params = PARAMS.model_copy(update=changes)
-        return build_index(self.audio, self.frames, params, FRAME_RATE, seed, OF_SOURCE)
+        params = PARAMS.model_copy(update={"seed": seed, **changes})
+        return build_index(self.audio, self.frames, params, FRAME_RATE, OF_SOURCE)
 
 
 def sides(index: Index) -> dict[str, str]:
@@ -380,7 +380,7 @@ def test_list_has_the_published_form(
     extracted: Extracted, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    index = build_index(Path("data/audio"), Path("data/frames"), PARAMS, FRAME_RATE, seed=1)
+    index = build_index(Path("data/audio"), Path("data/frames"), PARAMS, FRAME_RATE)
     write_index(index, Path("index"))
     text = (Path("index") / TRAIN).read_bytes().decode()
     lines = text.split("\n")
