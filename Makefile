@@ -1,8 +1,10 @@
 # `make demo` and `make test` install what they need into .venv.
 
 PYTHON ?= python3
+# Also for `make PYTHON=`: an empty program would skip the check of its version.
+override PYTHON := $(or $(strip $(PYTHON)),python3)
 VENV := .venv
-BIN := $(CURDIR)/$(VENV)/bin
+BIN := $(abspath $(VENV))/bin
 export PATH := $(BIN):$(PATH)
 # DVC sends no usage statistics.
 export DVC_NO_ANALYTICS := 1
@@ -42,10 +44,12 @@ docs: install  ## build the documentation in site/
 $(VENV)/installed: pyproject.toml requirements.txt requirements-dev.txt
 	@$(PYTHON) -c 'import sys; v = sys.version_info; (3, 10) <= v < (3, 14) or sys.exit( \
 		"Python 3.10 to 3.13 is required, but $(PYTHON) is %d.%d; try make PYTHON=python3.12 ..." % v[:2])'
-	test -d $(VENV) || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --upgrade pip
-	$(BIN)/python -m pip install --quiet -r requirements-dev.txt
-	$(BIN)/python -m pip install --quiet --no-deps --editable .
+	@# A .venv without pip is half-made, by a Python without ensurepip for instance: made again.
+	"$(BIN)/python" -m pip --version > /dev/null 2>&1 || \
+		$(PYTHON) -m venv $$(test ! -f $(VENV)/pyvenv.cfg || echo --clear) $(VENV)
+	"$(BIN)/python" -m pip install --quiet --upgrade pip
+	"$(BIN)/python" -m pip install --quiet -r requirements-dev.txt
+	"$(BIN)/python" -m pip install --quiet --no-deps --editable .
 	touch $@
 
 clean:  ## remove what the pipeline made; DVC's cache stays

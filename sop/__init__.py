@@ -6,7 +6,9 @@ if TYPE_CHECKING:
     from sop.inference.localization import Localization, Region
     from sop.inference.separator import Separation, Separator
 
-__all__ = ["Localization", "Region", "Separation", "Separator"]
+__all__ = ["Localization", "Region", "Separation", "Separator", "__version__"]
+
+__version__ = "0.1.0"
 
 
 def __getattr__(name: str) -> Any:

@@ -12,6 +12,8 @@ import pytest
 from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 
+import sop
+from sop.cli.main import main
 from sop.runtime.code import code_dependencies
 from sop.runtime.errors import EXTRAS, run
 from tests.support.experiment import ROOT
@@ -130,3 +132,60 @@ def test_make_names_a_wrong_python(
     said = f"Python 3.10 to 3.13 is required, but {python} is {dotted}"
     assert done.stderr.startswith(said) == (not allowed)
     assert ("venv" in done.stdout) == allowed
+
+
+def test_make_without_a_python_checks_the_default_one() -> None:
+    shown = subprocess.run(
+        ["make", "--dry-run", "--always-make", "install", "PYTHON="],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert shown.stdout.startswith("python3 -c ")
+    assert "python3 -m venv" in shown.stdout
+
+
+# Makes an environment as Python does: its pyvenv.cfg and its program, then pip. Without ensurepip
+# it stops before pip. Its program writes down what it is called with.
+FAKE_PYTHON = """#!/bin/sh
+if test "$1" = -c; then exit 0; fi
+for folder; do :; done
+test "$3" != --clear || rm -r "$folder"
+mkdir -p "$folder/bin"
+touch "$folder/pyvenv.cfg"
+printf '#!/bin/sh\\ntest -e ensurepip || exit 1\\necho "$@" >> log\\n' > "$folder/bin/python"
+chmod +x "$folder/bin/python"
+test -e ensurepip
+"""
+
+
+def test_make_completes_an_environment_in_a_folder_with_spaces(tmp_path: Path) -> None:
+    folder = tmp_path / "the sound of pixels"
+    folder.mkdir()
+    (folder / "Makefile").write_bytes((ROOT / "Makefile").read_bytes())
+    for name in ("pyproject.toml", "requirements.txt", "requirements-dev.txt"):
+        (folder / name).touch()
+    (folder / "python").write_text(FAKE_PYTHON)
+    (folder / "python").chmod(0o755)
+    command = ["make", "install", "PYTHON=./python"]
+    without_pip = subprocess.run(command, cwd=folder, capture_output=True)
+    assert without_pip.returncode != 0
+    assert (folder / ".venv" / "pyvenv.cfg").exists()
+    (folder / ".venv" / "left").touch()
+    (folder / "ensurepip").touch()
+    subprocess.run(command, cwd=folder, capture_output=True, check=True)
+    assert not (folder / ".venv" / "left").exists()
+    called = (folder / "log").read_text().splitlines()
+    assert [line.split()[:3] for line in called] == [["-m", "pip", "install"]] * 3
+    again = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=True)
+    assert "up to date" in again.stdout or "Nothing to be done" in again.stdout
+
+
+def test_version(project: dict[str, Any], capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stop:
+        main(["--version"])
+    assert stop.value.code == 0
+    assert capsys.readouterr().out == f"sop {sop.__version__}\n"
+    assert sop.__version__ == project["version"]
+    assert f"\nversion: {sop.__version__}\n" in (ROOT / "CITATION.cff").read_text("utf-8")

@@ -1,11 +1,10 @@
 """The command `denoise`."""
 
 import argparse
-from pathlib import Path
 from typing import Any
 
-from sop.cli.options import add_filter_options, add_path_option, chosen_filter
-from sop.runtime.files import require_file
+from sop.cli.options import add_filter_options, add_path_option, chosen_filter, path_of
+from sop.runtime.files import require_file, require_place
 from sop.runtime.log import say
 
 
@@ -20,9 +19,15 @@ def add_parser(commands: Any) -> None:
         "files need the same sample rate and length. Each channel of the target is filtered with "
         "all channels of all references.",
     )
-    parser.add_argument("target", type=Path, metavar="TARGET", help="WAV, FLAC, Ogg, MP3, ...")
     parser.add_argument(
-        "references", type=Path, nargs="+", metavar="REFERENCE", help="recording of the noise"
+        "target", type=path_of("TARGET"), metavar="TARGET", help="WAV, FLAC, Ogg, MP3, ..."
+    )
+    parser.add_argument(
+        "references",
+        type=path_of("REFERENCE"),
+        nargs="+",
+        metavar="REFERENCE",
+        help="recording of the noise",
     )
     add_path_option(parser, "--out", "CLEAN.wav", "file for the result, 32-bit float samples")
     add_filter_options(parser, "--filter", "rls", "adaptive filter (default: %(default)s)")
@@ -33,6 +38,7 @@ def run(options: argparse.Namespace) -> int:
     """Write the filtered recording and print how much quieter it is."""
     for path in (options.target, *options.references):
         require_file(path)
+    require_place(options.out, "file")
     setting = chosen_filter(options)
     assert setting is not None
 

@@ -7,9 +7,12 @@ in `run`, after they have checked their arguments.
 
 import argparse
 from collections.abc import Sequence
+from typing import NoReturn
 
+import sop
 from sop.cli import compare, denoise, preset, published, separate, summary
 from sop.runtime import errors
+from sop.runtime.log import printable
 
 COMMANDS = (preset, separate, denoise, summary, compare, published)
 
@@ -38,13 +41,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def make_parser() -> argparse.ArgumentParser:
     """Return the parser of all commands and their arguments."""
-    parser = argparse.ArgumentParser(
+    parser = _Parser(
         prog="sop", description=DESCRIPTION, formatter_class=argparse.RawDescriptionHelpFormatter
     )
+    parser.add_argument("--version", action="version", version=f"%(prog)s {sop.__version__}")
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
     for command in COMMANDS:
         command.add_parser(commands)
     return parser
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        # The message repeats arguments, which may be names of files.
+        super().error(printable(message))
 
 
 def program() -> None:

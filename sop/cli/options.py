@@ -1,6 +1,7 @@
 """Options that several commands share, and the types of their values."""
 
 import argparse
+import math
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -15,6 +16,7 @@ MODEL = Path("data/model/last.pt")
 MODEL_KIND = "checkpoint; run `dvc repro train`, or set --checkpoint"
 
 TAPS = 64
+MAX_TAPS = 2**20
 # A memory of 0.2 s at 44.1 kHz. Long enough: the filter removes about taps * (1 - forgetting) / 2
 # of the wanted sound, here -25 dB. Short enough to follow a moving source.
 # For a violin under noise or an accordion, 2 s were 9 dB worse where the path changed over seconds,
@@ -61,15 +63,26 @@ def number(text: str, minimum: float, maximum: float) -> float:
     return value
 
 
-def whole_number(text: str) -> int:
-    """Return a whole number of 1 or more from text.
+def whole_number(text: str, maximum: float = math.inf) -> int:
+    """Return a whole number from 1 to a maximum from text.
 
     Raises:
         ValueError: the text is anything else.
     """
-    if not text.isdecimal() or not int(text):
+    if not text.isdecimal() or not 1 <= int(text) <= maximum:
         raise ValueError
     return int(text)
+
+
+def path_of(name: str) -> Callable[[str], Path]:
+    """Return the conversion of the argument `name` to a path, which must not be empty."""
+
+    def convert(text: str) -> Path:
+        if not text:
+            raise UserError(f"{name}: empty; name a file or folder")
+        return Path(text)
+
+    return convert
 
 
 def add_path_option(
@@ -78,7 +91,12 @@ def add_path_option(
     """Add an option that names a file or folder; it is required if it has no default."""
     text += " (default: %(default)s)" if default else ""
     parser.add_argument(
-        option, type=Path, metavar=kind, help=text, default=default, required=default is None
+        option,
+        type=path_of(option),
+        metavar=kind,
+        help=text,
+        default=default,
+        required=default is None,
     )
 
 
@@ -99,8 +117,8 @@ def add_filter_options(
     add_option(
         parser,
         "--taps",
-        whole_number,
-        "a whole number, 1 or more",
+        lambda text: whole_number(text, MAX_TAPS),
+        f"a whole number from 1 to {MAX_TAPS}",
         metavar="N",
         help=f"length of the filter for each reference, in samples (default: {TAPS}, in which "
         "sound travels half a metre at 44.1 kHz)",

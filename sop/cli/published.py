@@ -6,7 +6,7 @@ from typing import Any
 
 from sop.cli.options import MODEL, MODEL_KIND, add_path_option
 from sop.runtime.errors import UserError
-from sop.runtime.files import require_file
+from sop.runtime.files import require_file, require_place
 from sop.runtime.log import say
 
 
@@ -34,6 +34,7 @@ def add_parser(commands: Any) -> None:
 def run_export(options: argparse.Namespace) -> int:
     """Write the files and print their paths."""
     require_file(options.checkpoint, MODEL_KIND)
+    require_place(options.out, "folder")
 
     # Imports PyTorch, which takes seconds.
     from sop.model.checkpoint import load_player
@@ -56,6 +57,7 @@ def run_import(options: argparse.Namespace) -> int:
     """Download the model and write the checkpoint."""
     if options.out.exists():
         raise UserError(f"{options.out}: already exists; move it away, or set --out")
+    require_place(options.out, "file")
     # Imports pydantic, which `sop --help` does not need.
     from sop.params import load_params
 

@@ -3,7 +3,6 @@
 import argparse
 import math
 import re
-from pathlib import Path
 from typing import Any
 
 from sop.cli.options import (
@@ -14,12 +13,15 @@ from sop.cli.options import (
     add_path_option,
     chosen_filter,
     number,
+    path_of,
     whole_number,
 )
-from sop.runtime.files import require_file
+from sop.runtime.errors import UserError
+from sop.runtime.files import require_file, require_place
 from sop.runtime.log import say
 
 MAX_GAIN = 100
+PAGE_SECONDS = 6.0
 
 
 def add_parser(commands: Any) -> None:
@@ -31,7 +33,9 @@ def add_parser(commands: Any) -> None:
         "region as a WAV file and the remaining sound as rest.wav; their sum is the original "
         "sound. overlay.mp4 shows where and when each region sounds, and regions.json lists it.",
     )
-    parser.add_argument("video", type=Path, metavar="VIDEO", help="any file that ffmpeg reads")
+    parser.add_argument(
+        "video", type=path_of("VIDEO"), metavar="VIDEO", help="any file that ffmpeg reads"
+    )
     add_path_option(parser, "--out", "DIR", "folder for the results")
     add_path_option(parser, "--checkpoint", "FILE", "the model", MODEL)
     add_option(
@@ -74,8 +78,11 @@ def add_parser(commands: Any) -> None:
         "G; may be repeated",
     )
     for option, text in (("--mute", "without region N"), ("--solo", "with region N only")):
-        parser.add_argument(
+        add_option(
+            parser,
             option,
+            _component,
+            "the number of a region, or rest",
             **repeated,
             metavar="N",
             help=f"also write a video {text} (or `rest`); may be repeated",
@@ -96,9 +103,8 @@ def add_parser(commands: Any) -> None:
         "--page-seconds",
         lambda text: number(text, 1, 60),
         "a number from 1 to 60",
-        default=6.0,
         metavar="S",
-        help="length of that part, 1 to 60 (default: %(default)g)",
+        help=f"length of that part, 1 to 60 (default: {PAGE_SECONDS:g})",
     )
     add_filter_options(
         parser,
@@ -114,7 +120,11 @@ def run(options: argparse.Namespace) -> int:
     """Separate the video and print what was found and written."""
     require_file(options.video)
     require_file(options.checkpoint, MODEL_KIND)
+    require_place(options.out, "folder")
     denoise = chosen_filter(options)
+    gains = _gains(options.gain)
+    if options.page_seconds is not None and not options.page:
+        raise UserError("--page-seconds requires --page")
 
     # Imports PyTorch, which takes seconds.
     import torch
@@ -130,11 +140,11 @@ def run(options: argparse.Namespace) -> int:
     separation_options = SeparationOptions(
         regions=options.regions,
         places=options.at,
-        gains=dict(options.gain) or None,
+        gains=gains or None,
         muted=frozenset(options.mute),
         solo=frozenset(options.solo),
         model_rate=options.model_rate,
-        page_seconds=options.page_seconds if options.page else None,
+        page_seconds=(options.page_seconds or PAGE_SECONDS) if options.page else None,
         denoise=denoise,
     )
     written = write_separation(options.video, options.out, separator, separation_options)
@@ -176,4 +186,22 @@ def _point(text: str) -> tuple[float, float]:
 
 def _gain(text: str) -> tuple[str, float]:
     name, _, factor = text.partition("=")
-    return name, number(factor, 0, MAX_GAIN)
+    return _component(name), number(factor, 0, MAX_GAIN)
+
+
+def _component(text: str) -> str:
+    return text if text == "rest" else str(whole_number(text))
+
+
+def _gains(given: list[tuple[str, float]]) -> dict[str, float]:
+    """Return the volume of each component.
+
+    Raises:
+        UserError: one is given twice.
+    """
+    gains: dict[str, float] = {}
+    for name, gain in given:
+        if name in gains:
+            raise UserError(f"--gain {name}: given twice; keep one of them")
+        gains[name] = gain
+    return gains

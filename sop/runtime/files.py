@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from sop.runtime.errors import UserError
 
@@ -113,6 +113,25 @@ def require_file(path: Path, kind: str = "file") -> None:
             raise UserError(f"{path}: not a file")
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror})") from None
+
+
+def require_place(path: Path, kind: Literal["file", "folder"]) -> None:
+    """Check that a file or folder may be at a path: nothing of the other kind is in its way.
+
+    Raises:
+        UserError: a file is where a folder is needed, or the reverse, or it cannot be looked up.
+    """
+    try:
+        place = path.parent if kind == "file" else path
+        while not place.exists():
+            place = place.parent
+        reason = None if place.is_dir() else f"{place} is not a folder"
+        if kind == "file" and path.is_dir():
+            reason = "a folder of that name exists"
+    except OSError as error:
+        reason = error.strerror
+    if reason:
+        raise UserError(f"{path}: cannot be written ({reason})")
 
 
 def remove_partials(folder: Path) -> None:

@@ -99,9 +99,12 @@ def write_separation(
     """
     options = options or SeparationOptions()
     check_paths(video, folder)
+    _check_options(options)
     with staged(folder) as stage, decoded_recording(video, separator.params.extract) as recording:
         limits = limits_of(recording.seconds)
-        picture = next(read_pictures(video, recording.seconds, 1.0, None, limits), None)
+        # At the rate of the model's frames: a second may be longer than the video.
+        frame_rate = separator.params.extract.frame_rate
+        picture = next(read_pictures(video, recording.seconds, frame_rate, None, limits), None)
         if picture is None:
             raise LeftOut("contains no pictures")
         size = picture.shape[1], picture.shape[0]
@@ -178,13 +181,33 @@ def remix_gains(options: SeparationOptions, regions: int) -> list[float]:
         for name in sorted(wanted):
             if name not in names:
                 choices = " or ".join(filter(None, (", ".join(names[:-1]), REST)))
-                raise UserError(f"{option} {name}: no such region in this video; use {choices}")
+                raise UserError(f"{option} {name}: no such region; use {choices}")
     return [
         0.0
         if name in options.muted or (options.solo and name not in options.solo)
         else gains.get(name, 1.0)
         for name in names
     ]
+
+
+def _check_options(options: SeparationOptions) -> None:
+    """Check the options as far as possible before the work.
+
+    Raises:
+        UserError: there cannot be that many regions, or two options contradict each other.
+    """
+    if (options.regions or 0) > MAX_REGIONS:
+        raise UserError(f"--regions {options.regions}: must be at most {MAX_REGIONS}")
+    remix_gains(options, len(options.places) or options.regions or MAX_REGIONS)
+    gains = set(options.gains or ())
+    for other, names in (("--gain", gains), ("--solo", options.solo)):
+        for name in sorted(options.muted & names):
+            raise UserError(f"--mute {name}: contradicts {other} {name}; leave one of them out")
+    if options.solo and (silent := sorted(gains - options.solo)):
+        raise UserError(
+            f"--gain {silent[0]}: without effect, --solo leaves this region out; leave one of "
+            "them out"
+        )
 
 
 def _localize(
@@ -194,8 +217,6 @@ def _localize(
     wanted = options.regions
     # Checked before the work.
     places = [fractions_of(x, y, size) for x, y in options.places]
-    if wanted is not None and wanted > MAX_REGIONS:
-        raise UserError(f"--regions {wanted}: must be at most {MAX_REGIONS}")
     localization = separator.localize(recording, None if places else wanted, "localizing")
     if places:
         height, width = localization.energy.shape

@@ -5,7 +5,9 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+import soundfile
 import torch
 from ruamel.yaml import YAML
 
@@ -119,6 +121,12 @@ def test_help_of_each_command(command: str, capsys: pytest.CaptureFixture[str]) 
         ("import-published --out video.mp4", 2),
         ("import-published", 2),
         ("compare nonsense", 2),
+        ("separate video.mp4 --out video.mp4/out --checkpoint video.mp4", 2),
+        ("separate video.mp4 --out out --checkpoint video.mp4 --page-seconds 3", 2),
+        ("separate video.mp4 --out out --checkpoint video.mp4 --mute x", 2),
+        ("separate video.mp4 --out out --checkpoint video.mp4 --gain 1=1 --gain 1=2", 2),
+        ("denoise video.mp4 video.mp4 --out video.mp4/clean.wav", 2),
+        ("import-published --out video.mp4/model.pt", 2),
     ],
 )
 def test_wrong_arguments_import_nothing_heavy(tmp_path: Path, arguments: str, status: int) -> None:
@@ -206,6 +214,82 @@ def test_summary(evaluated: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert "3 mixtures evaluated, 1 left out" in lines
     assert "  mixture 2: a.wav: holds no sound" in lines
     assert any("data/evaluate/" in line for line in lines)
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"sar": None}, "'NoneType' object is not subscriptable"),
+        ({"sdr": {"mean": 1.0}}, "'median' is missing"),
+        ({"category": {"flute": {}}}, "'sdr' is missing"),
+        ({"mixtures": {"counted": 3}}, "'left_out' is missing"),
+        ({"sdr": {"mean": "much", "median": 1.0}}, ""),
+    ],
+)
+def test_summary_of_metrics_of_another_version(
+    evaluated: Path, changes: dict[str, Any], said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    evaluated.write_text(json.dumps(metrics(**changes)))
+    with pytest.raises(UserError) as error:
+        main(["summary"])
+    assert str(error.value).startswith("metrics/details/evaluate.json: not the metrics that this")
+    assert said in str(error.value)
+    assert capsys.readouterr().out == ""
+
+
+def test_summary_without_a_value(evaluated: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    evaluated.write_text(json.dumps(metrics(sar={"mean": None, "median": None})))
+    assert main(["summary"]) == 0
+    shown = [line.split() for line in capsys.readouterr().out.splitlines()]
+    assert ["sar", "-", "-"] in shown
+
+
+def test_reader_of_the_summary_that_ends(evaluated: Path) -> None:
+    shown = subprocess.run(
+        f"{sys.executable} -m sop summary | head -n 1",
+        shell=True,
+        cwd=evaluated.parents[2],
+        env={"PYTHONPATH": str(ROOT), "PATH": os.environ["PATH"]},
+        capture_output=True,
+        text=True,
+    )
+    assert shown.stderr == ""
+    assert shown.stdout.split() == ["mean", "median", "dB"]
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["separate", "", "--out", "out"],
+        ["separate", "video.mp4", "--out", ""],
+        ["separate", "video.mp4", "--out", "out", "--checkpoint", ""],
+        ["denoise", "", "noise.wav", "--out", "clean.wav"],
+        ["denoise", "a.wav", "noise.wav", "", "--out", "clean.wav"],
+        ["denoise", "a.wav", "noise.wav", "--out", ""],
+        ["export-published", "--out", ""],
+        ["import-published", "--out", ""],
+    ],
+)
+def test_empty_path(arguments: list[str]) -> None:
+    with pytest.raises(UserError, match=r"^[-A-Za-z]+: empty; name a file or folder$"):
+        main(arguments)
+
+
+def test_arguments_are_shown_without_control_characters(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["summary", "\x1b[31m\n"])
+    assert r"unrecognized arguments: \x1b[31m\n" in capsys.readouterr().err
+
+
+def test_names_of_files_are_shown_without_control_characters(tmp_path: Path) -> None:
+    folder = tmp_path / "a\x1b[31m"
+    folder.mkdir()
+    soundfile.write(folder / "a.wav", np.ones(8000), 8000)
+    soundfile.write(folder / "b.wav", np.zeros(8000), 8000)
+    shown = start("denoise", *map(str, folder.iterdir()), "--out", f"{folder}/c.wav", folder=folder)
+    assert shown.returncode == 0
+    assert "\x1b" not in shown.stdout + shown.stderr
+    assert r"a\x1b[31m/c.wav: " in shown.stdout
 
 
 def test_summary_of_a_damaged_file(evaluated: Path) -> None:

@@ -217,7 +217,11 @@ def test_remix_gains() -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"gains": {"3": 1.0}}, "--gain 3: no such region in this video; use 1, 2 or rest"),
+        ({"gains": {"3": 1.0}}, "--gain 3: no such region; use 1, 2 or rest"),
+        ({"regions": 2, "solo": frozenset({"3"})}, "--solo 3: no such region; use 1, 2 or rest"),
+        ({"muted": frozenset("1"), "solo": frozenset("1")}, "--mute 1: contradicts --solo 1"),
+        ({"muted": frozenset("1"), "gains": {"1": 2}}, "--mute 1: contradicts --gain 1"),
+        ({"solo": frozenset("1"), "gains": {"2": 2}}, "--gain 2: without effect"),
         ({"regions": 9}, "--regions 9: must be at most 8"),
         ({"places": [(1.5, 0.5), (200.0, 30.0)]}, "--at 200,30: outside the picture.*160 x 60"),
         ({"places": [(-0.1, 0.5)]}, "--at -0.1,0.5: outside"),
@@ -283,6 +287,23 @@ def test_video_shorter_than_a_window(tmp_path: Path, planted: Separator) -> None
     assert len(written.description["regions"]) == 2
     samples, rate = read(tmp_path / "out" / "rest.wav")
     assert len(samples) == round(written.description["seconds"] * rate)
+
+
+@pytest.mark.parametrize("seconds", [0.1, 0.25])
+def test_video_of_a_few_pictures(tmp_path: Path, planted: Separator, seconds: float) -> None:
+    short = film(tmp_path / "short.mp4", STEREO, seconds)
+    written = write_separation(short, tmp_path / "out", planted)
+    samples, rate = read(tmp_path / "out" / "rest.wav")
+    assert len(samples) == round(written.description["seconds"] * rate)
+    assert "overlay.mp4" in everything(tmp_path / "out")
+
+
+def test_impossible_options_are_refused_before_the_work(tmp_path: Path, planted: Separator) -> None:
+    damaged = tmp_path / "damaged.mp4"
+    damaged.write_text("would be an error")
+    with pytest.raises(UserError, match="--gain 9: no such region"):
+        options = SeparationOptions(gains={"9": 1.0})
+        write_separation(damaged, tmp_path / "out", planted, options)
 
 
 def test_page_of_the_busiest_stretch(tmp_path: Path, planted: Separator, video: Path) -> None:
@@ -427,7 +448,7 @@ def bad_inputs(folder: Path, video: Path) -> Iterator[tuple[list[str], str]]:
     yield [good, *out, "--denoise", "rls", "--taps", "4097"], "rls: 4097 weights"
     yield [good, *out, "--denoise", "lms", "--rate", "9"], "lms: rate 9: diverges"
     yield [good, "--out", str(folder / "file")], "file: cannot be written"
-    yield [good, "--out", str(folder / "file" / "out")], "out: cannot be written"
+    yield [good, "--out", str(folder / "file" / "out")], "file is not a folder"
     yield [good, "--out", "/proc/out"], "/proc/out: cannot be written"
     yield [good, *out, "--checkpoint", str(folder / "none.pt")], "none.pt: no such checkpoint"
     yield [good, *out, "--device", "toaster"], "--device toaster"
@@ -440,6 +461,13 @@ def bad_inputs(folder: Path, video: Path) -> Iterator[tuple[list[str], str]]:
     yield [good, *out, "--gain", "1=-1"], "--gain 1=-1"
     yield [good, *out, "--gain", "1=nan"], "--gain 1=nan"
     yield [good, *out, "--gain", "5=1"], "--gain 5"
+    yield [good, *out, "--gain", "1=1", "--gain", "1=2"], "--gain 1: given twice"
+    yield [good, *out, "--gain", "x=1"], "--gain x=1: must be a region"
+    yield [good, *out, "--mute", "x"], "--mute x: must be the number of a region, or rest"
+    yield [good, *out, "--page-seconds", "3"], "--page-seconds requires --page"
+    yield ["", *out], "VIDEO: empty"
+    yield [good, "--out", ""], "--out: empty"
+    yield [good, *out, "--checkpoint", ""], "--checkpoint: empty"
     yield [good, *out, "--page", "--page-seconds", "0"], "--page-seconds 0"
 
 
