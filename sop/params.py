@@ -8,7 +8,6 @@ from typing import Annotated, Any, Literal, TypeVar, get_args
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 from pydantic.fields import FieldInfo
-from pydantic_core import ErrorDetails
 
 from sop.runtime.errors import UserError
 from sop.runtime.log import printable
@@ -573,7 +572,7 @@ def _describe(error: ValidationError, kind: type[BaseModel]) -> list[str]:
     return [begin + " or ".join(choices) for begin, choices in sentences.items()]
 
 
-def _limits(finding: ErrorDetails) -> dict[str, Any]:
+def _limits(finding: Mapping[str, Any]) -> dict[str, Any]:
     """Return what pydantic says about an error, by name; 1.0 as 1."""
     found = finding.get("ctx", {})
     return {

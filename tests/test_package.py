@@ -154,8 +154,9 @@ for folder; do :; done
 test "$3" != --clear || rm -r "$folder"
 mkdir -p "$folder/bin"
 touch "$folder/pyvenv.cfg"
-printf '#!/bin/sh\\ntest -e ensurepip || exit 1\\necho "$@" >> log\\n' > "$folder/bin/python"
+printf '#!/bin/sh\\ntest -e .venv/pip || exit 1\\necho "$@" >> log\\n' > "$folder/bin/python"
 chmod +x "$folder/bin/python"
+test ! -e ensurepip || touch "$folder/pip"
 test -e ensurepip
 """
 

@@ -246,8 +246,7 @@ def test_summary_without_a_value(evaluated: Path, capsys: pytest.CaptureFixture[
 
 def test_reader_of_the_summary_that_ends(evaluated: Path) -> None:
     shown = subprocess.run(
-        f"{sys.executable} -m sop summary | head -n 1",
-        shell=True,
+        ["sh", "-c", f"{sys.executable} -m sop summary | head -n 1"],
         cwd=evaluated.parents[2],
         env={"PYTHONPATH": str(ROOT), "PATH": os.environ["PATH"]},
         capture_output=True,
