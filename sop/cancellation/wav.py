@@ -13,8 +13,7 @@ from typing import IO
 import numpy as np
 from numpy.typing import NDArray
 
-from sop.runtime.errors import UserError
-from sop.runtime.files import writable
+from sop.runtime.files import replacing
 
 Samples = NDArray[np.float32]
 
@@ -37,13 +36,10 @@ DS64_BYTES = 28
 class WavWriter:
     """A WAV file that is being written; created by `writing_wav`."""
 
-    def __init__(
-        self, file: IO[bytes], path: Path, sample_rate: int, channels: int, channel_mask: int
-    ) -> None:
+    def __init__(self, file: IO[bytes], sample_rate: int, channels: int, channel_mask: int) -> None:
         self.samples = 0
         """Number of samples of each channel written so far."""
         self._file = file
-        self._path = path
         self._channels = channels
         # The content of the chunk `fmt `.
         size, bits = channels * SAMPLE_BYTES, 8 * SAMPLE_BYTES
@@ -62,7 +58,7 @@ class WavWriter:
             block: (s, channels), full scale being 1.
 
         Raises:
-            UserError: the file cannot be written.
+            OSError: the disk is full; `writing_wav` reports it.
             ValueError: the block has a different number of channels.
         """
         if block.ndim != 2 or block.shape[1] != self._channels:
@@ -89,11 +85,8 @@ class WavWriter:
         self._write(begin + first + chunks + struct.pack("<4sI", b"data", data))
 
     def _write(self, data: bytes) -> None:
-        try:
-            self._file.write(data)
-            self._file.flush()
-        except OSError as error:
-            raise UserError(f"{self._path}: cannot be written ({error.strerror})") from None
+        self._file.write(data)
+        self._file.flush()
 
 
 @contextmanager
@@ -114,8 +107,8 @@ def writing_wav(
     Raises:
         UserError: the file cannot be written.
     """
-    with writable(path) as partial, partial.open("wb") as file:
-        writer = WavWriter(file, path, sample_rate, channels, channel_mask)
+    with replacing(path) as partial, partial.open("wb") as file:
+        writer = WavWriter(file, sample_rate, channels, channel_mask)
         yield writer
         writer.write_header()
 

@@ -59,4 +59,5 @@ class _Parser(argparse.ArgumentParser):
 
 def program() -> None:
     """Run the program `sop` to its exit status."""
-    errors.run(main, interrupted="no output was changed")
+    with errors.stoppable():
+        errors.run(main, interrupted="no output was changed")

@@ -12,7 +12,7 @@ from sop.denoise.settings import METHODS, NONE, FilterSettings, MethodSettings
 from sop.denoise.trial import DENOISE_MEASURES, NOTEBOOK_SNR, Trial
 from sop.evaluate.records import read_record, write_sound
 from sop.params import Params
-from sop.runtime.files import write_text
+from sop.runtime.files import make_folder, write_text
 
 SWEEP_FILE = "sweep.csv"
 HELD_OUT_FILE = "held_out.csv"
@@ -37,7 +37,7 @@ def write_denoised(
     sweep, held_out = sweep_table(denoised), held_out_table(denoised)
     write_text(plots / SWEEP_FILE, sweep.to_csv(index=False, float_format="%.6g"))
     write_text(plots / HELD_OUT_FILE, held_out.to_csv(index=False, float_format="%.6g"))
-    sounds.mkdir(parents=True, exist_ok=True)
+    make_folder(sounds)
     for path in paths:
         record = read_record(path)
         if record.number >= params.evaluate.shown:

@@ -20,7 +20,7 @@ from sop.download.sources import VIDEO_SUFFIX, CachePaths, SourceVideo, VideoSou
 from sop.media.decoding import Probe
 from sop.params import Params
 from sop.runtime.errors import LeftOut, LeftOutForNow, NoNetwork, UserError
-from sop.runtime.files import PeriodicSaver, remove_others, remove_partials
+from sop.runtime.files import PeriodicSaver, make_folder, remove_others, remove_partials
 from sop.runtime.parallel import map_unordered
 from sop.runtime.progress import progress
 
@@ -51,7 +51,7 @@ def download(params: Params, folder: Path, caches: CachePaths) -> dict[str, Any]
     """
     _check_apart(params, folder)
     source = open_source(params, caches)
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder)
     remove_partials(folder)
     rows = _kept(source, folder)
     # Saved before any file is replaced, so that no row describes another file.
@@ -65,23 +65,23 @@ def download(params: Params, folder: Path, caches: CachePaths) -> dict[str, Any]
     unreached, limit = 0, min(LOST_NETWORK, max(len(missing), VERY_FEW + 1))
     work = partial(_make, source.make, folder)
     made = map_unordered(work, missing, source.workers, source.processes)
-    for wanted, result in progress(made, source.action, len(missing)):
-        if isinstance(result, LeftOut):
-            logger.info(f"left out: {wanted.shown_as}: {result}")
-            status = FAILED if isinstance(result, LeftOutForNow) else UNAVAILABLE
-            rows.append(_row(wanted, status, reason=str(result)))
-        else:
-            rows.append(result)
-        saver.save_if_due()
-        unreached = unreached + 1 if isinstance(result, NoNetwork) else 0
-        if source.remote and unreached == limit:
-            write_manifest(rows, folder)
-            done = sum(row.status == DONE for row in rows)
-            raise UserError(
-                f"no network: {unreached} videos in a row could not be reached ({result}); {done} "
-                f"of {len(source.videos)} are downloaded and kept, run again when it is back"
-            )
-    write_manifest(rows, folder)
+    with saver.saving_at_the_end():
+        for wanted, result in progress(made, source.action, len(missing)):
+            if isinstance(result, LeftOut):
+                logger.info(f"left out: {wanted.shown_as}: {result}")
+                status = FAILED if isinstance(result, LeftOutForNow) else UNAVAILABLE
+                rows.append(_row(wanted, status, reason=str(result)))
+            else:
+                rows.append(result)
+            saver.save_if_due()
+            unreached = unreached + 1 if isinstance(result, NoNetwork) else 0
+            if source.remote and unreached == limit:
+                done = sum(row.status == DONE for row in rows)
+                raise UserError(
+                    f"no network: {unreached} videos in a row could not be reached ({result}); "
+                    f"{done} of {len(source.videos)} are downloaded and kept, run again when it "
+                    "is back"
+                )
     _check_enough(source, rows, params.dataset.source)
     done_rows = [row for row in rows if row.status == DONE]
     keep = {file for row in done_rows for file in _files(source, row, folder)}

@@ -17,8 +17,8 @@ from sop.download.published_lists import ListedVideo
 from sop.media.decoding import CutOff, Probe, probe
 from sop.media.ffmpeg import Limits, binary
 from sop.params import FetchParams
-from sop.runtime.errors import LeftOut, LeftOutForNow, NoNetwork
-from sop.runtime.files import replacing
+from sop.runtime.errors import LeftOut, LeftOutForNow, NoNetwork, NotWritable
+from sop.runtime.files import make_folder, replacing, temporary_folder
 from sop.runtime.processes import kill_tree, time_limit
 
 CODE = Path(__file__).parents[2]
@@ -61,9 +61,10 @@ def fetch(video: ListedVideo, path: Path, params: FetchParams, partial: Path) ->
     Raises:
         LeftOut: the video is permanently unavailable or unusable.
         LeftOutForNow: it could not be fetched this time.
+        NotWritable: the disk is full or read-only.
     """
     own = partial / partial_name(video, params)
-    own.mkdir(parents=True, exist_ok=True)
+    make_folder(own)
     # The remote file may have changed since an earlier run: then the fetch is repeated from zero.
     attempts = 1 + any(own.iterdir())
     try:
@@ -79,8 +80,9 @@ def fetch(video: ListedVideo, path: Path, params: FetchParams, partial: Path) ->
                     raise
     finally:
         error = sys.exc_info()[1]
-        if not isinstance(error, LeftOutForNow | KeyboardInterrupt) or not any(own.iterdir()):
-            shutil.rmtree(own)
+        is_kept = isinstance(error, LeftOutForNow | NotWritable | KeyboardInterrupt)
+        if not is_kept or not any(own.iterdir()):
+            shutil.rmtree(own, ignore_errors=True)
 
 
 def partial_name(video: ListedVideo, params: FetchParams) -> str:
@@ -107,15 +109,18 @@ def _fetch(video: ListedVideo, params: FetchParams, own: Path) -> Path:
         "clip": clip_of(video, params),
         "params": params.model_dump(),
     }
-    with tempfile.TemporaryFile() as log, tempfile.TemporaryDirectory() as tools:
+    with tempfile.TemporaryFile() as log, temporary_folder() as tools:
         # To fetch a part of a video, yt-dlp looks for ffmpeg only on PATH.
-        (Path(tools) / "ffmpeg").symlink_to(binary())
-        text = _ask(json.dumps(request), params.timeout_seconds, tools, log)
+        (tools / "ffmpeg").symlink_to(binary())
+        text = _ask(json.dumps(request), params.timeout_seconds, str(tools), log)
         if not text:
             log.seek(0)
             last = log.read().decode("utf-8", errors="replace").strip().rpartition("\n")[2]
             raise LeftOutForNow(f"yt-dlp crashed ({last[:REASON_CHARACTERS]})")
     answer = json.loads(text)
+    if answer["failure"] == "disk":
+        number = int(answer["reason"])
+        raise NotWritable(own, OSError(number, os.strerror(number)))
     if answer["failure"]:
         raise FAILURES[answer["failure"]](answer["reason"])
     file = Path(answer["file"])

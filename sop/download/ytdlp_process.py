@@ -31,6 +31,7 @@ from yt_dlp.utils import (
 )
 
 from sop.params import FetchParams
+from sop.runtime.errors import DISK_ERRORS
 from sop.runtime.log import printable
 
 REASON_CHARACTERS = 160
@@ -92,8 +93,9 @@ class FetchResult(NamedTuple):
 
     file: str = ""
     failure: str = ""
-    """`permanent`, `temporary` or `no network`."""
+    """`permanent`, `temporary`, `no network` or `disk`."""
     reason: str = ""
+    """Text; the `errno` of a failure of the disk."""
 
 
 def unknown_options(options: dict[str, Any]) -> list[str]:
@@ -109,8 +111,12 @@ def fetch(request: FetchRequest) -> FetchResult:
     while True:
         try:
             return FetchResult(file=_fetch(request))
-        except YoutubeDLError as error:
+        except (YoutubeDLError, OSError) as error:
             cause = _cause(error)
+            if number := _disk_error(error):
+                return FetchResult("", "disk", str(number))
+            if not isinstance(error, YoutubeDLError):
+                raise
             result = FetchResult("", _kind(error, cause), _reason(error))
         if result.failure == "no network":
             # Retry once only: the network is probably down.
@@ -214,6 +220,12 @@ def _kind(error: YoutubeDLError, cause: BaseException) -> str:
         return "permanent"
     text = _reason(error)
     return "permanent" if PERMANENT.search(text) and not TEMPORARY.search(text) else "temporary"
+
+
+def _disk_error(error: BaseException) -> int | None:
+    """Return the `errno` of a full or read-only disk; also ffmpeg's message contains its text."""
+    text = str(error)
+    return next((number for number in DISK_ERRORS if os.strerror(number) in text), None)
 
 
 def _reason(error: BaseException) -> str:

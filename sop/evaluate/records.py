@@ -5,6 +5,7 @@ Everything else follows from these: the mixture, the spectrograms, the separated
 Shapes: N sources, L samples, F x M frequency bins x spectrogram frames, R rows of the masks.
 """
 
+import io
 import zipfile
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -120,5 +121,9 @@ def write_sound(path: Path, audio: NDArray[np.floating[Any]], sample_rate: int) 
         audio: (L,), full scale being 1.
         sample_rate: Hz.
     """
+    # Encoded in memory: libsndfile does not say why it cannot write a file.
+    encoded = io.BytesIO()
+    samples, kind = np.clip(audio, -1, 1), path.suffix[1:]
+    soundfile.write(encoded, samples, sample_rate, subtype="PCM_16", format=kind)
     with replacing(path) as partial:
-        soundfile.write(partial, np.clip(audio, -1, 1), sample_rate, subtype="PCM_16")
+        partial.write_bytes(encoded.getbuffer())

@@ -7,7 +7,7 @@ from sop.evaluate.measures import MEASURES
 from sop.evaluate.records import Record, write_record, write_sound
 from sop.evaluate.validation import Score, SeparatedMixture, SkippedMixture, table
 from sop.params import Params
-from sop.runtime.files import write_text
+from sop.runtime.files import make_folder, write_text
 
 MIXTURES_FILE = "mixtures.csv"
 CATEGORIES_FILE = "categories.csv"
@@ -41,7 +41,7 @@ def write_results(
         write_record(sounds, Record(separation.number, names, separation.sources, separation.masks))
         if separation.number < params.evaluate.shown:
             write_sounds(separation, sounds, params.extract.sample_rate)
-    sounds.mkdir(parents=True, exist_ok=True)
+    make_folder(sounds)
     rows = table(score for score in scores if isinstance(score, Score))
     write_text(plots / MIXTURES_FILE, rows.to_csv(index=False, float_format="%.4f"))
     categories = rows.groupby("category")[list(MEASURES)].mean().reset_index()

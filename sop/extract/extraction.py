@@ -4,6 +4,7 @@ import logging
 import socket
 import wave
 from collections import Counter
+from collections.abc import Iterator
 from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
@@ -18,7 +19,7 @@ from sop.media.decoding import PictureOutput, SoundOutput, decode, probe
 from sop.media.ffmpeg import Limits
 from sop.params import ExtractParams
 from sop.runtime.errors import LeftOut, LeftOutForNow, UserError
-from sop.runtime.files import PeriodicSaver, remove_partials, replacing
+from sop.runtime.files import PeriodicSaver, remove_partials, replacing, writing
 from sop.runtime.hashes import FileStamp, HashCache, stamp_and_hash
 from sop.runtime.parallel import Workers, map_unordered
 from sop.runtime.progress import progress
@@ -105,19 +106,20 @@ def extract(
         failed: dict[str, str] = {}
         saver = PeriodicSaver(save)
         work = partial(_run_task, params=params)
-        for task, result in progress(map_unordered(work, tasks, workers), "extract", len(tasks)):
-            stamp, digest, extraction = (
-                (None, "", result) if isinstance(result, LeftOut) else result
-            )
-            if stamp is not None:
-                cache.remember(task.video, stamp, digest)
-            if isinstance(extraction, LeftOut):
-                logger.info(f"left out: {task.video}: {extraction}")
-            if isinstance(extraction, LeftOutForNow):
-                failed[task.name] = str(extraction)
-            _record(task, digest, extraction, manifests)
-            saver.save_if_due()
-    save()
+        made = map_unordered(work, tasks, workers)
+        with saver.saving_at_the_end():
+            for task, result in progress(made, "extract", len(tasks)):
+                stamp, digest, extraction = (
+                    (None, "", result) if isinstance(result, LeftOut) else result
+                )
+                if stamp is not None:
+                    cache.remember(task.video, stamp, digest)
+                if isinstance(extraction, LeftOut):
+                    logger.info(f"left out: {task.video}: {extraction}")
+                if isinstance(extraction, LeftOutForNow):
+                    failed[task.name] = str(extraction)
+                _record(task, digest, extraction, manifests)
+                saver.save_if_due()
     for manifest in manifests:
         manifest.remove_unlisted()
     left_out = {name: row.left_out for name, row in sounds.rows.items() if row.left_out} | failed
@@ -154,7 +156,8 @@ def extract_video(
             pictures = PictureOutput(params.frame_rate, params.frame_height, params.jpeg_quality)
             archive = stack.enter_context(replacing(frames))
         jpegs = decode(video, seconds, sound, pictures, limits)
-        count = pack(jpegs, archive)
+        # ffmpeg writes the sound, `pack` the pictures: they may be on two disks.
+        count = pack(jpegs if audio is None else _naming(audio, jpegs), archive)
         if pictures is not None and count < max(1, pictures.count(seconds) - 1):
             raise LeftOut(
                 f"damaged: only {count / params.frame_rate:.1f} of {seconds:.1f} s of pictures "
@@ -162,6 +165,12 @@ def extract_video(
             )
         samples = None if sound is None else _check_sound(sound, seconds)
     return Extraction(samples, None if frames is None else count)
+
+
+def _naming(audio: Path, jpegs: Iterator[bytes]) -> Iterator[bytes]:
+    """Yield the pictures, and report that the sound, written meanwhile, finds no room."""
+    with writing(audio):
+        yield from jpegs
 
 
 def _run_task(

@@ -3,7 +3,6 @@
 Shapes: T frames, H x W pixels, L samples.
 """
 
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,7 +15,7 @@ from sop.media.decoding import PictureOutput, SoundOutput, decode, probe
 from sop.media.ffmpeg import Limits
 from sop.params import ExtractParams
 from sop.runtime.errors import LeftOut, UserError
-from sop.runtime.files import require_file
+from sop.runtime.files import require_file, temporary_folder, writing_temporary
 
 
 class Recording:
@@ -84,18 +83,20 @@ def decoded_recording(video: Path, extract: ExtractParams) -> Iterator[Recording
         extract: rates, height and quality with which the model was trained.
 
     Raises:
-        UserError: the video cannot be read, or has no pictures or no sound.
+        UserError: the video cannot be read, or has no pictures or no sound; or the disk of
+            temporary files is full.
     """
     require_file(video)
-    with tempfile.TemporaryDirectory(prefix="sop-") as folder:
-        audio, frames = Path(folder) / "sound.wav", Path(folder) / "frames.zip"
+    with temporary_folder() as folder:
+        audio, frames = folder / "sound.wav", folder / "frames.zip"
         # No time limit, because the length of the video is unlimited.
         limits = Limits(float("inf"), extract.memory_limit_mib << 20)
         try:
             seconds = probe(video, limits).seconds
             sound = SoundOutput(audio, extract.sample_rate)
             pictures = PictureOutput(extract.frame_rate, extract.frame_height, extract.jpeg_quality)
-            count = pack(decode(video, seconds, sound, pictures, limits), frames)
+            with writing_temporary(folder):
+                count = pack(decode(video, seconds, sound, pictures, limits), frames)
             if not count:
                 raise LeftOut("contains no pictures")
             yield Recording(Video(audio, frames, count), extract)

@@ -1,5 +1,6 @@
 """Run ffmpeg on untrusted files: containers, time and memory are limited."""
 
+import errno
 import math
 import os
 import re
@@ -19,7 +20,8 @@ from typing import IO, Any
 import ffmpeg
 import imageio_ffmpeg
 
-from sop.runtime.errors import LeftOut, LeftOutForNow, UserError
+from sop.runtime.errors import DISK_ERRORS, LeftOut, LeftOutForNow, UserError
+from sop.runtime.files import temporary_place, writing_temporary
 from sop.runtime.log import printable
 from sop.runtime.processes import kill_tree, time_limit
 
@@ -136,15 +138,17 @@ def run_ffmpeg(outputs: Any, limits: Limits | None, stdin: bool = False) -> Iter
 
     Raises:
         LeftOutForNow: ffmpeg exceeded a limit, or crashed.
-        UserError: the disk is full.
+        OSError: the disk is full; `replacing` reports it.
+        UserError: the disk of temporary files is full.
     """
     command = outputs.global_args(
         *("-nostdin", "-hide_banner", "-nostats", "-y", "-loglevel", "level+info"),
         *("-filter_complex_threads", "1", "-max_error_rate", "0.02"),
     ).compile(cmd=binary())
     # The log goes to a file: ffmpeg would block on a full pipe.
+    log_place = temporary_place()
     with (
-        tempfile.TemporaryFile() as log,
+        tempfile.TemporaryFile(dir=log_place) as log,
         subprocess.Popen(
             command,
             stdin=subprocess.PIPE if stdin else subprocess.DEVNULL,
@@ -171,10 +175,18 @@ def run_ffmpeg(outputs: Any, limits: Limits | None, stdin: bool = False) -> Iter
             process.stdout.close()
             run.code = process.wait()
             run.messages = _messages(log)
+        # One more byte tells whether all messages found room on the disk.
+        with writing_temporary(log_place / "log"):
+            log.seek(0, os.SEEK_END)
+            log.write(b"\n")
+            log.flush()
     if limits and expired.is_set():
         raise LeftOutForNow(f"ffmpeg took longer than {limits.seconds:g} s and was stopped")
-    if any("No space left on device" in error for error in run.errors):
-        raise UserError("no space left on the disk; free some and run again to continue")
+    for number in DISK_ERRORS:
+        if any(os.strerror(number) in error for error in run.errors):
+            raise OSError(number, os.strerror(number))
+    if run.code == -signal.SIGXFSZ:
+        raise OSError(errno.EFBIG, os.strerror(errno.EFBIG))
     if limits and any(_NO_MEMORY.search(error) for error in run.errors):
         raise LeftOutForNow(f"ffmpeg needs more memory than {limits.bytes >> 20} MiB")
     if run.code < 0:

@@ -9,7 +9,7 @@ import ffmpeg
 from sop.media.decoding import STEP_SECONDS, TAIL_SECONDS
 from sop.media.ffmpeg import Limits, check_run, file_url, input_file, run_to_end
 from sop.runtime.errors import LeftOut
-from sop.runtime.files import writable
+from sop.runtime.files import replacing
 
 # Maximum run time of ffmpeg, per second of the video and for any video; slower runs have stalled.
 SECONDS_PER_SECOND = 10.0
@@ -77,7 +77,7 @@ def write_clip(video: Path, begin: float, seconds: float, out: Path, limits: Lim
         .filter("atrim", start=lead, end=lead + seconds)
         .filter("asetpts", "PTS-STARTPTS")
     )
-    with writable(out) as partial:
+    with replacing(out) as partial:
         command = browser_output(pictures, sound, partial, crf=26, preset="medium")
         run = run_to_end(command, limits)
         check_run(run)
@@ -111,7 +111,7 @@ def write_side_by_side(
     ]
     row = ffmpeg.filter(squares, "hstack", inputs=len(squares)) if squares[1:] else squares[0]
     pictures = row.filter("format", "yuv420p")
-    with writable(out) as partial:
+    with replacing(out) as partial:
         check_run(run_to_end(browser_output(pictures, wav_input(sound), partial), limits))
 
 

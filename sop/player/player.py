@@ -60,6 +60,12 @@ class PlayerClip:
     """Energy of the sound under the mask of each cell in each window, >= 0, (W, h, w)."""
     colours: NDArray[np.uint8]
     """Colour of the sound of each cell, (h, w, 3); similar sounds have similar colours."""
+    evaluated: bool = False
+    """True to play the regions as evaluation separates them, each by its own mask, so that they
+    may overlap; the rest is the mixture minus all of them. False scales the masks of the regions
+    so that they sum to at most 1 in each bin."""
+    threshold: float | None = None
+    """Masks of evaluated regions become 1 above it and 0 elsewhere; None keeps them."""
 
 
 def write_player(folder: Path, clip: PlayerClip, video: Path) -> Path:
@@ -201,6 +207,8 @@ def _contents(clip: PlayerClip) -> tuple[dict[str, Any], str]:
         "logFrequency": embedding.spectrogram.log_frequency,
         "bias": float(embedding.bias),
         "activation": embedding.activation,
+        "evaluated": clip.evaluated,
+        "threshold": clip.threshold,
         "windows": len(embedding.cells),
         "height": height,
         "width": width,

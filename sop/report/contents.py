@@ -17,7 +17,7 @@ from sop.denoise.results import HELD_OUT_FILE, SWEEP_FILE
 from sop.denoise.settings import MethodSettings
 from sop.denoise.trial import Trial
 from sop.evaluate.records import read_record
-from sop.inference.separator import Separator
+from sop.model.checkpoint import load_player
 from sop.params import Params
 from sop.report import charts
 from sop.report.example import write_example
@@ -40,6 +40,7 @@ from sop.report.sections.run import data_section, timing_section
 from sop.report.sections.training import training_section
 from sop.runtime.device import one_thread
 from sop.runtime.errors import UserError
+from sop.runtime.files import make_folder
 from sop.runtime.progress import progress
 from sop.runtime.stage import host_name, timestamp
 
@@ -61,7 +62,7 @@ def write_report(root: Path, folder: Path, plots: Path, params: Params) -> Path:
     """
     # DVC removes what an earlier run wrote, but the stage may also run without DVC.
     shutil.rmtree(folder / MIXTURES_FOLDER, ignore_errors=True)
-    plots.mkdir(parents=True, exist_ok=True)
+    make_folder(plots)
     written, (head, is_changed) = timestamp(), describe_head(root)
     denoise, localization = details(root, "denoise"), details(root, "localization")
     sweep = read_csv(root / "metrics/denoise" / SWEEP_FILE, "method", "sdr_change")
@@ -122,22 +123,22 @@ def _write_files(
 ) -> dict[int, MixtureFiles]:
     """Write the picture, and the files of the shown mixtures, several at a time."""
     videos: dict[str, Video] = {}
-    separator = None
+    player = None
     with suppress(UserError):
         videos = {video.name: video for video in read_index(root / "data/index" / VALIDATION)}
     with suppress(UserError):
-        separator = Separator.load(root / "data/model/last.pt", "cpu")
+        player, _ = load_player(root / "data/model/last.pt")
     shown = [path for path in evaluation.records if int(path.stem) < params.evaluate.shown]
-    if separator is not None:
+    if player is not None:
         picture = plots / "example.png"
-        write_example(picture, separator.player, shown, evaluation.scores, videos, params)
+        write_example(picture, player, shown, evaluation.scores, videos, params)
     players = _with_player([int(path.stem) for path in shown], evaluation.scores, params)
 
     def write(path: Path) -> tuple[int, MixtureFiles]:
         record = read_record(path)
         denoised = None if settings is None else Trial(record, params).after(settings)
         originals = root / "data/videos"
-        writer = MixtureFileWriter(folder, params, videos, originals, separator, record)
+        writer = MixtureFileWriter(folder, params, videos, originals, player, record)
         return record.number, writer.write(denoised, record.number in players)
 
     with one_thread(), ThreadPoolExecutor(params.worker_count) as pool:

@@ -4,7 +4,7 @@ Shapes: N sources, R x M rows x frames of masks, T frames, H x W pixels, L sampl
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -13,21 +13,20 @@ from matplotlib import colormaps
 from numpy.typing import NDArray
 from PIL import Image
 
-from sop.dataset.clips import CENTRE, Frames, read_frames, sound_seconds, window_start
+from sop.dataset.clips import Frames, sound_seconds, window_start
 from sop.dataset.index import Video
 from sop.dataset.mixtures import MixtureReader, middle_frame
 from sop.evaluate.records import Record, write_sound
-from sop.inference.localization import Localizer, Region
-from sop.inference.recording import Recording
-from sop.inference.separator import Separator
+from sop.model.pixelplayer import PixelPlayer
 from sop.model.spectrogram import binary_masks, network_input, network_magnitude, ratio_masks, stft
-from sop.params import ExtractParams, Params
+from sop.params import Params
 from sop.player.clip import limits_of, write_clip, write_side_by_side
-from sop.player.player import PlayerClip, PlayerRegion, write_player
+from sop.player.player import write_player
 from sop.report.example import DYNAMIC_RANGE_DB, heat_maps, overlay
+from sop.report.mixture_player import mixture_clip
 from sop.report.page import MixtureFiles
 from sop.runtime.errors import LeftOut
-from sop.runtime.files import replacing
+from sop.runtime.files import make_folder, replacing
 
 Sound = NDArray[np.float32]
 """(L,) samples."""
@@ -47,7 +46,7 @@ class MixtureFileWriter:
     """Sound and frames of the validation videos, by name."""
     originals: Path
     """Folder of the videos themselves, `<category>/<id>.mp4`."""
-    separator: Separator | None
+    player: PixelPlayer | None
     """The model; without it there are neither heat maps nor players."""
     record: Record
     """The mixture."""
@@ -90,9 +89,11 @@ class MixtureFileWriter:
         videos = [self.videos[name] for name in record.videos if name in self.videos]
         if len(videos) == len(record.videos):
             clips = self._add_clips(videos, len(mixture), of_sources)
-            seen = self._add_pictures(videos, mixture, of_sources)
-            if with_player and seen and len(clips) == len(videos):
-                of_mixture["player"] = self._player(videos, clips, mixture)
+            frames = self._frames(videos)
+            if self.player is not None and frames is not None:
+                self._add_pictures(self.player, mixture, frames, of_sources)
+                if with_player and len(clips) == len(videos):
+                    of_mixture["player"] = self._player(self.player, clips, frames)
         return MixtureFiles(of_mixture, of_sources)
 
     def _add_clips(
@@ -113,68 +114,40 @@ class MixtureFileWriter:
             own["video"] = self._name(path)
         return clips
 
-    def _add_pictures(
-        self, videos: Sequence[Video], mixture: Sound, of_sources: Sequence[dict[str, str]]
-    ) -> bool:
-        """Draw the middle frame of each video and its heat map; return whether all were drawn."""
-        if self.separator is None:
-            return False
+    def _frames(self, videos: Sequence[Video]) -> Frames | None:
+        """Read the evaluated frames, (N, T, H, W, 3); None if a video cannot be read."""
         try:
-            reader = MixtureReader(self.params.mixture, self.params.extract)
-            frames = reader.middle(videos).frames
+            return MixtureReader(self.params.mixture, self.params.extract).middle(videos).frames
         except LeftOut:
-            return False
-        heats = heat_maps(self.separator.player, mixture, frames)
+            return None
+
+    def _add_pictures(
+        self,
+        player: PixelPlayer,
+        mixture: Sound,
+        frames: Frames,
+        of_sources: Sequence[dict[str, str]],
+    ) -> None:
+        """Draw the middle frame of each video and its heat map."""
+        heats = heat_maps(player, mixture, frames)
         middle = frames[:, frames.shape[1] // 2]
         for n, (own, frame, heat) in enumerate(zip(of_sources, middle, heats, strict=True), 1):
             own["heat"] = self._still(f"{n}-heat", overlay(frame, heat))
             own["frame"] = self._still(f"{n}-frame", frame)
-        return True
 
-    def _player(self, videos: Sequence[Video], clips: Sequence[Path], mixture: Sound) -> str:
+    def _player(self, player: PixelPlayer, clips: Sequence[Path], frames: Frames) -> str:
         """Write the pixel player of a mixture: its videos side by side, with its sound."""
-        params, separator = self.params, self.separator
-        assert separator is not None
-        count = 1 + len(mixture) // params.spectrogram.stft_hop
-        size = params.mixture.image_size
-        embeddings = [
-            separator.embed(_EvaluatedClip(video, params.extract, mixture, size), 0, count)
-            for video in videos
-        ]
-        together = replace(
-            embeddings[0], cells=np.concatenate([one.cells for one in embeddings], axis=2)
-        )
-        localizer = Localizer(params.model.image_pooling)
-        localizer.update(together)
-        width = embeddings[0].cells.shape[2]
-        regions = []
-        for n, video in enumerate(videos):
-            cells = np.zeros(together.cells.shape[1:3], bool)
-            cells[:, n * width : (n + 1) * width] = True
-            regions.append(
-                PlayerRegion(
-                    name=video.category.replace("_", " "),
-                    cells=cells,
-                    features=separator.features(together, Region(cells, energy=0.0)),
-                )
-            )
-        clip = PlayerClip(
-            title=" + ".join(video.name for video in videos),
-            embedding=together,
-            regions=tuple(regions),
-            heat=together.heat(),
-            colours=localizer.localize().colours,
-        )
-        video_path, sound = self._path("player/video.mp4"), self._path("player/mixture.wav")
-        write_sound(sound, mixture, params.extract.sample_rate)
-        seconds = len(mixture) / params.extract.sample_rate
-        write_side_by_side(clips, sound, PLAYER_PIXELS, video_path, limits_of(seconds))
+        clip = mixture_clip(player, self.record, frames, self.params)
+        audio, rate = clip.embedding.audio, clip.embedding.sample_rate
+        video, sound = self._path("player/video.mp4"), self._path("player/mixture.wav")
+        write_sound(sound, audio, rate)
+        write_side_by_side(clips, sound, PLAYER_PIXELS, video, limits_of(len(audio) / rate))
         sound.unlink()
-        return self._name(write_player(video_path.parent, clip, video_path))
+        return self._name(write_player(video.parent, clip, video))
 
     def _path(self, name: str) -> Path:
         path = self.folder / MIXTURES_FOLDER / f"{self.record.number:03d}" / name
-        path.parent.mkdir(parents=True, exist_ok=True)
+        make_folder(path.parent)
         return path
 
     def _name(self, path: Path) -> str:
@@ -234,17 +207,3 @@ def clip_begin(video: Video, params: Params) -> float:
     centre = (middle_frame(video) - 0.5) / params.extract.frame_rate
     length = round(sound_seconds(video.audio) * rate)
     return window_start(int(centre * rate), samples, length) / rate
-
-
-class _EvaluatedClip(Recording):
-    """The clip of a video as it is evaluated: its middle square, with the mixture's sound."""
-
-    def __init__(self, video: Video, extract: ExtractParams, sound: Sound, size: int) -> None:
-        super().__init__(video, extract, sound)
-        self._size = size
-
-    def frames(self, seconds: float, count: int, stride: int, size: int) -> Frames:
-        """Return the frames in the middle of the clip, whatever the moment."""
-        numbers = middle_frame(self._video) + (np.arange(count) - count // 2) * stride
-        numbers = np.clip(numbers, 1, self._video.frame_count)
-        return read_frames(self._video.frames, numbers.tolist(), self._size, CENTRE)

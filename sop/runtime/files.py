@@ -1,16 +1,21 @@
-"""Atomic writes: files are written under a temporary name, then renamed."""
+"""Atomic writes and temporary folders, with errors of the disk in one line."""
 
+import fcntl
 import hashlib
 import json
 import os
+import shutil
 import socket
+import tempfile
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
 from typing import Any, Literal
 
-from sop.runtime.errors import UserError
+import psutil
+
+from sop.runtime.errors import LeftOut, NotWritable, UserError, disk_error
 
 PARTIAL_PREFIX = ".part-"
 
@@ -21,6 +26,47 @@ _MACHINE = hashlib.sha256(socket.gethostname().encode()).hexdigest()[:8]
 SAVE_INTERVAL_SECONDS = 5.0
 SAVE_SHARE = 0.05
 
+_TEMPORARY_ADVICE = "free some space there, or set TMPDIR to a folder on another disk"
+
+
+@contextmanager
+def writing(path: Path, *errors: type[OSError], advice: str = "") -> Iterator[None]:
+    """Report in one line that the block cannot write a file or folder.
+
+    Args:
+        path: what it writes, for the message.
+        errors: errors that count as such, besides those of a full or read-only disk. Only for a
+            block that does nothing else.
+        advice: what to do about it; empty for the usual advice.
+
+    Raises:
+        NotWritable: the path cannot be written. Other errors of the block are raised as they are.
+    """
+    try:
+        yield
+    except (UserError, LeftOut):
+        raise
+    except errors as error:
+        raise NotWritable(path, error, advice) from None
+    except Exception as error:
+        found = disk_error(error)
+        if found is None:
+            raise
+        if isinstance(found, OSError):
+            found = NotWritable(path, found, advice)
+        raise found from None
+
+
+def make_folder(folder: Path) -> Path:
+    """Create a folder and its parents where they are missing, and return it.
+
+    Raises:
+        NotWritable: it cannot be created.
+    """
+    with writing(folder, OSError):
+        folder.mkdir(parents=True, exist_ok=True)
+    return folder
+
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
@@ -28,32 +74,70 @@ def replacing(path: Path) -> Iterator[Path]:
 
     The temporary name keeps the suffix, because tools choose a format by it. If the block raises,
     the temporary file is removed. `remove_partials` removes what a killed process leaves behind.
+
+    Raises:
+        NotWritable: the folder, the disk or the permissions do not allow it. Other errors of the
+            block are raised as they are.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f"{PARTIAL_PREFIX}{_MACHINE}-{os.getpid()}-{path.name}")
+    with writing(path, OSError):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if path.is_dir():
+            raise IsADirectoryError(None, "a folder of that name exists")
+        # Tools that write the file give reasons of their own, or none.
+        partial.touch()
+        partial.unlink()
     try:
-        yield partial
-        partial.replace(path)
+        with writing(path):
+            yield partial
+        with writing(path, PermissionError, IsADirectoryError):
+            partial.replace(path)
     finally:
-        partial.unlink(missing_ok=True)
+        # A disk that became read-only has been reported already.
+        with suppress(OSError):
+            partial.unlink(missing_ok=True)
 
 
 @contextmanager
-def writable(path: Path) -> Iterator[Path]:
-    """Do the same as `replacing`, and report in one line that no file can be created there.
+def temporary_folder(parent: Path | None = None, prefix: str = "sop-") -> Iterator[Path]:
+    """Yield a new folder, which is removed at the end of the block.
+
+    First, folders that killed processes of this machine left in the same place are removed.
+
+    Args:
+        parent: where to create it; None for the system's folder of temporary files.
+        prefix: begin of its name, by which the folders of killed processes are found.
 
     Raises:
-        UserError: the file cannot be created. Errors of the block are raised as they are.
+        NotWritable: it cannot be created.
     """
-    with ExitStack() as stack:
-        try:
-            if path.is_dir():
-                raise IsADirectoryError(None, "a folder of that name exists")
-            partial = stack.enter_context(replacing(path))
-            partial.touch()
-        except OSError as error:
-            raise UserError(f"{path}: cannot be written ({error.strerror})") from None
-        yield partial
+    place = temporary_place() if parent is None else make_folder(parent)
+    prefix = f"{prefix}{_MACHINE}-"
+    _remove_abandoned(place, prefix)
+    with writing(place, OSError):
+        folder = Path(tempfile.mkdtemp(prefix=f"{prefix}{os.getpid()}-", dir=place))
+    try:
+        with _locked(folder):
+            yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def temporary_place() -> Path:
+    """Return the system's folder of temporary files.
+
+    Raises:
+        UserError: there is none that can be written.
+    """
+    try:
+        return Path(tempfile.gettempdir())
+    except FileNotFoundError as error:
+        raise UserError(f"temporary files: {error.strerror}; free some space in one") from None
+
+
+def writing_temporary(folder: Path) -> AbstractContextManager[None]:
+    """Do the same as `writing` for a folder of `temporary_folder`, and name TMPDIR."""
+    return writing(folder.parent, advice=_TEMPORARY_ADVICE)
 
 
 def write_text(path: Path, text: str) -> None:
@@ -89,6 +173,17 @@ class PeriodicSaver:
             self._save()
             ended = time.monotonic()
             self._due = ended + max(SAVE_INTERVAL_SECONDS, (ended - began) / SAVE_SHARE)
+
+    @contextmanager
+    def saving_at_the_end(self) -> Iterator[None]:
+        """Save after the block, also if it raises an error, which then is the one to report."""
+        try:
+            yield
+        except BaseException:
+            with suppress(NotWritable):
+                self._save()
+            raise
+        self._save()
 
 
 def unicode_name(path: Path) -> str:
@@ -138,14 +233,42 @@ def remove_partials(folder: Path) -> None:
     """Remove the temporary files that a killed process left anywhere below `folder`."""
     for partial in folder.rglob(f"{PARTIAL_PREFIX}*"):
         if partial.is_file():
-            partial.unlink()
+            with writing(partial, OSError):
+                partial.unlink()
 
 
 def remove_others(folder: Path, keep: Collection[Path]) -> None:
     """Remove all files below `folder` except those to keep, then the folders that are empty."""
-    for path in list(folder.rglob("*")):
-        if path not in keep and (path.is_symlink() or not path.is_dir()):
-            path.unlink()
-    for inner in sorted((p for p in folder.rglob("*") if p.is_dir()), reverse=True):
-        if not any(inner.iterdir()):
-            inner.rmdir()
+    with writing(folder, OSError):
+        for path in list(folder.rglob("*")):
+            if path not in keep and (path.is_symlink() or not path.is_dir()):
+                path.unlink()
+        for inner in sorted((p for p in folder.rglob("*") if p.is_dir()), reverse=True):
+            if not any(inner.iterdir()):
+                inner.rmdir()
+
+
+def _remove_abandoned(place: Path, prefix: str) -> None:
+    """Remove the folders whose process has ended."""
+    for folder in place.glob(f"{prefix}*"):
+        process = folder.name.removeprefix(prefix).partition("-")[0]
+        if not process.isdecimal() or psutil.pid_exists(int(process)):
+            continue
+        # The process may live in another container, which shares the name of the machine.
+        with suppress(OSError), _locked(folder):
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+@contextmanager
+def _locked(folder: Path) -> Iterator[None]:
+    """Hold a lock on a folder, which ends with the process.
+
+    Raises:
+        OSError: another process holds it.
+    """
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield
+    finally:
+        os.close(descriptor)

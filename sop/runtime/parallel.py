@@ -59,9 +59,10 @@ def map_unordered(
     """Apply `work` to every item; yield each item with its result in the order of completion.
 
     Args:
-        work: a function. A `LeftOut` that it raises is returned as its result; any other exception
-            ends the iteration. On a cluster the function and the items are sent as pickles, and
-            an item may be processed twice.
+        work: a function. A `LeftOut` that it raises is returned as its result. A `UserError` ends
+            the iteration after the items that are being processed, any other exception at once.
+            On a cluster the function and the items are sent as pickles, and an item may be
+            processed twice.
         items: arguments of `work`.
         workers: number and place of the workers.
         processes: True runs `work` in processes (for CPU work in Python), False in threads (for
@@ -79,19 +80,32 @@ def map_unordered(
     running: dict[futures.Future[Any], Item] = {}
     cluster = workers.scheduler is not None
     opened = _cluster_pool(work, workers) if cluster else _local_pool(work, workers, processes)
+    failure: UserError | None = None
     with opened as pool:
         while True:
-            for item in islice(remaining, max(0, pool.capacity() - len(running))):
-                running[pool.submit(item)] = item
+            if failure is None:
+                for item in islice(remaining, max(0, pool.capacity() - len(running))):
+                    running[pool.submit(item)] = item
             if not running:
-                return
+                break
             for future in futures.wait(running, return_when=futures.FIRST_COMPLETED).done:
                 item = running.pop(future)
                 try:
                     result = pool.result(future)
                 except LeftOut as reason:
                     result = reason
+                except futures.CancelledError:
+                    continue
+                except UserError as error:
+                    # Items that are being processed are finished and yielded first, so that their
+                    # results are not lost.
+                    failure = failure or error
+                    for waiting in running:
+                        waiting.cancel()
+                    continue
                 yield item, result
+    if failure is not None:
+        raise failure
 
 
 @contextmanager

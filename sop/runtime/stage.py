@@ -58,7 +58,7 @@ def run_stage(name: str, main: Callable[[], int | None]) -> None:
             seconds = round(time.monotonic() - began, 2)
             note = StageNote(seconds, _peak_mib(), timestamp(), host_name(), error)
             # A note that cannot be written must not fail the stage.
-            with suppress(OSError):
+            with suppress(UserError):
                 write_json(NOTES / f"{name}.json", asdict(note))
 
     run(noted)

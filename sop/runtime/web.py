@@ -10,7 +10,7 @@ from http.client import HTTPException
 from pathlib import Path
 from textwrap import shorten
 
-from sop.runtime.errors import UserError
+from sop.runtime.errors import NotWritable, UserError
 from sop.runtime.files import replacing
 from sop.runtime.log import printable
 from sop.runtime.progress import LOG_INTERVAL_SECONDS
@@ -34,7 +34,8 @@ def downloading(
         remedy: what the user can do, for the error message.
 
     Raises:
-        UserError: the download failed, or the block raised a UserError or ValueError.
+        UserError: the download failed, the block raised a UserError or ValueError, or the file
+            cannot be written.
     """
     partial = path
     try:
@@ -42,6 +43,8 @@ def downloading(
             _download(url, partial, max_bytes, stall_seconds)
             yield partial
         return
+    except NotWritable:
+        raise
     except urllib.error.HTTPError as error:
         reason = f"the server answers {error.code} {error.reason}"
     except urllib.error.URLError as error:

@@ -15,7 +15,7 @@ from PIL import Image, ImageChops
 from sop.inference.localization import Localization, Region
 from sop.media.ffmpeg import Limits
 from sop.player.colours import COLOURS
-from sop.runtime.files import writable
+from sop.runtime.files import replacing
 from sop.runtime.progress import progress
 from sop.separate.activity import Activity
 from sop.separate.video import Picture, read_pictures, write_video
@@ -68,7 +68,7 @@ def write_overlay(
     sounds = Image.fromarray(localization.colours).resize(grey.size, Image.Resampling.BILINEAR)
     colours = np.concatenate([still, np.asarray(Image.blend(grey, sounds, 0.7))], axis=1)
     for name, picture in (("heat.png", heat), ("colours.png", colours)):
-        with writable(folder / name) as partial:
+        with replacing(folder / name) as partial:
             Image.fromarray(picture).save(partial, "PNG")
     return ["overlay.mp4", "heat.png", "colours.png"]
 

@@ -1,19 +1,14 @@
 """Results appear in their folder all at once, at the end of a run without errors."""
 
-import errno
 import json
 import os
 import re
-import shutil
-import tempfile
-from collections.abc import Collection, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-import psutil
-
-from sop.runtime.errors import UserError
-from sop.runtime.files import PARTIAL_PREFIX
+from sop.runtime.errors import NotWritable, UserError
+from sop.runtime.files import PARTIAL_PREFIX, temporary_folder, writing
 
 DESCRIPTION = "regions.json"
 
@@ -26,9 +21,6 @@ _OWN_FILES = re.compile(
 
 _STAGE_PREFIX = f"{PARTIAL_PREFIX}separation-"
 
-# Errors of writing; reading rarely fails with one of these.
-_DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
-
 
 @contextmanager
 def staged(folder: Path) -> Iterator[Path]:
@@ -38,24 +30,21 @@ def staged(folder: Path) -> Iterator[Path]:
     that are not among them are removed. All other files in `folder` stay.
 
     Raises:
-        UserError: `folder` cannot be written.
+        NotWritable: `folder` cannot be written.
     """
     missing = [place for place in (folder, *folder.parents) if not place.exists()]
-    with _writing(folder):
-        folder.mkdir(parents=True, exist_ok=True)
-        # Hidden folders of killed runs.
-        for stale in folder.glob(f"{_STAGE_PREFIX}*"):
-            process = stale.name.removeprefix(_STAGE_PREFIX).partition("-")[0]
-            if process.isdecimal() and not psutil.pid_exists(int(process)):
-                shutil.rmtree(stale, ignore_errors=True)
-        hidden = Path(tempfile.mkdtemp(prefix=f"{_STAGE_PREFIX}{os.getpid()}-", dir=folder))
     try:
-        with _writing(folder, _DISK_ERRORS):
-            yield hidden
-        with _writing(folder):
-            _publish(hidden, folder)
+        with temporary_folder(folder, _STAGE_PREFIX) as hidden:
+            try:
+                with writing(folder):
+                    yield hidden
+            except NotWritable as error:
+                if hidden not in error.path.parents:
+                    raise
+                raise NotWritable(folder, error.error) from None
+            with writing(folder, OSError):
+                _publish(hidden, folder)
     finally:
-        shutil.rmtree(hidden, ignore_errors=True)
         # Remove the folders that this run has created, if they are empty.
         with suppress(OSError):
             for place in missing:
@@ -99,14 +88,3 @@ def _listed(folder: Path) -> list[str]:
         return [name for name in files if _OWN_FILES.fullmatch(name)]
     except (OSError, ValueError, KeyError, TypeError):
         return []
-
-
-@contextmanager
-def _writing(folder: Path, errors: Collection[int] | None = None) -> Iterator[None]:
-    """Report in one line that the folder cannot be written: any OSError, or those of `errors`."""
-    try:
-        yield
-    except OSError as error:
-        if errors is not None and error.errno not in errors:
-            raise
-        raise UserError(f"{folder}: cannot be written ({error.strerror})") from None

@@ -31,7 +31,7 @@ from sop.media.ffmpeg import (
 )
 from sop.player.clip import browser_output, synchronised, wav_input
 from sop.runtime.errors import LeftOut, LeftOutForNow
-from sop.runtime.files import writable
+from sop.runtime.files import replacing
 
 Picture = NDArray[np.uint8]
 
@@ -198,7 +198,7 @@ def write_video(
     )
     streams = input_file(video)
     sound = synchronised(streams["a:0"], seconds)
-    with writable(out) as partial:
+    with replacing(out) as partial:
         # A keyframe every two seconds, so that browsers can seek.
         command = browser_output(encoded, sound, partial, g=max(1, round(2 * frame_rate)))
         raw_pictures = _raw_pictures(chain([first], rest), first.shape)
@@ -231,7 +231,7 @@ def write_remix(video: Path, sound: Path, out: Path, limits: Limits) -> Path:
     for suffix in dict.fromkeys([preferred, ".mkv"]):
         path = out.with_name(out.name + suffix)
         try:
-            with writable(path) as partial:
+            with replacing(path) as partial:
                 # An AVI stores when pictures are decoded, not when they are shown.
                 streams = input_file(video, fflags="+genpts")
                 command = ffmpeg.output(

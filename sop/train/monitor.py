@@ -3,6 +3,7 @@
 import math
 import time
 from collections.abc import Iterable, Iterator
+from pathlib import Path
 
 import torch
 from dvclive.live import Live
@@ -11,16 +12,19 @@ from torch import Tensor
 
 from sop.dataset.mixtures import Batch
 from sop.runtime.errors import UserError
+from sop.runtime.files import writing
 
 
 def open_live(folder: str) -> Live:
     """Open DVCLive for a folder, and remove earlier results in it.
 
     Raises:
-        UserError: the git repository has no commit or cannot be read.
+        UserError: the git repository has no commit or cannot be read, or the folder cannot be
+            written.
     """
     try:
-        return Live(folder, save_dvc_exp=False, dvcyaml=None)
+        with writing(Path(folder), PermissionError):
+            return Live(folder, save_dvc_exp=False, dvcyaml=None)
     except SCMError as error:
         raise UserError(
             f"git: {error}; DVCLive requires a commit: run `git add --all`, then `git commit`"

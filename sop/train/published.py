@@ -8,7 +8,6 @@ import torch
 from sop.model.checkpoint import load_checkpoint, published_names
 from sop.model.pixelplayer import PixelPlayer
 from sop.params import Net, PublishedParams
-from sop.runtime.errors import UserError
 from sop.runtime.files import replacing
 from sop.runtime.hashes import sha256
 from sop.runtime.web import downloading
@@ -77,7 +76,7 @@ def export_published(player: PixelPlayer, folder: Path) -> list[Path]:
         The files.
 
     Raises:
-        UserError: the files cannot be written.
+        NotWritable: the files cannot be written.
     """
     for net, file in FILES.items():
         module = getattr(player, net)
@@ -86,10 +85,7 @@ def export_published(player: PixelPlayer, folder: Path) -> list[Path]:
             published: state[own].cpu().contiguous()
             for published, own in published_names(module).items()
         }
-        try:
-            with replacing(folder / file) as partial:
-                # PyTorch of that time cannot read the current file format.
-                torch.save(renamed, partial, _use_new_zipfile_serialization=False)
-        except OSError as error:
-            raise UserError(f"{folder / file}: cannot be written ({error.strerror})") from None
+        with replacing(folder / file) as partial:
+            # PyTorch of that time cannot read the current file format.
+            torch.save(renamed, partial, _use_new_zipfile_serialization=False)
     return [folder / file for file in FILES.values()]

@@ -13,7 +13,7 @@ from sop.dataset.index import Video
 from sop.model.checkpoint import load_checkpoint, save_checkpoint
 from sop.params import Params
 from sop.runtime.code import code_hash
-from sop.runtime.errors import UserError
+from sop.runtime.errors import NotWritable, UserError
 
 logger = logging.getLogger(__name__)
 
@@ -88,12 +88,8 @@ class ResumeCheckpoint:
         """Save a state; return False, and keep the previous file, if that fails."""
         try:
             save_checkpoint(self.path, {"identity": self.identity, "state": state})
-        except (OSError, RuntimeError) as error:
-            # PyTorch reports a full disk as a RuntimeError.
-            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-            logger.info(
-                f"train: {self.path} cannot be written ({reason}); keeping the previous checkpoint"
-            )
+        except NotWritable as error:
+            logger.info(f"train: {error}; keeping the previous checkpoint")
             return False
         return True
 

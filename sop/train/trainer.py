@@ -25,7 +25,7 @@ from sop.model.pixelplayer import PixelPlayer, build
 from sop.params import Params, TrainParams
 from sop.runtime.device import keep_freed_memory
 from sop.runtime.errors import UserError
-from sop.runtime.files import remove_partials, replacing
+from sop.runtime.files import remove_partials, replacing, writing
 from sop.runtime.progress import progress
 from sop.train.distributed import ProcessGroup
 from sop.train.gradients import compute_gradients, uses_bfloat16
@@ -122,12 +122,13 @@ class Trainer:
         """Train to the last step, and write the last and the best state of the model.
 
         Raises:
-            UserError: the loss is not finite.
+            UserError: the loss is not finite, or a file cannot be written.
             SystemExit: a signal requested a stop; the resume checkpoint has been written.
         """
         params, state = self.params, self.state
         steps = range(state.step, self.plan.steps)
         with (
+            writing(self.folders.metrics),
             self.live or nullcontext(),
             stop_signals() as signals,
             # Worker processes that are not closed would keep the program from ending.

@@ -76,7 +76,7 @@ def test_unwritable_path_is_named_in_one_line(tmp_path: Path) -> None:
     (tmp_path / "folder").mkdir()
     for place in (tmp_path / "file" / "a.wav", tmp_path / "folder"):
         with (
-            pytest.raises(UserError, match=r"cannot be written \(.+\)$"),
+            pytest.raises(UserError, match=r"cannot be written \(.+\); "),
             writing_wav(place, 8000, 1),
         ):
             pass

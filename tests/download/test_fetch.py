@@ -11,7 +11,8 @@ from sop.download.fetch import fetch, format_selector
 from sop.download.published_lists import ListedVideo
 from sop.download.ytdlp_process import PERMANENT, TEMPORARY, FetchRequest, unknown_options
 from sop.params import FetchParams, Params
-from sop.runtime.errors import LeftOut, LeftOutForNow, NoNetwork
+from sop.runtime.errors import LeftOut, LeftOutForNow, NoNetwork, NotWritable
+from tests.support.disks import largest_file
 from tests.support.server import (
     Answer,
     Server,
@@ -93,6 +94,17 @@ def test_fetched_bytes(name: str, site: Site, make_video: Callable) -> None:
     assert site.files(site.partial) == []
     assert found.seconds == pytest.approx(2.5, abs=0.1)
     assert found.format == "h264 96x72, aac 22050 Hz mono"
+
+
+def test_full_disk_ends_the_run_and_keeps_what_was_fetched(site: Site) -> None:
+    size = video_of(site).stat().st_size
+    with largest_file(size // 2), pytest.raises(NotWritable, match=r"partial/flute\.aaaaaaaaaaa"):
+        site.fetch()
+    assert site.files(site.videos) == []
+    (part,) = site.files(site.partial)
+    assert (site.partial / part).stat().st_size > 0
+    site.fetch()
+    assert site.files(site.videos) == [f"flute/{ID}.mp4"]
 
 
 FAILURES = [

@@ -112,7 +112,7 @@ def test_limits_of() -> None:
 
 def test_clip_that_cannot_be_written(counting_video: Path, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    with pytest.raises(UserError, match=r"new\.mp4: cannot be written \(.+\)$"):
+    with pytest.raises(UserError, match=r"new\.mp4: cannot be written \(.+\); "):
         write_clip(counting_video, 0.0, 2.0, tmp_path / "file" / "new.mp4", LIMITS)
 
 

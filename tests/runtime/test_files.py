@@ -1,13 +1,21 @@
+import errno
 import json
 import multiprocessing
 import os
+import pickle
+import re
 import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
+import torch
 
+from sop.evaluate.records import write_sound
+from sop.model.checkpoint import save_checkpoint
 from sop.runtime import files
+from sop.runtime.errors import NotWritable
 from sop.runtime.files import (
     PARTIAL_PREFIX,
     SAVE_INTERVAL_SECONDS,
@@ -16,9 +24,11 @@ from sop.runtime.files import (
     remove_others,
     remove_partials,
     replacing,
+    temporary_folder,
     write_json,
     write_text,
 )
+from tests.support.disks import largest_file
 
 
 def names(folder: Path) -> list[str]:
@@ -89,6 +99,97 @@ def test_remove_partials(tmp_path: Path) -> None:
     remove_partials(tmp_path)
     assert names(tmp_path) == ["flute", "flute/a.wav"]
     remove_partials(tmp_path / "not there")
+
+
+def test_second_error_while_a_partial_is_removed_is_not_reported(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+
+    with pytest.raises(NotWritable, match=r"a\.wav: cannot be written \(No space"):  # noqa: SIM117
+        with replacing(tmp_path / "a.wav"):
+            monkeypatch.setattr(Path, "unlink", refuse)
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+@pytest.mark.parametrize("writer", ["text", "torch", "numpy", "sound"])
+def test_full_disk_is_one_line_whatever_writes(tmp_path: Path, writer: str) -> None:
+    path = tmp_path / f"a.{'npz' if writer == 'numpy' else 'wav'}"
+    path.write_bytes(b"previous")
+    many = np.zeros(100_000, np.float32)
+
+    def write(partial: Path) -> None:
+        if writer == "text":
+            partial.write_text("x" * 100_000)
+        elif writer == "numpy":
+            np.savez(partial, many=many)
+        elif writer == "sound":
+            write_sound(path, many, 8000)
+        else:
+            save_checkpoint(path, {"many": torch.from_numpy(many)})
+
+    advice = re.escape("(File too large); raise the limit on the size of files (`ulimit -f`)")
+    with (
+        largest_file(10_000),
+        pytest.raises(NotWritable, match=rf"^{path}: cannot be written {advice}"),
+        replacing(path) as partial,
+    ):
+        write(partial)
+    assert path.read_bytes() == b"previous"
+    assert names(tmp_path) == [path.name]
+
+
+@pytest.mark.parametrize("occupied", ["folder", "file"])
+def test_name_that_is_taken(tmp_path: Path, occupied: str) -> None:
+    if occupied == "folder":
+        path = tmp_path / "a.txt"
+        path.mkdir()
+    else:
+        (tmp_path / "a").touch()
+        path = tmp_path / "a" / "b.txt"
+    with pytest.raises(NotWritable) as caught:
+        write_text(path, "text")
+    assert str(caught.value).startswith(f"{path}: cannot be written (")
+    assert str(caught.value).endswith("); use another name or folder")
+
+
+def test_error_of_a_disk_survives_another_process() -> None:
+    error = NotWritable(Path("a/b.wav"), OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)))
+    assert str(pickle.loads(pickle.dumps(error))) == str(error)  # noqa: S301
+    assert str(error) == (
+        "a/b.wav: cannot be written (No space left on device); free some space on the disk of "
+        f"{Path.cwd() / 'a'}, then run again"
+    )
+
+
+def test_error_of_a_program_stays_as_it_is(tmp_path: Path) -> None:
+    with pytest.raises(ZeroDivisionError), replacing(tmp_path / "a.wav"):
+        raise ZeroDivisionError
+    with pytest.raises(FileNotFoundError), replacing(tmp_path / "a.wav"):
+        (tmp_path / "missing").read_text()
+
+
+KILLED = """
+import os, sys
+from pathlib import Path
+from sop.runtime.files import temporary_folder
+with temporary_folder(Path(sys.argv[1])) as folder:
+    (folder / "frames.zip").write_text("half")
+    os.kill(os.getpid(), 9)
+"""
+
+
+def test_temporary_folders_of_killed_processes_are_removed(tmp_path: Path) -> None:
+    (tmp_path / "sop-mine").mkdir()
+    subprocess.run([sys.executable, "-c", KILLED, str(tmp_path)], check=False)
+    assert len(names(tmp_path)) == 3
+    with temporary_folder(tmp_path) as first:
+        assert names(tmp_path) == sorted([first.name, "sop-mine"])
+        with temporary_folder(tmp_path) as second:
+            assert first.is_dir()
+            assert second != first
+    assert names(tmp_path) == ["sop-mine"]
 
 
 def partial_of(path: Path) -> str:

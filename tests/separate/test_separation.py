@@ -366,17 +366,15 @@ def test_files_of_an_earlier_run(tmp_path: Path, planted: Separator, video: Path
 
 
 def test_stages_of_killed_runs(tmp_path: Path) -> None:
-    ended = subprocess.Popen(["true"])
-    ended.wait()
-    stale = tmp_path / f".part-separation-{ended.pid}-abc"
-    alive = tmp_path / f".part-separation-{os.getpid()}-abc"
-    for folder in (stale, alive):
-        folder.mkdir()
-        (folder / "rest.wav").write_text("half")
-    with staged(tmp_path):
-        pass
-    assert not stale.exists()
-    assert alive.exists()
+    killed = "import os, sys, pathlib, sop.separate.staging as s\n"
+    killed += "with s.staged(pathlib.Path(sys.argv[1])) as stage:\n    os.kill(os.getpid(), 9)"
+    subprocess.run([sys.executable, "-c", killed, str(tmp_path)])
+    (stale,) = tmp_path.iterdir()
+    with staged(tmp_path) as alive:
+        assert not stale.exists()
+        with staged(tmp_path):
+            assert alive.exists()
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize(

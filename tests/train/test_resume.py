@@ -3,7 +3,6 @@
 import json
 import os
 import pickle
-import resource
 import signal
 import subprocess
 import sys
@@ -18,6 +17,7 @@ from sop.model.checkpoint import load_checkpoint
 from sop.params import Params
 from sop.train.distributed import launch
 from sop.train.resume import ResumeCheckpoint, run_identity
+from tests.support.disks import largest_file
 from tests.support.experiment import ROOT, with_values
 from tests.support.stress import repeats
 
@@ -229,15 +229,8 @@ def test_failed_save_keeps_the_previous_checkpoint(
 ) -> None:
     checkpoint = ResumeCheckpoint(tmp_path / "train.pt", {"run": "1"})
     assert checkpoint.save({"step": 1})
-    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
-    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-    try:
-        # Like a full disk.
-        resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, limits[1]))
+    with largest_file(10_000):
         assert not checkpoint.save({"step": 2, "large": torch.zeros(100_000)})
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
-        signal.signal(signal.SIGXFSZ, handler)
     assert "cannot be written" in capsys.readouterr().out
     assert checkpoint.load() == {"step": 1}
     assert [path.name for path in tmp_path.iterdir()] == ["train.pt"]

@@ -1,6 +1,6 @@
 """Plan the rendered videos, and render one of them together with its ground truth."""
 
-import tempfile
+import io
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -20,7 +20,7 @@ from sop.download.synthetic.timbre import INSTRUMENTS
 from sop.download.synthetic.truth import Truth, write_truth
 from sop.media.ffmpeg import error_message, file_url, run_to_end
 from sop.params import SyntheticParams
-from sop.runtime.files import replacing
+from sop.runtime.files import replacing, temporary_folder, writing_temporary
 
 _QUALITY = 20
 _AUDIO_RATE = "128k"
@@ -105,9 +105,12 @@ def _encode(
     path: Path, frames: Iterable[bytes], sound: NDArray[np.int16], params: SyntheticParams
 ) -> None:
     """Encode RGB frames and mono sound; the same input gives the same bytes."""
-    with tempfile.TemporaryDirectory() as folder:
-        wav = Path(folder) / "sound.wav"
-        soundfile.write(wav, sound, params.sample_rate, subtype="PCM_16")
+    with temporary_folder() as folder:
+        wav = folder / "sound.wav"
+        encoded = io.BytesIO()
+        soundfile.write(encoded, sound, params.sample_rate, subtype="PCM_16", format="WAV")
+        with writing_temporary(folder):
+            wav.write_bytes(encoded.getbuffer())
         pictures = ffmpeg.input(
             "pipe:",
             format="rawvideo",

@@ -83,8 +83,11 @@ function describe() {
   find("about").textContent =
     `This page computes all sounds from ${clip.channels} component maps of the mixture and the ` +
     `visual features of ${clip.height} \u00d7 ${clip.width} places. ` +
-    "The sounds of the regions and the rest sum to the mixture; the sounds of single places " +
-    "overlap. " +
+    (clip.evaluated
+      ? "The sounds of the videos are those that were evaluated, which may overlap; the rest is the " +
+        "mixture minus their sum. "
+      : "The sounds of the regions and the rest sum to the mixture. ") +
+    "The sounds of single places overlap. " +
     `Spectrograms show ${LOWEST_HZ} Hz to ${(clip.sampleRate / 2000).toFixed(1)} kHz over a ` +
     `range of ${RANGE_DB} dB. ` +
     "Source: Zhao et al., The Sound of Pixels, ECCV 2018.";

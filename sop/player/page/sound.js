@@ -211,16 +211,21 @@ class Sound {
     return { greatest, sum };
   }
 
-  // Masks of the regions and of the rest; they sum to 1 in every bin.
+  // Masks of the regions and of the rest; they sum to 1 in every bin. Those of an evaluated mixture
+  // are used as evaluation does, so that the mask of the rest may be negative.
   async regionMasks() {
     const { windows, channels, regions, features } = this.clip;
-    const size = windows * channels;
+    const each = windows * channels;
     const logits = [];
     for (let k = 0; k < regions.length; k++) {
-      logits.push(this.logits(features.subarray(k * size, (k + 1) * size)));
+      logits.push(this.logits(features.subarray(k * each, (k + 1) * each)));
       await yieldToPage();
     }
-    return normalizeMasks(this.masks(logits), this.clip.frames * this.clip.bins);
+    const masks = this.masks(logits);
+    const size = this.clip.frames * this.clip.bins;
+    return this.clip.evaluated
+      ? evaluatedMasks(masks, this.clip.threshold, size)
+      : normalizeMasks(masks, size);
   }
 }
 
@@ -271,6 +276,18 @@ function normalizeMasks(masks, size) {
     const divisor = Math.max(claimed, 1);
     for (const mask of masks) mask[i] /= divisor;
     rest[i] = Math.max(1 - claimed / divisor, 0);
+  }
+  return [...masks, rest];
+}
+
+// Masks with an optional threshold, like separate in spectrogram.py, and what they lack to sum to 1.
+function evaluatedMasks(masks, threshold, size) {
+  const rest = new Float32Array(size).fill(1);
+  for (const mask of masks) {
+    for (let i = 0; i < size; i++) {
+      if (threshold !== null) mask[i] = mask[i] > threshold ? 1 : 0;
+      rest[i] -= mask[i];
+    }
   }
   return [...masks, rest];
 }
