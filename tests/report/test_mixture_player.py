@@ -35,7 +35,7 @@ def evaluated(
             if isinstance(module, torch.nn.Conv2d):
                 torch.nn.init.xavier_normal_(module.weight)
     torch.nn.init.constant_(player.synthesizer.scale, 30)
-    mixture = next(iter(separate_mixtures(player, videos, params, 1, 0.5, CPU)))
+    mixture = next(iter(separate_mixtures(player, videos, params, 1, 1234, 0.5, CPU)))
     names = tuple(video.name for video in mixture.videos)
     record = Record(mixture.number, names, mixture.sources, mixture.masks)
     frames = MixtureReader(params.mixture, params.extract).middle(mixture.videos).frames

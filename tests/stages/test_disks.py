@@ -13,9 +13,10 @@ pytestmark = pytest.mark.slow
 WRITTEN = {
     "download": ["data/videos", "metrics"],
     "extract": ["data/audio", "data/frames", "metrics"],
-    "index": ["data/index", "metrics"],
+    "index": ["data/index"],
     "train": ["data/model", "metrics/train"],
     "evaluate": ["data/evaluate", "metrics/evaluate", "metrics"],
+    "localize": ["metrics"],
     "denoise": ["data/denoise", "metrics/denoise", "metrics"],
     "report": ["data/report", "metrics/report"],
 }
