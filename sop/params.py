@@ -53,7 +53,8 @@ Seed = Annotated[int, Field(ge=0, lt=2**32)]
 # Neither 0 nor 1.
 ProperFraction = Annotated[float, Field(gt=0, lt=1)]
 # At most ten days: timers of the system may not accept much more.
-Timeout = Annotated[float, Field(gt=0, le=864000)]
+Seconds = Annotated[float, Field(ge=0, le=864_000)]
+Timeout = Annotated[Seconds, Field(gt=0)]
 WeightsExceptImagenet = Annotated[
     str, _matching("(?!imagenet$).+", "scratch, published or the path of a checkpoint")
 ]
@@ -66,6 +67,9 @@ ProxyAddress = Annotated[
 ]
 SchedulerAddress = Annotated[str, _matching(r"(tcp|tls)://[^\s/]+:\d+", "tcp://host:port")]
 Sha256 = Annotated[str, _matching("[0-9a-f]{64}", "64 hexadecimal digits")]
+
+# What is read for one batch; batches of the published experiment have 0.3 GiB.
+MAX_BATCH_BYTES = 16 * 2**30
 
 # The only width that the published code supports.
 PUBLISHED_WIDTH = 64
@@ -144,16 +148,19 @@ class Section(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
 
 
+# All numbers have a maximum, far above any use: a typo must not fill the memory or run for years.
+
+
 class SyntheticParams(Section):
     """Rendered videos with ground truth."""
 
     seed: Seed
-    solos: Count
-    duets: CountOrZero
-    seconds: Annotated[float, Field(ge=2)]
-    width: Annotated[int, Field(ge=32, multiple_of=2)]
-    height: Annotated[int, Field(ge=32, multiple_of=2)]
-    frame_rate: Count
+    solos: Annotated[Count, Field(le=10_000)]
+    duets: Annotated[CountOrZero, Field(le=100_000)]
+    seconds: Annotated[float, Field(ge=2, le=600)]
+    width: Annotated[int, Field(ge=32, le=1_920, multiple_of=2)]
+    height: Annotated[int, Field(ge=32, le=1_920, multiple_of=2)]
+    frame_rate: Annotated[Count, Field(le=60)]
     sample_rate: Annotated[int, Field(ge=8000, le=96000)]
 
 
@@ -170,22 +177,22 @@ class ListsParams(Section):
     own: Text
     duets: bool
     categories: list[Text]
-    max_per_category: Count | None
+    max_per_category: Annotated[Count, Field(le=1_000_000)] | None
 
 
 class FetchParams(Section):
     """Download of listed videos with yt-dlp."""
 
     video_url: Annotated[str, _matching(r"https?://.*\{id\}.*", "a web address with {id}")]
-    height: Annotated[int, Field(ge=72)]
+    height: Annotated[int, Field(ge=72, le=8_640)]
     format: Text | None
-    clip_seconds: Annotated[list[NotNegative], AfterValidator(_interval)] | None
-    parallel_downloads: Count
+    clip_seconds: Annotated[list[Seconds], AfterValidator(_interval)] | None
+    parallel_downloads: Annotated[Count, Field(le=256)]
     stall_timeout_seconds: Timeout
     timeout_seconds: Timeout
     retries: Annotated[int, Field(ge=0, le=100)]
-    backoff_seconds: NotNegative
-    rate_limit: Count | None
+    backoff_seconds: Annotated[NotNegative, Field(le=3_600)]
+    rate_limit: Annotated[Count, Field(le=1_000_000_000_000)] | None
     cookies: Text | None
     proxy: ProxyAddress | None
     retry_unavailable: bool
@@ -212,19 +219,19 @@ class ClusterParams(Section):
 class ExtractParams(Section):
     """Conversion of videos into frames and mono audio."""
 
-    frame_rate: Positive
-    frame_height: Annotated[int, Field(ge=16, multiple_of=2)]
+    frame_rate: Annotated[float, Field(ge=0.1, le=240)]
+    frame_height: Annotated[int, Field(ge=16, le=2_160, multiple_of=2)]
     jpeg_quality: Annotated[int, Field(ge=2, le=31)]
     sample_rate: Annotated[int, Field(ge=4000, le=192000)]
     timeout_seconds: Timeout
-    memory_limit_mib: Annotated[int, Field(ge=128)]
+    memory_limit_mib: Annotated[int, Field(ge=128, le=1_048_576)]
 
 
 class IndexParams(Section):
     """Selection of videos, and their split into training and validation."""
 
     seed: Seed
-    min_seconds: Positive
+    min_seconds: Annotated[Seconds, Field(gt=0)]
     train_fraction: ProperFraction
     duets: bool
     duet_categories: dict[Text, Annotated[list[Text], Field(min_length=2)]]
@@ -233,20 +240,20 @@ class IndexParams(Section):
 class MixtureParams(Section):
     """Composition of a mixture: number and length of its clips, and their frames."""
 
-    sources: Count
+    sources: Annotated[int, Field(ge=2, le=16)]
     same_category: bool
-    audio_samples: Annotated[int, Field(ge=1024)]
-    margin_seconds: NotNegative
-    frames: Count
-    frame_stride: Count
-    image_size: Annotated[int, Field(ge=32)]
+    audio_samples: Annotated[int, Field(ge=1_024, le=10_000_000)]
+    margin_seconds: Seconds
+    frames: Annotated[Count, Field(le=256)]
+    frame_stride: Annotated[Count, Field(le=100_000)]
+    image_size: Annotated[int, Field(ge=32, le=1_024)]
 
 
 class SpectrogramParams(Section):
     """The short-time Fourier transform and its frequency axis."""
 
-    stft_frame: Annotated[int, Field(ge=16, multiple_of=2)]
-    stft_hop: Count
+    stft_frame: Annotated[int, Field(ge=16, le=65_536, multiple_of=2)]
+    stft_hop: Annotated[Count, Field(le=65_536)]
     log_frequency: bool
 
 
@@ -270,11 +277,11 @@ class ModelParams(Section):
     """Architecture of the networks, and their initial weights."""
 
     sound: SoundKind
-    sound_width: Count
+    sound_width: Annotated[Count, Field(le=256)]
     vision: VisionKind
-    vision_width: Count
+    vision_width: Annotated[Count, Field(le=256)]
     synthesizer: SynthesizerKind
-    channels: Count
+    channels: Annotated[Count, Field(le=1_024)]
     image_pooling: Pooling
     image_activation: Activation
     sound_activation: Activation
@@ -287,9 +294,9 @@ class ModelParams(Section):
 class LearningRateParams(Section):
     """Learning rate of each net; the head of the vision net uses the rate of the sound net."""
 
-    sound: NotNegative
-    vision: NotNegative
-    synthesizer: NotNegative
+    sound: Annotated[NotNegative, Field(le=100)]
+    vision: Annotated[NotNegative, Field(le=100)]
+    synthesizer: Annotated[NotNegative, Field(le=100)]
 
 
 class TrainParams(Section):
@@ -298,42 +305,42 @@ class TrainParams(Section):
     seed: Seed
     loss: Literal["bce", "l1", "l2"]
     weighted_loss: bool
-    background_weight: NotNegative
-    repeats: Count
-    epochs: Count
-    batch_size: Count
-    micro_batches: Count
-    devices: Count | Literal["auto"]
+    background_weight: Annotated[NotNegative, Field(le=1_000_000)]
+    repeats: Annotated[Count, Field(le=10_000)]
+    epochs: Annotated[Count, Field(le=1_000_000)]
+    batch_size: Annotated[Count, Field(le=65_536)]
+    micro_batches: Annotated[Count, Field(le=65_536)]
+    devices: Annotated[Count, Field(le=1_024)] | Literal["auto"]
     sync_batch_norm: bool
     precision: Literal["auto", "float32", "bfloat16"]
     compile: bool
     optimizer: Literal["sgd", "adamw"]
     learning_rate: LearningRateParams
     schedule: Literal["steps", "cosine"]
-    learning_rate_steps: list[Count]
+    learning_rate_steps: list[Annotated[Count, Field(le=1_000_000)]]
     warmup_fraction: Annotated[float, Field(ge=0, lt=1)]
     momentum: Annotated[float, Field(ge=0, lt=1)]
-    weight_decay: NotNegative
+    weight_decay: Annotated[NotNegative, Field(le=100)]
     ema_decay: ProperFraction | None
-    max_non_finite_steps: CountOrZero
+    max_non_finite_steps: Annotated[CountOrZero, Field(le=1_000_000_000)]
     best_by: Literal["loss", "sdr", "sir", "sar", "si_sdr"]
-    evaluate_every: Count
-    evaluate_mixtures: Count
+    evaluate_every: Annotated[Count, Field(le=1_000_000)]
+    evaluate_mixtures: Annotated[Count, Field(le=1_000_000)]
 
 
 class EvaluateParams(Section):
     """Evaluation of the trained model."""
 
     seed: Seed
-    mixtures: Count
-    shown: CountOrZero
+    mixtures: Annotated[Count, Field(le=1_000_000)]
+    shown: Annotated[CountOrZero, Field(le=10_000)]
     mask_threshold: ProperFraction
 
 
 class LocalizeParams(Section):
     """Localization of sounds in videos with ground truth."""
 
-    scenes: CountOrZero
+    scenes: Annotated[CountOrZero, Field(le=100_000)]
 
 
 class DenoiseParams(Section):
@@ -343,18 +350,18 @@ class DenoiseParams(Section):
     method: Literal["auto", "none", "lms", "nlms", "rls", "renormalise", "wiener"]
     tuning_fraction: ProperFraction
     taps: Annotated[list[Annotated[int, Field(ge=1, le=4096)]], Field(min_length=1)]
-    lms_rates: Annotated[list[Positive], Field(min_length=1)]
+    lms_rates: Annotated[list[Annotated[Positive, Field(le=1_000_000)]], Field(min_length=1)]
     nlms_rates: Annotated[list[Annotated[float, Field(gt=0, lt=2)]], Field(min_length=1)]
     rls_forgetting: Annotated[list[Annotated[float, Field(ge=0.5, le=1)]], Field(min_length=1)]
-    mask_powers: Annotated[list[Positive], Field(min_length=1)]
-    wiener_frames: Annotated[list[Count], Field(min_length=1)]
-    wiener_iterations: Annotated[list[Count], Field(min_length=1)]
+    mask_powers: Annotated[list[Annotated[Positive, Field(le=1_000)]], Field(min_length=1)]
+    wiener_frames: Annotated[list[Annotated[Count, Field(le=10_000)]], Field(min_length=1)]
+    wiener_iterations: Annotated[list[Annotated[Count, Field(le=10_000)]], Field(min_length=1)]
 
 
 class ReportParams(Section):
     """The report page."""
 
-    players: CountOrZero
+    players: Annotated[CountOrZero, Field(le=1_000)]
 
 
 class InferenceParams(Section):
@@ -392,6 +399,14 @@ class InferenceParams(Section):
                 f"{spectrogram.stft_frame}) does not fit model.sound {model.sound!r}: allowed are "
                 f"multiples of {multiple}"
             )
+        clip_bytes = 4 * mixture.audio_samples + 8 * bins * columns
+        clip_bytes += 3 * mixture.frames * mixture.image_size**2
+        if (size := self._mixtures_at_once * mixture.sources * clip_bytes) > MAX_BATCH_BYTES:
+            yield (
+                f"the sounds, spectrograms and pictures of a batch have {size / 2**30:.0f} GiB, "
+                f"allowed are {MAX_BATCH_BYTES / 2**30:.0f}: lower train.batch_size or mixture.*, "
+                "or set a larger spectrogram.stft_hop"
+            )
         if model.weights.vision == "imagenet" and model.vision_width != 64:
             yield (
                 f"model.vision_width {model.vision_width} does not fit model.weights.vision "
@@ -405,6 +420,11 @@ class InferenceParams(Section):
                 "all of them except weights"
             )
 
+    @property
+    def _mixtures_at_once(self) -> int:
+        """Number of mixtures that are in memory together."""
+        return 1
+
     def for_inference(self) -> dict[str, Any]:
         """Return the values of these sections alone, as plain values."""
         return self.model_dump(include=set(InferenceParams.model_fields))
@@ -413,11 +433,11 @@ class InferenceParams(Section):
 class Params(InferenceParams):
     """All parameters of params.yaml."""
 
-    workers: Count | Literal["auto"]
+    workers: Annotated[Count, Field(le=4_096)] | Literal["auto"]
     cluster: ClusterParams
     device: Annotated[str, _matching(r"auto|cpu|cuda(:\d+)?", "auto, cpu, cuda or cuda:N")]
-    log_every: Count
-    checkpoint_seconds: NotNegative
+    log_every: Annotated[Count, Field(le=1_000_000_000)]
+    checkpoint_seconds: Seconds
     dataset: DatasetParams
     index: IndexParams
     train: TrainParams
@@ -454,6 +474,10 @@ class Params(InferenceParams):
                 f"dataset.synthetic.seconds {dataset.synthetic.seconds} is below "
                 f"index.min_seconds {self.index.min_seconds}: every video would be left out"
             )
+
+    @property
+    def _mixtures_at_once(self) -> int:
+        return self.train.batch_size
 
     @property
     def worker_count(self) -> int:

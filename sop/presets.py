@@ -64,7 +64,10 @@ def apply_preset(
     yaml.preserve_quotes = True
     yaml.width = 4096
     params = yaml.load(params_path.read_text(encoding="utf-8"))
-    changes = list(_merge(params, read_yaml(folder / f"{name}.yaml")))
+    preset = folder / f"{name}.yaml"
+    read_yaml(preset)
+    # As the file writes them: 1.0e-3 stays 1.0e-3.
+    changes = list(_merge(params, yaml.load(preset.read_text(encoding="utf-8"))))
     text = io.StringIO()
     yaml.dump(params, text)
     validate(Params, parse_yaml(text.getvalue()), f"{params_path} with preset {name}")

@@ -231,6 +231,69 @@ def test_invalid_key_or_value(key: str, value: object, said: list[str]) -> None:
     assert ";" not in message
 
 
+def numbers() -> dict[str, float]:
+    """Return all numbers of params.yaml by key; of a list, its first."""
+    found: dict[str, float] = {
+        "dataset.lists.max_per_category": 1,
+        "dataset.fetch.clip_seconds.1": 1.0,
+        "dataset.fetch.rate_limit": 1,
+        "train.ema_decay": 0.5,
+        "train.devices": 1,
+        "workers": 1,
+    }
+    waiting: list[tuple[str, Any]] = [("", VALUES)]
+    while waiting:
+        key, value = waiting.pop()
+        if isinstance(value, dict | list):
+            inner = value.items() if isinstance(value, dict) else list(enumerate(value))[:1]
+            waiting += [(f"{key}.{name}".lstrip("."), one) for name, one in inner]
+        elif isinstance(value, int | float) and not isinstance(value, bool):
+            found[key] = value
+    return found
+
+
+@pytest.mark.parametrize(("key", "value"), numbers().items())
+def test_every_number_has_bounds(key: str, value: float) -> None:
+    section, _, last = key.rpartition(".")
+    is_list = last.isdecimal()
+    for wrong in (10**18, 1e18, -2, float("nan"), float("inf")):
+        if isinstance(value, float) or type(wrong) is type(value):
+            changed = {section: [wrong, wrong]} if is_list else {key: wrong}
+            message = error_of(changed)
+            assert message.startswith(f"{section if is_list else key}")
+            bound = "at most|below" if wrong in (10**18, 1e18) else "at least|above|finite"
+            assert re.search(bound, message), message
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"mixture.frames": 256, "mixture.image_size": 1024},
+        {"train.batch_size": 65536},
+        {"spectrogram.stft_hop": 1, "mixture.audio_samples": 2**20 - 1},
+    ],
+)
+def test_batch_that_fills_the_memory(values: dict[str, Any]) -> None:
+    message = error_of(values)
+    assert re.fullmatch(r"the sounds, .* of a batch have \d+ GiB, allowed are 16: .*", message)
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"train.batch_size": 2048, "mixture.frames": 3, "mixture.image_size": 224},
+        {"train.batch_size": 64, "mixture.frames": 16, "mixture.image_size": 512},
+        {"mixture.audio_samples": 2**20 - 1, "spectrogram.stft_frame": 4094},
+        {"dataset.synthetic.solos": 10_000, "evaluate.mixtures": 100_000, "workers": 256},
+        {"extract.sample_rate": 96_000, "extract.frame_rate": 60, "extract.frame_height": 1080},
+        {"train.epochs": 10_000, "train.repeats": 1_000, "model.sound_width": 256},
+        {"extract.memory_limit_mib": 500_000, "mixture.sources": 8},
+    ],
+)
+def test_large_experiments_are_possible(values: dict[str, Any]) -> None:
+    assert error_of(values) == ""
+
+
 @pytest.mark.parametrize(
     ("values", "said"),
     [

@@ -8,6 +8,7 @@ from ruamel.yaml import YAML
 from sop.params import load_params
 from sop.presets import apply_preset, preset_names
 from sop.runtime.errors import UserError
+from sop.runtime.plain_yaml import parse_yaml
 from tests.support.experiment import ROOT
 
 PRESETS = ROOT / "presets"
@@ -91,7 +92,7 @@ def foreign(value: Any) -> Any:
 
 
 def test_preset_names() -> None:
-    assert preset_names(PRESETS) == ["music", "music21"]
+    assert preset_names(PRESETS) == ["default", "music", "music21"]
 
 
 @pytest.mark.parametrize("name", ["music", "music21"])
@@ -110,6 +111,30 @@ def test_preset_writes_all_published_values(params_path: Path, name: str) -> Non
     assert {key: at(params, key) for key in PUBLISHED} == PUBLISHED
     assert params["dataset"]["source"] == name
     assert {change.partition(":")[0] for change in changes} >= PUBLISHED.keys()
+
+
+def test_the_default_preset_has_all_values_of_params_yaml() -> None:
+    """Write a change of params.yaml into presets/default.yaml too."""
+    assert parse_yaml((PRESETS / "default.yaml").read_text("utf-8")) == parse_yaml(TEXT)
+
+
+def test_the_default_preset_leads_back(params_path: Path) -> None:
+    for name in ("music", "music21", "default"):
+        assert apply_preset(name, params_path, PRESETS)
+    assert params_path.read_text("utf-8") == TEXT
+    own = TEXT.replace("yt_dlp: {}", "yt_dlp: {geo_bypass: true}").replace(
+        "[4, 16, 64, 128]", "[4]"
+    )
+    assert own.count("geo_bypass") == own.count("[4] ") == 1
+    params_path.write_text(own, encoding="utf-8")
+    assert len(apply_preset("default", params_path, PRESETS)) == 2
+    assert parse_yaml(params_path.read_text("utf-8")) == parse_yaml(TEXT)
+
+
+def test_changes_are_shown_as_yaml(params_path: Path) -> None:
+    changes = apply_preset("music", params_path, PRESETS)
+    assert "index.duets: false -> true" in changes
+    assert "dataset.source: synthetic -> music" in changes
 
 
 def test_lists_of_duets(params_path: Path) -> None:

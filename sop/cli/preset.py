@@ -13,7 +13,9 @@ def add_parser(commands: Any) -> None:
         help="write the values of a known experiment into params.yaml",
         description="Write the values of a known experiment into params.yaml. Comments are kept.",
     )
-    parser.add_argument("name", help="a file in presets/ without `.yaml`, such as music")
+    parser.add_argument(
+        "name", help="a file in presets/ without `.yaml`, such as music; default leads back"
+    )
     parser.set_defaults(run=run)
 
 

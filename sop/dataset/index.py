@@ -168,7 +168,7 @@ def write_index(index: Index, folder: Path) -> None:
 def read_index(path: Path) -> list[Video]:
     """Read a list, written by this or by the published code.
 
-    Without the file of instruments beside it, no category is a duet.
+    Without the file of instruments in the same folder, no category is a duet.
 
     Raises:
         UserError: the file is missing or a row is not `AUDIO_PATH,FRAMES_PATH,NUMBER_FRAMES`.

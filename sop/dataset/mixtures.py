@@ -29,6 +29,10 @@ VOLUME = (0.5, 1.5)
 MAX_ATTEMPTS = 20
 
 
+# The order of an epoch's mixtures is in memory, once for each worker.
+MAX_EPOCH = 10**7
+
+
 class Mixture(NamedTuple):
     """Sounds and frames of the sources of one mixture."""
 
@@ -199,6 +203,11 @@ class TrainingMixtures(Dataset[Mixture]):
         self.reader = reader
         self.seed = seed
         self.length = max(1, len(videos) * repeats // batch) * batch
+        if self.length > MAX_EPOCH:
+            raise UserError(
+                f"train.repeats: {repeats} passes over {len(videos)} videos are {self.length} "
+                f"mixtures in an epoch, allowed are {MAX_EPOCH}; lower it and raise train.epochs"
+            )
 
     def __len__(self) -> int:
         """Return the number of mixtures of an epoch."""

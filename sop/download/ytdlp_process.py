@@ -81,7 +81,7 @@ class FetchRequest(NamedTuple):
 
     url: str
     stem: str
-    """Path of the file without its suffix; partial files are written beside it."""
+    """Path of the file without its suffix; partial files are written to the same folder."""
     format: str
     """Format selector of yt-dlp."""
     clip: tuple[float, float] | None

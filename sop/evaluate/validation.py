@@ -91,16 +91,13 @@ class SeparatedMixture:
 class _ValidationMixtures(Dataset[tuple[int, Mixture | str]]):
     """The number of each mixture, and the mixture or the reason why it cannot be read."""
 
-    def __init__(self, videos: Sequence[Sequence[Video]], reader: MixtureReader) -> None:
-        self._videos = videos
+    def __init__(self, reader: MixtureReader) -> None:
         self._reader = reader
 
-    def __len__(self) -> int:
-        return len(self._videos)
-
-    def __getitem__(self, number: int) -> tuple[int, Mixture | str]:
+    def __getitem__(self, item: tuple[int, Sequence[Video]]) -> tuple[int, Mixture | str]:
+        number, videos = item
         try:
-            return number, self._reader.middle(self._videos[number])
+            return number, self._reader.middle(videos)
         except LeftOut as reason:
             return number, str(reason)
 
@@ -133,9 +130,11 @@ def separate_mixtures(
         UserError: the list is too short for a mixture.
     """
     player.eval()
-    drawn = list(evaluation_videos(videos, params.mixture, count, seed))
+    drawn = evaluation_videos(videos, params.mixture, count, seed)
     loader: DataLoader[Any] = DataLoader(
-        _ValidationMixtures(drawn, MixtureReader(params.mixture, params.extract)),
+        _ValidationMixtures(MixtureReader(params.mixture, params.extract)),
+        # Drawn as they are read, whatever their number.
+        sampler=enumerate(drawn),
         batch_size=params.train.batch_size,
         num_workers=min(params.worker_count, 4),
         collate_fn=list,

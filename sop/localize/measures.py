@@ -66,7 +66,7 @@ class LocalizationResult:
 def scenes(
     duets: Sequence[Video], solos: Sequence[Video], videos: Path, extract: ExtractParams
 ) -> Iterator[LocalizationScene]:
-    """Make the scenes of all videos whose truth is known; other videos make none.
+    """Make the scenes of all videos whose truth is known, and skip the other videos.
 
     A duet is one scene as it is, and one with one player muted. A solo is one scene as it is, and
     one in silence.

@@ -307,13 +307,3 @@ def test_no_measurable_mixture_is_a_user_error() -> None:
         evaluation_summary(left_out)
     with pytest.raises(UserError, match="there are no mixtures"):
         evaluation_summary([])
-
-
-def test_mixture_of_one_source_is_measured(tiny_videos: list[Video], tiny_params: Params) -> None:
-    params = with_values(tiny_params, {"mixture.sources": 1})
-    [result] = separated(player_of(params), tiny_videos, params, 1)
-    measured = result.score()
-    assert isinstance(measured, Score)
-    for values in measured.measures.values():
-        assert values.shape == (1,)
-        assert np.isfinite(values).all()

@@ -60,7 +60,7 @@ def plan(params: SyntheticParams, seed: int) -> list[PlannedVideo]:
 
 
 def render(video: PlannedVideo, params: SyntheticParams, seed: int, folder: Path) -> None:
-    """Write `<folder>/<category>/<name>.mp4` (H.264 and AAC) and `<name>.truth.npz` beside it.
+    """Write a video (H.264 and AAC) and its truth, `<folder>/<category>/<name>.{mp4,truth.npz}`.
 
     The bytes of both depend only on the seed, the video's name and `params`.
 

@@ -184,7 +184,7 @@ def _cello(tone: _Tone) -> FloatArray:
 
 
 def _clarinet(tone: _Tone) -> FloatArray:
-    """Odd harmonics over weak even ones, hardly any vibrato."""
+    """Strong odd harmonics, weak even ones and little vibrato."""
     k, frequencies = tone.harmonics
     weight = np.where(k % 2 == 1, 1.0, 0.03 + 0.025 * np.minimum(k, 8))
     dark = weight * k**-1.0 / (1 + (frequencies / 2200) ** 3)
