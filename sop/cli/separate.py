@@ -165,10 +165,13 @@ def run(options: argparse.Namespace) -> int:
     if written.remix_peak > 1:
         excess = 20 * math.log10(written.remix_peak)
         say(f"The remix exceeds full scale by {excess:.1f} dB and clips; use lower gains.")
+    if separation_options.remixes:
+        remix = next(name for name in written.files if name.startswith("remix."))
+        say(f"Play {options.out / remix} to hear the new volumes.")
     if written.page is not None:
         part = "{:.1f} to {:.1f}".format(*written.page)
         say(f"Open {options.out / 'page/index.html'} to play any pixel, seconds {part}.")
-    else:
+    elif not separation_options.remixes:
         say("Open overlay.mp4 to see the regions; --page adds a page that plays any pixel.")
     return 0
 

@@ -1,10 +1,14 @@
-"""Content embedded in HTML pages: JSON and digests for the content security policy."""
+"""Content embedded in HTML pages: JSON, scripts and their digests for the security policy."""
 
 import base64
 import hashlib
 import json
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
+
+WHOLE_SCRIPT = (Path(__file__).parent / "page/whole.js").read_text(encoding="utf-8")
+"""First script of a page: it says if the rest of the page is damaged."""
 
 
 def digest(text: str) -> str:

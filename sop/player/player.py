@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from sop.inference.embedding import Embedding
 from sop.model.spectrogram import unwarp_rows
 from sop.player.colours import hex_colour
-from sop.player.embedded import digest, script_json
+from sop.player.embedded import WHOLE_SCRIPT, digest, script_json
 from sop.runtime.errors import UserError
 from sop.runtime.files import replacing, require_file, write_text
 
@@ -151,10 +151,11 @@ def _page(clip: PlayerClip, video: str) -> str:
     )
     script = "\n".join(scripts)
     described, data = _contents(clip)
-    # Allow only this script, this style and the video in this folder, and no connections.
+    description = script_json(described)
+    # Allow only these scripts, this style and the video in this folder, and no connections.
     policy = (
         "default-src 'none'; "
-        f"script-src '{digest(script)}'; style-src '{digest(style)}'; "
+        f"script-src '{digest(WHOLE_SCRIPT)}' '{digest(script)}'; style-src '{digest(style)}'; "
         "media-src 'self' file:; img-src data:; base-uri 'none'; form-action 'none'"
     )
     return Template(template).substitute(
@@ -162,9 +163,11 @@ def _page(clip: PlayerClip, video: str) -> str:
         title=html.escape(clip.title),
         video=video,
         style=style,
+        whole=WHOLE_SCRIPT,
         script=script,
-        clip=script_json(described),
+        clip=description,
         data=data,
+        checksum=zlib.crc32((description + data).encode()),
     )
 
 

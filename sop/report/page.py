@@ -21,7 +21,7 @@ import vl_convert
 from markupsafe import Markup
 
 from sop.denoise.bootstrap import Interval
-from sop.player.embedded import digest, script_json
+from sop.player.embedded import WHOLE_SCRIPT, digest, script_json
 from sop.report import charts
 from sop.runtime.files import write_text
 
@@ -219,11 +219,12 @@ def write_page(folder: Path, content: PageContent) -> Path:
     }
     style = _template("style.css") + _chart_colours()
     script = "\n".join(_template(name) for name in _SCRIPTS)
-    # Only this script, this style and files are allowed, and no connections. Of a page that is
+    # Only these scripts, this style and files are allowed, and no connections. Of a page that is
     # opened from a file, 'self' matches nothing and file: every file.
     policy = (
         "default-src 'none'; "
-        f"script-src '{digest(script)}' 'self' file:; style-src '{digest(style)}'; "
+        f"script-src '{digest(WHOLE_SCRIPT)}' '{digest(script)}' 'self' file:; "
+        f"style-src '{digest(style)}'; "
         "media-src 'self' file:; img-src 'self' file: data:; base-uri 'none'; form-action 'none'"
     )
     environment = jinja2.Environment(
@@ -240,6 +241,7 @@ def write_page(folder: Path, content: PageContent) -> Path:
         measures=measures,
         policy=policy,
         style=Markup(style),
+        whole=Markup(WHOLE_SCRIPT),
         script=Markup(script),
         contents=Markup(script_json(read_by_script)),
     )

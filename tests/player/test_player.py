@@ -587,6 +587,59 @@ def test_page_fits_its_window(open_page: Open, tmp_path: Path, width: int, schem
     assert picture.stat().st_size > 10_000
 
 
+@pytest.mark.parametrize("size", ["160x120", "120x420"])
+def test_controls_of_tall_videos_are_within_the_window(
+    open_page: Open, tmp_path: Path, size: str
+) -> None:
+    tall = make_video(tmp_path / "tall.mp4", size=size)
+    page = open_page(tones(), tall, viewport={"width": 1200, "height": 900})
+    play = page.locator("#play").bounding_box()
+    assert play["y"] + play["height"] <= 900
+    picture = page.locator("#picture").bounding_box()
+    width, height = map(int, size.split("x"))
+    assert picture["width"] / picture["height"] == pytest.approx(width / height, rel=0.02)
+    assert picture["width"] >= 150
+    click(page, 0.1, 0.9)
+    wait_until(page, "player.selected().row === 1 && player.selected().column === 0")
+
+
+def flipped(text: str, at: int) -> str:
+    return text[:at] + "".join("B" if c == "A" else "A" for c in text[at : at + 4]) + text[at + 4 :]
+
+
+def half(text: str) -> str:
+    return text[: len(text) // 2]
+
+
+def without_script_part(text: str) -> str:
+    return flipped(text, text.index("class Sound"))
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        half,
+        lambda text: text[: text.index("<main>")],
+        lambda text: text[: text.rindex("</script>")],
+        lambda text: flipped(text, text.index('id="data"') + 5000),
+        lambda text: flipped(text, text.index('"sampleRate"') + 2),
+        without_script_part,
+    ],
+    ids=["half", "no main", "no end", "data", "description", "script"],
+)
+def test_damaged_page_says_so(
+    browser: Any, tmp_path: Path, video: Path, damage: Callable[[str], str]
+) -> None:
+    written = write_player(tmp_path / "page", noise(), video)
+    text = written.read_text("utf-8")
+    assert damage(text) != text
+    written.write_text(damage(text), "utf-8")
+    page = browser.new_page()
+    page.goto(written.as_uri())
+    page.get_by_text("This page is damaged: a part of the file is missing").wait_for(timeout=5000)
+    page.close()
+
+
 def test_overlays(tones_page: Any) -> None:
     page = tones_page
     pixel = """([x, y]) => {

@@ -405,6 +405,18 @@ def test_page_without_charts_is_one_file(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["index.html"]
 
 
+@pytest.mark.parametrize("end", ["<main", "</script>\n</body>", 'id="contents">{'])
+def test_damaged_page_says_so(browser: Any, tmp_path: Path, end: str) -> None:
+    content = PageContent("damaged", [Section("Result", [], empty="Nothing ran.")])
+    written = write_page(tmp_path, content)
+    text = written.read_text("utf-8")
+    written.write_text(text[: text.index(end)], "utf-8")
+    page = browser.new_page()
+    page.goto(written.as_uri())
+    page.get_by_text("This page is damaged: a part of the file is missing").wait_for(timeout=5000)
+    page.close()
+
+
 def test_row_that_does_not_fit_its_table() -> None:
     with pytest.raises(ValueError, match=r"Counts: .* does not have 2 cells"):
         Table([Column("a"), Column("b")], [["only one"]], "Counts")
@@ -606,7 +618,7 @@ def test_hostile_names_are_text(open_page: Any) -> None:
     )
     assert page.locator("title").text_content() == HOSTILE
     assert page.locator("body b").count() == 0
-    assert page.locator("script").count() == 3
+    assert page.locator("script").count() == 4
     assert cells(page, 1) == cells(page, 2) == [HOSTILE, HOSTILE]
     page.evaluate("report.open(7)")
     dialog_title(page)

@@ -40,9 +40,9 @@ def browser() -> Iterator[Any]:
         launched.close()
 
 
-def make_video(path: Path, seconds: float = SECONDS) -> Path:
+def make_video(path: Path, seconds: float = SECONDS, size: str = "160x120") -> Path:
     """Write a video of a test picture and a tone, H.264 and AAC."""
-    pictures = f"testsrc=size=160x120:rate=24:duration={seconds}"
+    pictures = f"testsrc=size={size}:rate=24:duration={seconds}"
     tone = f"sine=frequency=440:sample_rate=44100:duration={seconds}"
     command = [binary(), "-v", "error", "-y", "-f", "lavfi", "-i", pictures]
     command += ["-f", "lavfi", "-i", tone, "-c:v", "libx264", "-pix_fmt", "yuv420p"]

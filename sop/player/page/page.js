@@ -64,9 +64,14 @@ function videoMetadata() {
       note("This browser cannot play the video of this page.");
       resolve();
     };
+    const loaded = () => {
+      // The style limits the height of the picture by it.
+      picture.style.setProperty("--aspect", video.videoWidth / video.videoHeight || 1);
+      resolve(video.duration);
+    };
     if (video.error) failed();
-    else if (video.readyState >= 1) resolve(video.duration);
-    video.addEventListener("loadedmetadata", () => resolve(video.duration));
+    else if (video.readyState >= 1) loaded();
+    video.addEventListener("loadedmetadata", loaded);
     video.addEventListener("error", failed);
   });
 }
@@ -487,9 +492,11 @@ function onKey(event) {
   event.preventDefault();
 }
 
+window.pageRuns = true;
 window.player = {
   ready: begin().catch((error) => {
-    find("playing").textContent = "This page does not work in this browser";
+    const damaged = error.message === DAMAGED;
+    find("playing").textContent = damaged ? "Damaged" : "This page does not work in this browser";
     note(error.message);
     throw error;
   }),

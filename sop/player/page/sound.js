@@ -4,10 +4,16 @@
 // Shapes: W windows, C channels, R mask rows, F bins, M frames. Spectrograms and masks are stored
 // frame by frame: (M, F) and (M, R).
 
+const DAMAGED =
+  "This page is damaged: a part of the file is missing or was changed. Copy or write it again.";
+
 // Read the description and the arrays of the clip from the page.
 async function readClip() {
-  const clip = JSON.parse(document.getElementById("clip").textContent);
-  const text = atob(document.getElementById("data").textContent.trim());
+  const [description, data] = ["clip", "data"].map((id) => document.getElementById(id));
+  const content = new TextEncoder().encode(description.textContent + data.textContent);
+  if (crc32(content) !== Number(data.dataset.checksum)) throw new Error(DAMAGED);
+  const clip = JSON.parse(description.textContent);
+  const text = atob(data.textContent);
   const packed = new Uint8Array(text.length);
   for (let i = 0; i < text.length; i++) packed[i] = text.charCodeAt(i);
   const stream = new Blob([packed]).stream().pipeThrough(new DecompressionStream("deflate-raw"));
@@ -22,6 +28,17 @@ async function readClip() {
   clip.audio = Float32Array.from(clip.samples, (sample) => (sample / 32767) * clip.peak);
   addUp(clip.components, clip.rows, clip.frames * clip.rows);
   return clip;
+}
+
+// The checksum of zlib, gzip and PNG.
+function crc32(bytes) {
+  const table = Uint32Array.from({ length: 256 }, (_, n) => {
+    for (let bit = 0; bit < 8; bit++) n = n & 1 ? 0xedb88320 ^ (n >>> 1) : n >>> 1;
+    return n;
+  });
+  let sum = -1;
+  for (const byte of bytes) sum = table[(sum ^ byte) & 255] ^ (sum >>> 8);
+  return (sum ^ -1) >>> 0;
 }
 
 // Undo the differences between consecutive frames of each channel.

@@ -19,3 +19,4 @@ if (form) findParameters(form);
 report.usable = performance.now();
 report.charts = drawCharts(contents, (number) => report.open(number));
 window.report = report;
+window.pageRuns = true;
