@@ -27,4 +27,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    run_stage("denoise", main)
+    run_stage("denoise", main, __doc__)

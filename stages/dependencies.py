@@ -7,8 +7,10 @@ and fails if dvc.yaml is not up to date.
 import argparse
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 from ruamel.yaml import YAML
+from ruamel.yaml.error import MarkedYAMLError, YAMLError
 
 from sop.runtime.code import code_dependencies
 from sop.runtime.errors import UserError, run
@@ -30,8 +32,18 @@ def code_entries(script: Path, root: Path = Path()) -> list[str]:
 
     Returns:
         Paths relative to `root`: the script, then folders and files in order.
+
+    Raises:
+        UserError: the script is missing, or a file is not valid Python.
     """
-    used = set(code_dependencies(script, root)) - {script}
+    try:
+        used = set(code_dependencies(script, root)) - {script}
+    except FileNotFoundError:
+        raise UserError(f"{script}: not found; each stage in {PIPELINE} needs a script") from None
+    except SyntaxError as error:
+        raise UserError(
+            f"{error.filename}, line {error.lineno}: not valid Python: {error.msg}"
+        ) from None
     # An `__init__.py` with only a docstring is not a dependency.
     used = {path for path in used if not _is_marker(root / path)}
     return [script.as_posix(), *sorted(_collapsed(root / "sop", used, root))]
@@ -40,15 +52,29 @@ def code_entries(script: Path, root: Path = Path()) -> list[str]:
 def updated(pipeline: str, root: Path = Path()) -> str:
     """Return the text of dvc.yaml with the code entries of every stage brought up to date.
 
+    A stage without `deps` gets none: what it writes does not depend on code.
+
     Args:
         pipeline: its text.
         root: of the repository.
+
+    Raises:
+        UserError: the text is not a pipeline, or the code of a stage cannot be read.
     """
-    lines, stages = pipeline.splitlines(), YAML(typ="safe", pure=True).load(pipeline)["stages"]
-    for stage in stages:
-        start = lines.index(f"  {stage}:")
-        begin = lines.index("    deps:", start) + 1
-        end = next(n for n in range(begin, len(lines)) if not lines[n].startswith("      - "))
+    lines = pipeline.splitlines()
+    for stage, definition in _stages(pipeline).items():
+        if "deps" not in definition:
+            continue
+        try:
+            begin = lines.index("    deps:", lines.index(f"  {stage}:")) + 1
+        except ValueError:
+            raise UserError(
+                f"{PIPELINE}: the entries of stage {stage} are not indented by two spaces for each "
+                "level, with `deps:` on a line of its own; they cannot be updated"
+            ) from None
+        end = begin
+        while end < len(lines) and lines[end].startswith("      - "):
+            end += 1
         entries = [line.removeprefix("      - ") for line in lines[begin:end]]
         data = [entry for entry in entries if entry.partition("/")[0] not in CODE_FOLDERS]
         code = code_entries(Path(f"stages/{stage}.py"), root)
@@ -57,19 +83,56 @@ def updated(pipeline: str, root: Path = Path()) -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser = argparse.ArgumentParser(
+        prog="python -m stages.dependencies", description=(__doc__ or "").partition("\n")[0]
+    )
     parser.add_argument("--check", action="store_true", help="change nothing; fail if out of date")
     options = parser.parse_args()
-    before = PIPELINE.read_text(encoding="utf-8")
+    try:
+        before = PIPELINE.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        reason = "not found" if isinstance(error, FileNotFoundError) else f"not readable ({error})"
+        raise UserError(f"{PIPELINE}: {reason}; run from the root of the repository") from None
     after = updated(before)
     if after == before:
         say(f"{PIPELINE}: up to date")
         return
     if options.check:
-        raise UserError(f"{PIPELINE}: not up to date with the imports; run `make deps`")
+        raise UserError(
+            f"{PIPELINE}: not up to date with the imports ({differences(before, after)}); "
+            "run `make deps`"
+        )
     with replacing(PIPELINE) as partial:
         partial.write_text(after, encoding="utf-8")
     say(f"{PIPELINE}: updated")
+
+
+def differences(before: str, after: str) -> str:
+    """Describe the entries of each stage that differ between two texts of dvc.yaml."""
+    old, new = _stages(before), _stages(after)
+    changes = []
+    for stage in new:
+        was, now = (set(stages[stage].get("deps", ())) for stages in (old, new))
+        entries = [f"add {name}" for name in sorted(now - was)]
+        entries += [f"remove {name}" for name in sorted(was - now)]
+        if entries:
+            changes.append(f"{stage}: {', '.join(entries)}")
+    return "; ".join(changes) or "only their order differs"
+
+
+def _stages(pipeline: str) -> dict[str, Any]:
+    """Return the definition of each stage in a text of dvc.yaml."""
+    try:
+        values = YAML(typ="safe", pure=True).load(pipeline)
+    except MarkedYAMLError as error:
+        line = error.problem_mark.line + 1 if error.problem_mark else "?"
+        raise UserError(f"{PIPELINE}, line {line}: not valid YAML: {error.problem}") from None
+    except YAMLError as error:
+        raise UserError(f"{PIPELINE}: not valid YAML: {' '.join(str(error).split())}") from None
+    stages = values.get("stages") if isinstance(values, dict) else None
+    if not isinstance(stages, dict) or not all(isinstance(one, dict) for one in stages.values()):
+        raise UserError(f"{PIPELINE}: contains no stages; `git checkout {PIPELINE}` restores it")
+    return stages
 
 
 def _collapsed(folder: Path, used: set[Path], root: Path) -> Iterable[str]:

@@ -8,6 +8,7 @@ from sop.evaluate.validation import evaluation_summary, separate_mixtures
 from sop.model.checkpoint import load_player
 from sop.params import load_params
 from sop.runtime.device import choose_device
+from sop.runtime.files import require_file
 from sop.runtime.metrics_files import write_metrics
 from sop.runtime.progress import progress
 from sop.runtime.stage import run_stage
@@ -16,7 +17,9 @@ from sop.runtime.stage import run_stage
 def main() -> None:
     params = load_params()
     settings, device = params.evaluate, choose_device(params.device)
-    player, _ = load_player(Path("data/model/last.pt"))
+    model = Path("data/model/last.pt")
+    require_file(model, "model; run `dvc repro train`")
+    player, _ = load_player(model)
     separations = separate_mixtures(
         player.to(device),
         read_index(Path("data/index") / VALIDATION),
@@ -36,4 +39,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    run_stage("evaluate", main)
+    run_stage("evaluate", main, __doc__)

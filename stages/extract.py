@@ -23,4 +23,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    run_stage("extract", main)
+    run_stage("extract", main, __doc__)

@@ -22,4 +22,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    run_stage("index", main)
+    run_stage("index", main, __doc__)

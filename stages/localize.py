@@ -9,6 +9,7 @@ from sop.model.checkpoint import load_player
 from sop.params import load_params
 from sop.runtime.device import choose_device
 from sop.runtime.errors import LeftOut
+from sop.runtime.files import require_file
 from sop.runtime.metrics_files import write_metrics
 from sop.runtime.progress import progress
 from sop.runtime.stage import run_stage
@@ -16,7 +17,9 @@ from sop.runtime.stage import run_stage
 
 def main() -> None:
     params = load_params()
-    player, _ = load_player(Path("data/model/last.pt"))
+    model = Path("data/model/last.pt")
+    require_file(model, "model; run `dvc repro train`")
+    player, _ = load_player(model)
     separator = Separator(player, params, choose_device(params.device))
     index, limit = Path("data/index"), params.localize.scenes
     # With index.duets, the model was trained on some of them.
@@ -34,4 +37,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    run_stage("localize", main)
+    run_stage("localize", main, __doc__)

@@ -1,10 +1,11 @@
 """Stage `train`: train the model on mixtures of the training videos."""
 
+from contextlib import nullcontext
 from pathlib import Path
 
 from sop.dataset.index import TRAIN, VALIDATION, read_index
 from sop.params import load_params
-from sop.runtime.stage import run_stage
+from sop.runtime.stage import run_stage, stage_lock
 from sop.train.distributed import is_launched, launch, process_count, process_group
 from sop.train.trainer import RunFolders, Trainer
 
@@ -15,7 +16,11 @@ def main() -> int:
     if processes > 1 and not is_launched():
         return launch("stages.train", processes)
     index = Path("data/index")
-    with process_group(params.device) as group:
+    # Of all processes that train together, one writes files.
+    with (
+        process_group(params.device) as group,
+        stage_lock("train") if group.is_main else nullcontext(),
+    ):
         Trainer(
             params,
             training=read_index(index / TRAIN),
@@ -27,4 +32,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    run_stage("train", main)
+    run_stage("train", main, __doc__, locked=False)

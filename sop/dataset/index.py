@@ -108,6 +108,8 @@ def build_index(
         UserError: the training or the validation list would be empty.
     """
     sounds = sorted(p for p in audio.glob("*/*") if p.is_file() and not p.name.startswith("."))
+    if not sounds:
+        raise UserError(f"{audio}: contains no sound; run `dvc repro extract`")
     known = {**(duets_of_source or {}), **params.duet_categories}
     used: list[Video] = []
     duets: list[Video] = []

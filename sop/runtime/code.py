@@ -28,6 +28,9 @@ def code_dependencies(script: Path, root: Path = ROOT) -> list[Path]:
 
     Returns:
         Paths relative to `root`, sorted.
+
+    Raises:
+        SyntaxError: a file is not valid Python; the error names it.
     """
     found: set[Path] = set()
     waiting = [script]
@@ -52,7 +55,7 @@ def code_hash(script: Path, root: Path = ROOT) -> str:
 
 def _imports(file: Path, root: Path) -> Iterator[Path]:
     """The files that one file imports (absolutely), and the `__init__.py` of their packages."""
-    for node in ast.walk(ast.parse((root / file).read_text(encoding="utf-8"))):
+    for node in ast.walk(ast.parse((root / file).read_text(encoding="utf-8"), str(file))):
         if isinstance(node, ast.Import):
             names: Iterable[str] = [alias.name for alias in node.names]
         elif isinstance(node, ast.ImportFrom) and node.module and not node.level:

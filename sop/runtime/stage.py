@@ -1,22 +1,26 @@
-"""What every stage does around its work: it records how it went, and reports errors in one line."""
+"""What every stage does around its work: it holds a lock and records how it went."""
 
+import argparse
 import json
 import platform
 import resource
 import sys
 import time
 from collections.abc import Callable
-from contextlib import suppress
+from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import asdict, dataclass
 from datetime import datetime, timezone
 from pathlib import Path
 
 from sop.runtime.errors import UserError, run
 from sop.runtime.files import write_json
+from sop.runtime.locks import exclusive
 from sop.runtime.log import printable
 
 # Not an output of DVC: no two runs take equally long. The report shows notes with their origin.
 NOTES = Path("data/notes")
+
+LOCKS = Path("data/locks")
 
 
 @dataclass(frozen=True)
@@ -35,19 +39,33 @@ class StageNote:
     """Reason of its failure; empty if it succeeded."""
 
 
-def run_stage(name: str, main: Callable[[], int | None]) -> None:
+def run_stage(
+    name: str, main: Callable[[], int | None], description: str = "", locked: bool = True
+) -> None:
     """Run a stage as `sop.runtime.errors.run` does, and write a note of how it went.
 
     Args:
         name: of the stage.
         main: its work.
+        description: what `--help` prints, first a short line; without it no arguments are read.
+        locked: whether to hold `stage_lock` meanwhile; otherwise `main` does.
     """
+    if description:
+        parser = argparse.ArgumentParser(
+            prog=f"python -m stages.{name}",
+            description=description,
+            epilog="It has no arguments; its parameters are in params.yaml. "
+            f"`dvc repro {name}` also runs the stages that it depends on.",
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+        )
+        parser.parse_args()
 
     def noted() -> int | None:
         began = time.monotonic()
         error = "it was stopped"
         try:
-            status = main()
+            with stage_lock(name) if locked else nullcontext():
+                status = main()
             error = f"it ended with status {status}" if status else ""
             return status
         except Exception as mistake:
@@ -62,6 +80,15 @@ def run_stage(name: str, main: Callable[[], int | None]) -> None:
                 write_json(NOTES / f"{name}.json", asdict(note))
 
     run(noted)
+
+
+def stage_lock(name: str) -> AbstractContextManager[None]:
+    """Hold the lock of a stage, and thereby of the folders that it writes, in a block.
+
+    Raises:
+        UserError: another process runs the stage in this repository.
+    """
+    return exclusive(LOCKS / name, name, host_name(), timestamp())
 
 
 def read_note(name: str) -> StageNote:

@@ -1,11 +1,14 @@
 import json
 import re
+import runpy
+import sys
 from pathlib import Path
 
 import pytest
 
 from sop.runtime.errors import UserError
-from sop.runtime.stage import NOTES, StageNote, host_name, read_note, run_stage
+from sop.runtime.stage import NOTES, StageNote, host_name, read_note, run_stage, stage_lock
+from tests.support.experiment import ROOT
 
 
 @pytest.fixture(autouse=True)
@@ -56,8 +59,35 @@ def test_note_of_a_stopped_stage() -> None:
 
 
 def test_note_that_cannot_be_written() -> None:
-    Path("data").write_text("a file where a folder should be")
+    NOTES.parent.mkdir()
+    NOTES.write_text("a file where a folder should be")
     assert status_of(lambda: 3) == 3
+
+
+def test_stage_runs_once_at_a_time(capsys: pytest.CaptureFixture[str]) -> None:
+    ran = []
+    with stage_lock("train"):
+        assert status_of(lambda: ran.append(1)) == 2
+    assert "error: train: it is running in this folder already" in capsys.readouterr().err
+    assert "it is running" in read_note("train").error
+    assert status_of(lambda: ran.append(2)) is None
+    assert ran == [2]
+
+
+@pytest.mark.parametrize(("argument", "status"), [("--help", 0), ("--epochs=3", 2)])
+def test_scripts_read_their_arguments(
+    argument: str, status: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Before, `--help` ran the stage."""
+    scripts = sorted(path.stem for path in (ROOT / "stages").glob("[a-z]*.py"))
+    assert "train" in scripts
+    for script in scripts:
+        monkeypatch.setattr(sys, "argv", [script, argument])
+        with pytest.raises(SystemExit) as ended:
+            runpy.run_module(f"stages.{script}", run_name="__main__")
+        assert ended.value.code == status
+        assert f"python -m stages.{script} " in "".join(capsys.readouterr())
+    assert list(Path().iterdir()) == []
 
 
 @pytest.mark.parametrize("content", ["", "[1]", "{", '{"unknown": 1}'])

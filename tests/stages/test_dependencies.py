@@ -1,11 +1,13 @@
 """The code dependencies in dvc.yaml, which are written from the imports."""
 
+import sys
 from pathlib import Path
 
 import pytest
 
 from sop.runtime.code import code_dependencies, code_hash
-from stages.dependencies import code_entries, updated
+from sop.runtime.errors import UserError
+from stages.dependencies import code_entries, differences, main, updated
 from tests.support.experiment import ROOT
 
 FILES = {
@@ -84,6 +86,47 @@ def test_update_keeps_data(root: Path) -> None:
         "      - sop/old.py\n", "      - sop/dsp\n      - sop/model\n      - sop/train/loop.py\n"
     )
     assert updated(text, root) == text
+
+
+def test_stage_without_dependencies_gets_none(root: Path) -> None:
+    text = "stages:\n  check:\n    cmd: check\n    outs: [x]\n" + PIPELINE.partition("\n")[2]
+    assert updated(text, root) == text.replace(PIPELINE[8:], updated(PIPELINE, root)[8:])
+
+
+def test_differences_are_named(root: Path) -> None:
+    assert differences(PIPELINE, updated(PIPELINE, root)) == (
+        "train: add sop/dsp, add sop/model, add sop/train/loop.py, remove sop/old.py"
+    )
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("stages: [", "dvc.yaml, line 1: not valid YAML"),
+        ("stages: 3\n", "dvc.yaml: contains no stages"),
+        ("", "dvc.yaml: contains no stages"),
+        ("stages:\n  train: {deps: [a]}\n", "dvc.yaml: the entries of stage train"),
+        (PIPELINE.replace("train:", "walk:"), "stages/walk.py: not found"),
+    ],
+)
+def test_pipeline_that_cannot_be_updated(root: Path, text: str, said: str) -> None:
+    with pytest.raises(UserError) as error:
+        updated(text, root)
+    assert str(error.value).startswith(said)
+    assert "\n" not in str(error.value)
+
+
+def test_file_that_is_not_python(root: Path) -> None:
+    add_import(root, "sop/model/unet.py", "def (:")
+    with pytest.raises(UserError, match=r"^sop/model/unet.py, line 3: not valid Python"):
+        updated(PIPELINE, root)
+
+
+def test_outside_of_a_repository(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["dependencies"])
+    with pytest.raises(UserError, match=r"^dvc.yaml: not found; run from the root"):
+        main()
 
 
 def test_hash_follows_names_and_content(root: Path) -> None:
