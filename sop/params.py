@@ -43,7 +43,10 @@ Pooling = Literal["maxpool", "avgpool", "attention"]
 Net = Literal["sound", "vision", "synthesizer"]
 NETS: tuple[Net, ...] = ("sound", "vision", "synthesizer")
 
-Text = Annotated[str, Field(min_length=1)]
+# Such as the path of a file, which cannot have the other characters.
+Text = Annotated[
+    str, Field(min_length=1), _matching(r"[^\x00-\x1f\x7f]+", "a string without control characters")
+]
 Count = Annotated[int, Field(ge=1)]
 CountOrZero = Annotated[int, Field(ge=0)]
 Positive = Annotated[float, Field(gt=0)]
@@ -137,6 +140,7 @@ ALLOWED = {
     "multiple_of": "a multiple of {multiple_of}",
     "string_too_short": "a string that is not empty",
     "string_type": "a string",
+    "string_unicode": "a string of valid Unicode",
     "too_short": "a list that is not empty",
     "value_error": "{error}",
 }
@@ -433,7 +437,7 @@ class InferenceParams(Section):
 class Params(InferenceParams):
     """All parameters of params.yaml."""
 
-    workers: Annotated[Count, Field(le=4_096)] | Literal["auto"]
+    workers: Annotated[Count, Field(le=1_024)] | Literal["auto"]
     cluster: ClusterParams
     device: Annotated[str, _matching(r"auto|cpu|cuda(:\d+)?", "auto, cpu, cuda or cuda:N")]
     log_every: Annotated[Count, Field(le=1_000_000_000)]

@@ -4,6 +4,7 @@ import csv
 import io
 import json
 import logging
+import re
 import zipfile
 from collections import Counter, defaultdict
 from collections.abc import Collection, Mapping, Sequence
@@ -16,6 +17,7 @@ from sop.dataset.seeding import generator
 from sop.params import IndexParams
 from sop.runtime.errors import LeftOut, UserError
 from sop.runtime.files import write_json, write_text
+from sop.runtime.plain_yaml import yaml_text
 
 logger = logging.getLogger(__name__)
 
@@ -185,9 +187,9 @@ def read_index(path: Path) -> list[Video]:
     duets = _read_instruments(path.with_name(INSTRUMENTS))
     videos = []
     for number, row in enumerate(rows, start=1):
-        if len(row) != 3 or not row[2].strip().isdecimal():
+        if len(row) != 3 or not re.fullmatch(r" *[0-9]{1,9} *", row[2]):
             raise UserError(
-                f"{path}, row {number}: {','.join(row)!r} is not "
+                f"{path}, row {number}: {yaml_text(','.join(row))} is not "
                 "AUDIO_PATH,FRAMES_PATH,NUMBER_FRAMES"
             )
         audio = Path(row[0])

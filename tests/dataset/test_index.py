@@ -405,7 +405,15 @@ def test_published_list_is_read(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "row", ["a.wav,a.zip", "a.wav,a.zip,16,1", "a.wav,a.zip,many", "a.wav,a.zip,-3", "a.wav,a.zip,"]
+    "row",
+    [
+        "a.wav,a.zip",
+        "a.wav,a.zip,16,1",
+        "a.wav,a.zip,many",
+        "a.wav,a.zip,-3",
+        "a.wav,a.zip,",
+        "a.wav,a.zip,1234567890",
+    ],
 )
 def test_row_of_another_form_is_named(tmp_path: Path, row: str) -> None:
     path = tmp_path / "train.csv"

@@ -9,7 +9,7 @@ import torch
 from numpy.typing import NDArray
 
 from sop.dataset.index import Video
-from sop.dataset.mixtures import MixtureReader, evaluation_videos
+from sop.dataset.mixtures import MixtureReader, MixtureSampler, evaluation_videos
 from sop.evaluate.measures import MEASURES, bss_eval
 from sop.evaluate.validation import (
     Score,
@@ -85,6 +85,22 @@ def test_separations_are_the_fixed_mixtures_in_order(
         np.testing.assert_array_equal(result.truth, expected.audio[:, :LENGTH])
         np.testing.assert_allclose(result.mixture, result.truth.sum(axis=0), atol=1e-5)
         assert result.estimates.shape == (2, LENGTH)
+
+
+def test_mixtures_are_drawn_as_they_are_read(
+    tiny_videos: list[Video], tiny_params: Params, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    drawn = []
+    sample = MixtureSampler.sample
+    monkeypatch.setattr(
+        MixtureSampler, "sample", lambda self, *which: drawn.append(which) or sample(self, *which)
+    )
+    made = separate_mixtures(
+        player_of(tiny_params), tiny_videos, tiny_params, 100_000, SEED, 0.5, CPU
+    )
+    assert next(made).number == 0
+    assert len(drawn) <= 4 * tiny_params.train.batch_size
+    made.close()
 
 
 def test_full_masks_give_the_mixture_back_and_improve_nothing(
