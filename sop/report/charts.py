@@ -51,7 +51,8 @@ def scale(steps: Sequence[tuple[str, float | None, str]]) -> Spec:
         steps: name, mean SDR in dB and kind, `bound` or `model`, of each.
     """
     values = [
-        {"step": name, "sdr": finite(value), "kind": kind}
+        # Rounded as it is written, so that the picture is the same where sums round differently.
+        {"step": name, "sdr": finite(value, 2), "kind": kind}
         for name, value, kind in steps
         if finite(value) is not None
     ]

@@ -23,7 +23,7 @@ from sop.report import charts
 from sop.report.example import write_example
 from sop.report.mixture_files import MIXTURES_FOLDER, MixtureFileWriter
 from sop.report.outputs import details, read_csv, warnings, why_missing
-from sop.report.page import MixtureFiles, PageContent, Section, write_page
+from sop.report.page import PAGE, MixtureFiles, PageContent, Section, write_page
 from sop.report.revisions import describe_head
 from sop.report.sections.changes import comparison_section, parameter_section
 from sop.report.sections.denoise import chosen_settings, denoise_section, denoised_sdr
@@ -44,16 +44,19 @@ from sop.runtime.files import make_folder
 from sop.runtime.progress import progress
 from sop.runtime.stage import host_name, timestamp
 
+RUN_PAGE = "run.html"
+
 
 def write_report(root: Path, folder: Path, plots: Path, params: Params) -> Path:
     """Write the report on what the stages wrote.
 
-    What is not a function of the stage's dependencies (the commit, times, the machine) is shown
-    with its origin and date.
+    All files but one are functions of the stage's dependencies. What is not (the commit, times, the
+    machine) is in `RUN_PAGE`, with its origin and date; .dvcignore keeps that page out of the
+    output.
 
     Args:
         root: of the repository.
-        folder: gets the page and its files.
+        folder: gets the pages and their files.
         plots: gets `scale.png`, the chart of the scale, and `example.png`, a separated mixture.
         params: parameters of the run.
 
@@ -63,14 +66,13 @@ def write_report(root: Path, folder: Path, plots: Path, params: Params) -> Path:
     # DVC removes what an earlier run wrote, but the stage may also run without DVC.
     shutil.rmtree(folder / MIXTURES_FOLDER, ignore_errors=True)
     make_folder(plots)
-    written, (head, is_changed) = timestamp(), describe_head(root)
     denoise, localization = details(root, "denoise"), details(root, "localization")
     sweep = read_csv(root / "metrics/denoise" / SWEEP_FILE, "method", "sdr_change")
     held_out = read_csv(root / "metrics/denoise" / HELD_OUT_FILE, "mixture", "method", "sdr")
 
-    result, scale, comparison, mixtures, located = (
+    result, scale, mixtures, located = (
         Section(name, [], empty=why_missing("evaluate"))
-        for name in ("Result", "Scale", "Comparison", "Mixtures", "Localization")
+        for name in ("Result", "Scale", "Mixtures", "Localization")
     )
     if evaluation := read_evaluation(root):
         settings, scores = chosen_settings(denoise), evaluation.scores
@@ -84,7 +86,6 @@ def write_report(root: Path, folder: Path, plots: Path, params: Params) -> Path:
             charts.write_png(spec, plots / "scale.png")
         result = result_section(evaluation.metrics)
         scale = scale_section(steps, count, is_held_out=held_out is not None)
-        comparison = comparison_section(root, params.evaluate.seed, head, written)
         mixtures = mixture_section(scores, files)
     if localization is not None:
         located = localization_section(localization)
@@ -92,25 +93,32 @@ def write_report(root: Path, folder: Path, plots: Path, params: Params) -> Path:
     if denoise is not None and sweep is not None and held_out is not None:
         denoised = denoise_section(denoise, sweep, held_out)
 
-    changes = ", with uncommitted changes" if is_changed else ""
+    title = f"The Sound of Pixels: {params.dataset.source}"
+    _write_run_page(root, folder, title, params.evaluate.seed)
+    training = training_section(root / "metrics/train/plots/metrics")
     content = PageContent(
-        title=f"The Sound of Pixels: {params.dataset.source}",
-        origin=f"Written on {written} on host {host_name()}, from {head}{changes}.",
+        title=title,
         warnings=warnings(),
-        sections=[
-            result,
-            scale,
-            comparison,
-            training_section(root / "metrics/train/plots/metrics"),
-            mixtures,
-            denoised,
-            located,
-            parameter_section(root, head),
-            data_section(root),
-            timing_section(written),
-        ],
+        links={RUN_PAGE: "This run"},
+        sections=[result, scale, training, mixtures, denoised, located, data_section(root)],
     )
     return write_page(folder, content)
+
+
+def _write_run_page(root: Path, folder: Path, title: str, seed: int) -> None:
+    """Write the page on this run: how it differs from the last commit, times, and the machine."""
+    written, (head, is_changed) = timestamp(), describe_head(root)
+    changes = ", with uncommitted changes" if is_changed else ""
+    comparison = Section("Comparison", [], empty=why_missing("evaluate"))
+    if read_evaluation(root):
+        comparison = comparison_section(root, seed, head, written)
+    content = PageContent(
+        title=f"{title}: this run",
+        origin=f"Written on {written} on host {host_name()}, from {head}{changes}.",
+        links={PAGE: "Results"},
+        sections=[comparison, parameter_section(root, head), timing_section(written)],
+    )
+    write_page(folder, content, RUN_PAGE)
 
 
 def _write_files(

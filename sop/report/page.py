@@ -186,6 +186,8 @@ class PageContent:
     sections: Sequence[Section]
     origin: str = ""
     """When, where and from which revision the page was made."""
+    links: Mapping[str, str] = field(default_factory=dict)
+    """Other pages of the same folder: name of the file, and what the link to it says."""
     warnings: Sequence[str] = ()
 
 
@@ -193,13 +195,14 @@ _TEMPLATES = Path(__file__).parent / "report_page"
 _SCRIPTS = ("numbers.js", "charts.js", "rows.js", "mixture.js", "parameters.js", "page.js")
 
 
-def write_page(folder: Path, content: PageContent) -> Path:
-    """Write the page.
+def write_page(folder: Path, content: PageContent, name: str = PAGE) -> Path:
+    """Write a page.
 
     Args:
-        folder: contains every file that the content names; gets `index.html`, and `vega.js` if
-            there is a chart. Other files in it are left alone.
+        folder: contains every file that the content names; gets the page, and `vega.js` if there
+            is a chart. Other files in it are left alone.
         content: what is shown.
+        name: of the page.
 
     Returns:
         The page, which a browser opens without a server or a network.
@@ -245,7 +248,7 @@ def write_page(folder: Path, content: PageContent) -> Path:
         script=Markup(script),
         contents=Markup(script_json(read_by_script)),
     )
-    page = folder / PAGE
+    page = folder / name
     write_text(page, text)
     return page
 

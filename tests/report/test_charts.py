@@ -137,3 +137,10 @@ def test_colours_of_both_themes() -> None:
     assert "#" not in named
     assert all(f"var(--{name})" in named for name in COLOURS["light"])
     assert "var(" not in json.dumps(theme(COLOURS["dark"]))
+
+
+def test_picture_of_the_scale_does_not_depend_on_invisible_digits(tmp_path: Path) -> None:
+    for number, noise in enumerate((0, 4e-6)):
+        steps = [("Mixture", 0.3212 + noise, "bound"), ("Model", 8.0803 - noise, "model")]
+        charts.write_png(charts.scale(steps), tmp_path / f"{number}.png")
+    assert (tmp_path / "0.png").read_bytes() == (tmp_path / "1.png").read_bytes()

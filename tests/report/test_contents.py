@@ -10,6 +10,7 @@ import pandas as pd
 import pytest
 import soundfile
 import torch
+from dvc.repo import Repo
 from PIL import Image
 
 from sop.dataset.clips import read_audio
@@ -23,7 +24,7 @@ from sop.evaluate.validation import evaluation_summary, separate_mixtures
 from sop.model.checkpoint import save_player
 from sop.model.pixelplayer import build
 from sop.params import Params
-from sop.report.contents import write_report
+from sop.report.contents import RUN_PAGE, write_report
 from sop.report.mixture_files import clip_begin, ideal_masks
 from sop.report.page import Parameter, ParameterTable
 from sop.report.revisions import describe_head
@@ -31,8 +32,9 @@ from sop.report.sections.changes import comparison_section, parameter_section
 from sop.report.sections.evaluation import read_evaluation
 from sop.report.sections.run import timing_section
 from sop.runtime.files import write_json
-from sop.runtime.stage import host_name
-from tests.support.experiment import with_values
+from sop.runtime.hashes import sha256
+from sop.runtime.stage import host_name, timestamp
+from tests.support.experiment import ROOT, with_values
 from tests.support.repository import Repository
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -185,7 +187,7 @@ def test_steps_of_the_scale(page: Path) -> None:
 
 @pytest.mark.slow
 def test_origin_of_the_page(page: Path, root: Path) -> None:
-    text = page.read_text(encoding="utf-8")
+    text = (page.parent / RUN_PAGE).read_text(encoding="utf-8")
     head = f"commit {Repository(root).head[:7]} (branch main)"
     time = r"\d{4}-\d\d-\d\d \d\d:\d\d UTC"
     written = re.search(rf"Written on ({time}) on host (.+), from (.+)\.<", text)
@@ -196,6 +198,34 @@ def test_origin_of_the_page(page: Path, root: Path) -> None:
     assert f"Host {host_name()}, which wrote this report on {written[1]}" in text
     assert f"Only the 1 that differs from {head}" in text
     assert "this machine" not in text.lower()
+
+
+def digests(folder: Path) -> dict[str, str]:
+    files = [path for path in folder.rglob("*") if path.is_file()]
+    return {path.relative_to(folder).as_posix(): sha256(path) for path in files}
+
+
+@pytest.mark.slow
+def test_only_the_page_on_the_run_changes_with_it(
+    page: Path, root: Path, params: Params, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    outputs = (page.parent, root / "metrics/report")
+    before = [digests(folder) for folder in outputs]
+    # Another commit, and other times of the stages.
+    repository = Repository(root)
+    repository.write({"params.yaml": "seed: 3\n"})
+    repository.commit()
+    monkeypatch.chdir(root)
+    write_json(Path("data/notes/train.json"), {"seconds": 2.5, "ended": "2026-11-27 10:12 UTC"})
+    reported(root, params)
+    after = [digests(folder) for folder in outputs]
+    runs = [found.pop(RUN_PAGE) for found in (before[0], after[0])]
+    assert runs[0] != runs[1]
+    assert before == after
+    text = page.read_text("utf-8")
+    for varying in (host_name(), timestamp()[:10], Repository(root).head[:7], str(root)):
+        assert varying not in text
+    assert Repo(str(ROOT)).dvcignore.is_ignored_file(str(ROOT / "data/report" / RUN_PAGE))
 
 
 @pytest.mark.slow
