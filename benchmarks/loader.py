@@ -8,8 +8,9 @@ import shutil
 import subprocess
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
+from typing import cast
 
 import librosa
 import numpy as np
@@ -18,18 +19,20 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
-from torch.utils.data import default_collate
+from torch.utils.data import DataLoader, Dataset, default_collate
 from torchvision import transforms
 
 from benchmarks.machine import environment
 from sop.dataset.clips import FRAME_NAME
 from sop.dataset.index import Video, count_frames
-from sop.dataset.mixtures import Mixture, MixtureReader, TrainingMixtures, collate
+from sop.dataset.mixtures import Batch, Mixture, MixtureReader, TrainingMixtures, collate
 from sop.extract.extraction import extract_video
 from sop.media.ffmpeg import binary
 from sop.params import PARAMS_PATH, Params, load_params
 from sop.presets import apply_preset
 from sop.runtime.device import keep_freed_memory
+from sop.train.distributed import ProcessGroup
+from sop.train.loader import training_batches
 
 VIDEOS = 8
 SECONDS = 90
@@ -40,6 +43,9 @@ RATES = (11025, 44100)
 BATCH = 20
 MIXTURES = 60
 ROUNDS = 3
+PROCESSES = 2
+STEPS = 16
+ONE_BATCH = {"batch_size": BATCH, "micro_batches": 1}
 MEAN, DEVIATION = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
@@ -60,6 +66,7 @@ def main() -> None:
             mixtures = TrainingMixtures(videos, reader, 100, BATCH, params.train.seed)
             ways[f"ours, {name}"] = mixtures.__getitem__
         report(ways)
+        report_processes(layouts[EXTRACTED], params)
         print(f"\n{environment()}")
 
 
@@ -185,6 +192,46 @@ def report(ways: dict[str, Callable[[int], object]]) -> None:
         elif EXTRACTED in name:
             base = first
         print(f"| {name} | {speed:.0f} | {speed / base:.1f} |")
+
+
+def report_processes(videos: list[Video], params: Params) -> None:
+    """Print the speed of batches from worker processes: PyTorch's DataLoader, and our readers.
+
+    The two run alternately, because other work on the machine slows both.
+    """
+    reader = MixtureReader(params.mixture, params.extract)
+    mixtures = TrainingMixtures(videos, reader, 100, BATCH, params.seed)
+    speeds: dict[str, list[float]] = {"PyTorch's DataLoader": [], "our readers": []}
+    for first in range(0, 2 * ROUNDS * STEPS, STEPS):
+        steps = range(first, first + STEPS)
+        loader = DataLoader(
+            cast("Dataset[Mixture]", mixtures),
+            batch_sampler=[range(BATCH * step, BATCH * (step + 1)) for step in steps],
+            num_workers=PROCESSES,
+            collate_fn=collate,
+            prefetch_factor=4,
+        )
+        settings = {"workers": PROCESSES, "train": params.train.model_copy(update=ONE_BATCH)}
+        ours = training_batches(
+            mixtures,
+            steps,
+            params.model_copy(update=settings),
+            ProcessGroup(0, 1, torch.device("cpu")),
+        )
+        for name, batches in zip(speeds, (loader, ours), strict=True):
+            speeds[name].append(batches_per_second(batches) * BATCH)
+    base, own = (np.array(found) for found in speeds.values())
+    print(f"\n| {PROCESSES} processes, batches of {BATCH}, best of {2 * ROUNDS} | mixtures/s |")
+    print("| --- | --- |")
+    for name, found in speeds.items():
+        print(f"| {name} | {max(found):.0f} |")
+    print(f"\nMedian of the ratios of pairs: {np.median(own / base):.2f}.")
+
+
+def batches_per_second(batches: Iterable[Batch]) -> float:
+    """Return the speed of batches after the first one, which includes the start of processes."""
+    arrived = [time.perf_counter() for _ in batches]
+    return (len(arrived) - 1) / (arrived[-1] - arrived[0])
 
 
 def mixtures_per_second(item: Callable[[int], object], first: int) -> float:

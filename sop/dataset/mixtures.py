@@ -6,14 +6,12 @@ Shapes: B mixtures, N sources, T frames, H x W pixels, L samples.
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from functools import lru_cache
-from itertools import chain
 from typing import NamedTuple
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.utils.data import Dataset
 
 from sop.dataset.clips import CENTRE, Audio, Crop, Frames, read_audio, read_frames
 from sop.dataset.index import TRAIN, VALIDATION, Video
@@ -57,7 +55,7 @@ class Batch(NamedTuple):
     """Reasons why clips could not be read and were replaced by others."""
 
     def pin_memory(self) -> "Batch":
-        """Return a copy in pinned memory; the data loader calls this."""
+        """Return a copy in pinned memory, which a GPU reads while the CPU goes on."""
         return Batch(self.audio.pin_memory(), self.frames.pin_memory(), self.left_out)
 
 
@@ -72,6 +70,13 @@ class MixtureReader:
     def __init__(self, params: MixtureParams, extract: ExtractParams) -> None:
         self.params = params
         self.extract = extract
+
+    @property
+    def mixture_bytes(self) -> int:
+        """Size of the arrays of a mixture."""
+        sounds = self.params.audio_samples * np.dtype(np.float32).itemsize
+        pictures = self.params.frames * self.params.image_size**2 * 3
+        return self.params.sources * (sounds + pictures)
 
     def middle(self, videos: Sequence[Video]) -> Mixture:
         """Mix the middles of videos, as for evaluation.
@@ -181,7 +186,7 @@ class MixtureSampler:
         return [self.videos[number] for number in drawn]
 
 
-class TrainingMixtures(Dataset[Mixture]):
+class TrainingMixtures:
     """Endless training mixtures, numbered through all epochs.
 
     Item `epoch * len(self) + position` depends only on the seed, the epoch and the position, so
@@ -241,11 +246,21 @@ def evaluation_videos(
         yield sampler.sample(int(order[number % len(order)]), rng)
 
 
+def stack(mixtures: Sequence[Mixture]) -> Mixture:
+    """Stack mixtures along a new first axis; `videos` has those of all mixtures, in order."""
+    audio, frames, videos, left_out = zip(*mixtures, strict=True)
+    return Mixture(np.stack(audio), np.stack(frames), sum(videos, ()), sum(left_out, ()))
+
+
 def collate(mixtures: Sequence[Mixture]) -> Batch:
     """Stack mixtures to a batch."""
-    audio, frames, _, left_out = zip(*mixtures, strict=True)
-    stacked = torch.from_numpy(np.stack(audio)), torch.from_numpy(np.stack(frames))
-    return Batch(*stacked, tuple(chain(*left_out)))
+    return to_batch(stack(mixtures))
+
+
+def to_batch(stacked: Mixture) -> Batch:
+    """Return stacked mixtures as a batch, in the same memory."""
+    audio, frames = torch.from_numpy(stacked.audio), torch.from_numpy(stacked.frames)
+    return Batch(audio, frames, stacked.left_out)
 
 
 def middle_frame(video: Video) -> int:

@@ -4,14 +4,16 @@ Shapes: N sources, L samples, R x M rows x frames of the masks.
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass
+from functools import partial
+from itertools import islice
 from typing import Any
 
 import numpy as np
 import pandas as pd
 import torch
 from numpy.typing import NDArray
-from torch.utils.data import DataLoader, Dataset
 
 from sop.dataset.index import Video
 from sop.dataset.mixtures import Mixture, MixtureReader, collate, evaluation_videos
@@ -28,6 +30,7 @@ from sop.model.pixelplayer import PixelPlayer, normalize_frames, separation_loss
 from sop.model.spectrogram import istft, separate
 from sop.params import Params
 from sop.runtime.errors import LeftOut, UserError
+from sop.runtime.readers import Readers
 
 
 @dataclass(frozen=True)
@@ -88,20 +91,6 @@ class SeparatedMixture:
         return Score(self.number, self.videos, self.loss, measures)
 
 
-class _ValidationMixtures(Dataset[tuple[int, Mixture | str]]):
-    """The number of each mixture, and the mixture or the reason why it cannot be read."""
-
-    def __init__(self, reader: MixtureReader) -> None:
-        self._reader = reader
-
-    def __getitem__(self, item: tuple[int, Sequence[Video]]) -> tuple[int, Mixture | str]:
-        number, videos = item
-        try:
-            return number, self._reader.middle(videos)
-        except LeftOut as reason:
-            return number, str(reason)
-
-
 def separate_mixtures(
     player: PixelPlayer,
     videos: Sequence[Video],
@@ -131,19 +120,31 @@ def separate_mixtures(
     """
     player.eval()
     drawn = evaluation_videos(videos, params.mixture, count, seed)
-    loader: DataLoader[Any] = DataLoader(
-        _ValidationMixtures(MixtureReader(params.mixture, params.extract)),
-        # Drawn as they are read, whatever their number.
-        sampler=enumerate(drawn),
-        batch_size=params.train.batch_size,
-        num_workers=min(params.worker_count, 4),
-        collate_fn=list,
-    )
-    for batch in loader:
-        readable = {number: item for number, item in batch if isinstance(item, Mixture)}
-        separated = iter(_separate(player, readable, params, threshold, device) if readable else [])
-        for number, item in batch:
-            yield next(separated) if number in readable else SkippedMixture(number, item)
+    reader, size = MixtureReader(params.mixture, params.extract), params.train.batch_size
+    readers = Readers("evaluate", min(params.worker_count, 4), size * reader.mixture_bytes)
+    batches = iter(lambda: list(islice(drawn, size)), [])
+    first = 0
+    with closing(readers.map(partial(_read, reader), batches)) as results:
+        for read in results:
+            batch = dict(enumerate(read, start=first))
+            first += len(batch)
+            readable = {n: item for n, item in batch.items() if isinstance(item, Mixture)}
+            separated = iter(
+                _separate(player, readable, params, threshold, device) if readable else []
+            )
+            for number, item in batch.items():
+                yield SkippedMixture(number, item) if isinstance(item, str) else next(separated)
+
+
+def _read(reader: MixtureReader, batch: Sequence[Sequence[Video]]) -> list[Mixture | str]:
+    """Return each mixture of a batch, or the reason why it cannot be read."""
+    read: list[Mixture | str] = []
+    for videos in batch:
+        try:
+            read.append(reader.middle(videos))
+        except LeftOut as reason:
+            read.append(str(reason))
+    return read
 
 
 def table(scores: Iterable[Score]) -> pd.DataFrame:

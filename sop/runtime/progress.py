@@ -15,25 +15,30 @@ Item = TypeVar("Item")
 LOG_INTERVAL_SECONDS = 10.0
 
 
-def progress(items: Iterable[Item], what: str, total: int, unit: str = "video") -> Iterator[Item]:
+def progress(
+    items: Iterable[Item], what: str, total: int, unit: str = "video", done: int = 0
+) -> Iterator[Item]:
     """Yield `items` and show how many are done, the rate and the remaining time.
 
     Args:
         items: what is processed.
         what: name of the work, shown in front.
-        total: number of items.
+        total: number of items, with those of an earlier run.
         unit: name of one item, in the singular.
+        done: number of items that an earlier run has done.
     """
     if sys.stderr.isatty():
-        yield from tqdm(items, desc=what, total=total, unit=unit, dynamic_ncols=True)
+        bar = tqdm(items, desc=what, total=total, initial=done, unit=unit, dynamic_ncols=True)
+        yield from bar
         return
     start = last = time.monotonic()
-    for done, item in enumerate(items, start=1):
+    earlier = done
+    for done, item in enumerate(items, start=earlier + 1):
         yield item
         now = time.monotonic()
         if now - last >= LOG_INTERVAL_SECONDS or done == total:
             last = now
-            rate = done / max(now - start, 1e-9)
+            rate = (done - earlier) / max(now - start, 1e-9)
             left = tqdm.format_interval((total - done) / rate)
             units = unit if total == 1 else f"{unit}s"
             logger.info(f"{what}: {done}/{total} {units}, {rate:.1f} {unit}s/s, {left} left")

@@ -1,19 +1,15 @@
 """Batches: the number of steps, the share of each rank, and the worker processes that read them."""
 
-import signal
-from collections.abc import Generator
+from collections.abc import Callable, Generator
+from contextlib import closing
 from dataclasses import dataclass
-from typing import Any
+from functools import partial
 
-from torch.utils.data import DataLoader
-
-from sop.dataset.mixtures import Batch, TrainingMixtures, collate
+from sop.dataset.mixtures import Batch, Mixture, TrainingMixtures, stack, to_batch
 from sop.params import Params, TrainParams
 from sop.runtime.errors import UserError
+from sop.runtime.readers import Readers
 from sop.train.distributed import ProcessGroup
-
-# Workers outlive a stop signal by this time, so that the current step can still end.
-GRACE_SECONDS = 600
 
 
 @dataclass(frozen=True)
@@ -51,47 +47,41 @@ def make_plan(params: TrainParams, epoch_mixtures: int, world_size: int) -> Plan
 
 
 def training_batches(
-    mixtures: TrainingMixtures, steps: range, params: Params, group: ProcessGroup
+    mixtures: TrainingMixtures,
+    steps: range,
+    params: Params,
+    group: ProcessGroup,
+    stop: Callable[[], bool] = lambda: False,
 ) -> Generator[Batch]:
     """Yield this rank's share of the batch of each step, read by worker processes.
+
+    A batch is valid until the next one is requested, whose tensors may have the same memory.
 
     Args:
         mixtures: all mixtures of the run, in order.
         steps: the steps, counted from 0.
         params: batch size and number of workers.
         group: the ranks that share each batch.
+        stop: asked while waiting for a batch; True ends the iteration.
 
     Raises:
-        UserError: too many clips in a row cannot be read.
+        UserError: too many clips in a row cannot be read, or none arrives; see `Readers.map`.
     """
     batch_size = params.train.batch_size
     share = batch_size // group.world_size
     begins = (step * batch_size + group.rank * share for step in steps)
-    loader: DataLoader[Any] = DataLoader(
-        mixtures,
-        batch_sampler=(list(range(begin, begin + share)) for begin in begins),
-        num_workers=max(1, params.worker_count // group.world_size),
-        collate_fn=collate,
-        pin_memory=group.device.type == "cuda",
-        prefetch_factor=4,
-        worker_init_fn=_ignore_stop_signals,
+    readers = Readers(
+        "train",
+        count=max(1, params.worker_count // group.world_size),
+        result_bytes=share * mixtures.reader.mixture_bytes,
+        borrowed=True,
     )
-    batches = iter(loader)
-    try:
-        yield from batches
-    except UserError as error:
-        # The error of a worker arrives as the last line of its traceback.
-        line = str(error).strip().splitlines()[-1]
-        raise UserError(line.removeprefix(f"{UserError.__module__}.UserError: ")) from None
-    finally:
-        # PyTorch ends the workers with the last reference, but an error's traceback keeps one.
-        batches._shutdown_workers()  # type: ignore[attr-defined]
+    read = partial(_read, mixtures)
+    with closing(readers.map(read, (range(b, b + share) for b in begins), stop)) as results:
+        for stacked in results:
+            batch = to_batch(stacked)
+            yield batch.pin_memory() if group.device.type == "cuda" else batch
 
 
-def _ignore_stop_signals(worker: int) -> None:
-    """Let a worker survive signals that a terminal or cluster sends to all processes.
-
-    The trainer ends its workers. If it does not, they end by themselves.
-    """
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, lambda *_: signal.alarm(GRACE_SECONDS))
+def _read(mixtures: TrainingMixtures, items: range) -> Mixture:
+    return stack([mixtures[item] for item in items])

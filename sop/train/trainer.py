@@ -2,6 +2,7 @@
 
 import logging
 import math
+import os
 import shutil
 import signal
 import time
@@ -9,6 +10,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import closing, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
+from types import FrameType
 from typing import NamedTuple
 
 import torch
@@ -46,6 +48,9 @@ VALIDATION_SEED = 1234
 
 # Number of steps between two exchanges of stop requests among ranks.
 STOP_EXCHANGE_STEPS = 10
+
+# A terminal, `timeout` and torchrun may each pass on the same request to stop.
+REPEAT_SECONDS = 0.5
 
 # With 4 channels or fewer in channels_last, CPU convolutions of PyTorch 2.15 write out of bounds.
 MIN_CHANNELS_LAST = 8
@@ -125,18 +130,26 @@ class Trainer:
             UserError: the loss is not finite, or a file cannot be written.
             SystemExit: a signal requested a stop; the resume checkpoint has been written.
         """
-        params, state = self.params, self.state
+        params, state, group = self.params, self.state, self.group
         steps = range(state.step, self.plan.steps)
         with (
             writing(self.folders.metrics),
             self.live or nullcontext(),
             stop_signals() as signals,
-            # Worker processes that are not closed would keep the program from ending.
-            closing(training_batches(self.mixtures, steps, params, self.group)) as batches,
+            closing(
+                training_batches(
+                    self.mixtures,
+                    steps,
+                    self.params,
+                    group,
+                    # Several ranks must stop after the same step.
+                    stop=lambda: group.world_size == 1 and bool(signals),
+                )
+            ) as batches,
         ):
             shown: Iterable[Batch] = batches
-            if self.group.is_main:
-                shown = progress(batches, "train", len(steps), unit="step")
+            if group.is_main:
+                shown = progress(batches, "train", self.plan.steps, "step", done=state.step)
             for batch in self.throughput.timed(shown):
                 self.train_step(batch)
                 ends_epoch = state.step % self.plan.epoch_steps == 0
@@ -152,11 +165,17 @@ class Trainer:
                 if save:
                     self.save_checkpoint()
                 if stop:
-                    logger.info(
-                        f"train: stopped after step {state.step}; the next run resumes there"
-                    )
-                    raise SystemExit(128 + (signals or [signal.SIGTERM])[0])
-            if self.group.is_main:
+                    break
+            else:
+                # The batches end early if a signal arrives while the next one is awaited.
+                stop = state.step < self.plan.steps
+                if stop:
+                    self.check_losses(self.metrics.flush())
+                    self.save_checkpoint()
+            if stop:
+                logger.info(f"train: stopped after step {state.step}; the next run resumes there")
+                raise SystemExit(128 + (signals or [signal.SIGTERM])[0])
+            if group.is_main:
                 self.finish()
 
     def train_step(self, batch: Batch) -> None:
@@ -321,12 +340,22 @@ class Trainer:
 
 @contextmanager
 def stop_signals() -> Iterator[list[int]]:
-    """Collect SIGTERM and Ctrl-C in a list instead of interrupting a step."""
+    """Collect SIGTERM and Ctrl-C in a list instead of interrupting a step.
+
+    A signal that arrives `REPEAT_SECONDS` after the first one ends the process at once.
+    """
     received: list[int] = []
-    earlier = {
-        number: signal.signal(number, lambda number, _: received.append(number))
-        for number in (signal.SIGTERM, signal.SIGINT)
-    }
+    first = math.inf
+
+    def receive(number: int, frame: FrameType | None) -> None:
+        nonlocal first
+        del frame
+        if time.monotonic() > first + REPEAT_SECONDS:
+            os._exit(128 + number)
+        received.append(number)
+        first = min(first, time.monotonic())
+
+    earlier = {number: signal.signal(number, receive) for number in (signal.SIGTERM, signal.SIGINT)}
     try:
         yield received
     finally:

@@ -20,7 +20,7 @@ import logging
 from sop.runtime.log import show_log
 from sop.runtime.progress import progress
 show_log()
-for number in progress(range(40), "extract", 40):
+for number in progress(range(30), "extract", 40, done=10):
     if number == 20:
         logging.getLogger("sop").info("left out: a.mp4")
 """
@@ -47,6 +47,16 @@ def test_log_gets_plain_lines_with_rate_and_remaining_time(
         "train: 1/3 steps, 0.0 steps/s, 02:00 left",
         "train: 2/3 steps, 0.0 steps/s, 01:00 left",
         "train: 3/3 steps, 0.0 steps/s, 00:00 left",
+    ]
+
+
+def test_resumed_work_counts_from_its_beginning(
+    minutes: None, capsys: pytest.CaptureFixture[str]
+) -> None:
+    list(progress(range(2), "train", 8, unit="step", done=6))
+    assert capsys.readouterr().out.splitlines() == [
+        "train: 7/8 steps, 0.0 steps/s, 01:00 left",
+        "train: 8/8 steps, 0.0 steps/s, 00:00 left",
     ]
 
 
