@@ -11,7 +11,7 @@ from ruamel.yaml.representer import RoundTripRepresenter
 
 from sop.params import PARAMS_PATH, Params, read_yaml, validate
 from sop.runtime.errors import UserError
-from sop.runtime.files import write_text
+from sop.runtime.files import is_litter, write_text
 from sop.runtime.plain_yaml import parse_yaml, yaml_text
 
 PRESETS_PATH = Path("presets")
@@ -35,7 +35,7 @@ _Constructor.add_constructor("tag:yaml.org,2002:timestamp", RoundTripConstructor
 
 def preset_names(folder: Path = PRESETS_PATH) -> list[str]:
     """Return the names of all presets."""
-    return sorted(path.stem for path in folder.glob("*.yaml"))
+    return sorted(path.stem for path in folder.glob("*.yaml") if not is_litter(path))
 
 
 def apply_preset(

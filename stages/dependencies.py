@@ -14,7 +14,7 @@ from ruamel.yaml.error import MarkedYAMLError, YAMLError
 
 from sop.runtime.code import code_dependencies
 from sop.runtime.errors import UserError, run
-from sop.runtime.files import replacing
+from sop.runtime.files import is_litter, replacing
 from sop.runtime.log import say
 
 PIPELINE = Path("dvc.yaml")
@@ -151,7 +151,7 @@ def _collapsed(folder: Path, used: set[Path], root: Path) -> Iterable[str]:
 
 
 def _files(folder: Path) -> list[Path]:
-    paths = (path for path in folder.rglob("*") if path.is_file())
+    paths = (path for path in folder.rglob("*") if path.is_file() and not is_litter(path))
     return [path for path in paths if "__pycache__" not in path.parts]
 
 

@@ -16,7 +16,7 @@ from sop.dataset.clips import FRAME_NAME, ZIP_ERRORS, sound_seconds
 from sop.dataset.seeding import generator
 from sop.params import IndexParams
 from sop.runtime.errors import LeftOut, UserError
-from sop.runtime.files import write_json, write_text
+from sop.runtime.files import is_litter, write_json, write_text
 from sop.runtime.plain_yaml import yaml_text
 
 logger = logging.getLogger(__name__)
@@ -109,7 +109,7 @@ def build_index(
     Raises:
         UserError: the training or the validation list would be empty.
     """
-    sounds = sorted(p for p in audio.glob("*/*") if p.is_file() and not p.name.startswith("."))
+    sounds = sorted(p for p in audio.glob("*/*") if p.is_file() and not is_litter(p))
     if not sounds:
         raise UserError(f"{audio}: contains no sound; run `dvc repro extract`")
     known = {**(duets_of_source or {}), **params.duet_categories}

@@ -7,6 +7,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from sop.download.fetch import NoAccess
 from sop.download.manifest import (
     DONE,
     FAILED,
@@ -70,7 +71,8 @@ def download(params: Params, folder: Path, caches: CachePaths) -> dict[str, Any]
             if isinstance(result, LeftOut):
                 logger.info(f"left out: {wanted.shown_as}: {result}")
                 status = FAILED if isinstance(result, LeftOutForNow) else UNAVAILABLE
-                rows.append(_row(wanted, status, reason=str(result)))
+                access = source.access if isinstance(result, NoAccess) else ""
+                rows.append(_row(wanted, status, reason=str(result), access=access))
             else:
                 rows.append(result)
             saver.save_if_due()
@@ -113,7 +115,8 @@ def _kept(source: VideoSource, folder: Path) -> list[VideoRow]:
 
     def is_current(row: VideoRow) -> bool:
         video, *others = _files(source, row, folder)
-        return (keep_unavailable and row.status == UNAVAILABLE) or (
+        is_final = row.status == UNAVAILABLE and row.access in ("", source.access)
+        return (keep_unavailable and is_final) or (
             row.status == DONE
             and all(file.is_file() for file in (video, *others))
             and video.stat().st_size == row.bytes

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -24,8 +25,24 @@ from sop.runtime.processes import kill_tree, time_limit
 CODE = Path(__file__).parents[2]
 REASON_CHARACTERS = 160
 
+_LETTER = re.compile("[A-Za-z]")
+
+# What `partial_name` returns.
+_PARTIAL = re.compile(r".+\.[0-9a-f]{8}", re.DOTALL)
+
+
+class NoAccess(LeftOut):
+    """A video cannot be fetched with these cookies and this proxy, or without any."""
+
+
 # Exceptions for the failures that `sop.download.ytdlp_process` reports.
-FAILURES = {"permanent": LeftOut, "temporary": LeftOutForNow, "no network": NoNetwork}
+FAILURES = {
+    "permanent": LeftOut,
+    "no access": NoAccess,
+    "not yet": LeftOutForNow,
+    "temporary": LeftOutForNow,
+    "no network": NoNetwork,
+}
 
 
 def video_address(video: ListedVideo, params: FetchParams) -> str:
@@ -60,6 +77,7 @@ def fetch(video: ListedVideo, path: Path, params: FetchParams, partial: Path) ->
 
     Raises:
         LeftOut: the video is permanently unavailable or unusable.
+        NoAccess: the same, but other cookies or another proxy may do.
         LeftOutForNow: it could not be fetched this time.
         NotWritable: the disk is full or read-only.
     """
@@ -92,12 +110,19 @@ def partial_name(video: ListedVideo, params: FetchParams) -> str:
 
 
 def remove_stale_partials(partial: Path, keep: Iterable[str]) -> None:
-    """Remove partial downloads that are no longer requested; `keep` has the names of the others."""
+    """Remove partial downloads that are no longer requested; `keep` has the names of the others.
+
+    Files and folders that `fetch` did not make stay.
+    """
     if partial.is_dir():
-        for name in {own.name for own in partial.iterdir()} - set(keep):
+        for name in {own.name for own in partial.iterdir() if _is_partial(own)} - set(keep):
             shutil.rmtree(partial / name)
         if not any(partial.iterdir()):
             partial.rmdir()
+
+
+def _is_partial(path: Path) -> bool:
+    return path.is_dir() and not path.is_symlink() and _PARTIAL.fullmatch(path.name) is not None
 
 
 def _fetch(video: ListedVideo, params: FetchParams, own: Path) -> Path:
@@ -115,7 +140,9 @@ def _fetch(video: ListedVideo, params: FetchParams, own: Path) -> Path:
         text = _ask(json.dumps(request), params.timeout_seconds, str(tools), log)
         if not text:
             log.seek(0)
-            last = log.read().decode("utf-8", errors="replace").strip().rpartition("\n")[2]
+            lines = log.read().decode("utf-8", errors="replace").splitlines()
+            # The last ones may only point at a place in a line.
+            last = next((line.strip() for line in reversed(lines) if _LETTER.search(line)), "")
             raise LeftOutForNow(f"yt-dlp crashed ({last[:REASON_CHARACTERS]})")
     answer = json.loads(text)
     if answer["failure"] == "disk":

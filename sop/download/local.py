@@ -7,6 +7,7 @@ from pathlib import Path
 
 from sop.download.manifest import UNAVAILABLE, VideoRow
 from sop.runtime.errors import LeftOut, UserError
+from sop.runtime.files import is_litter
 from sop.runtime.log import printable
 
 UNLABELLED = "unlabelled"
@@ -31,7 +32,7 @@ class LocalVideo:
 
 
 def find_videos(folder: Path) -> tuple[list[LocalVideo], list[VideoRow]]:
-    """List the files of a folder with their categories and ids, except hidden files.
+    """List the files of a folder with their categories and ids, except hidden ones and litter.
 
     No file is read: those that are no videos are found out later.
 
@@ -73,7 +74,7 @@ def _files(folder: Path) -> Iterator[tuple[Path, str]]:
 
 
 def _visible(folder: Path) -> list[Path]:
-    return sorted(path for path in folder.iterdir() if not path.name.startswith("."))
+    return sorted(path for path in folder.iterdir() if not is_litter(path))
 
 
 def _check(path: Path, folder: Path) -> None:

@@ -33,6 +33,8 @@ class VideoRow:
     """Address or file that the video comes from."""
     made_from: str = ""
     """Everything that the bytes of the file depend on."""
+    access: str = ""
+    """Cookies and proxy with which the video is unavailable; empty if others would not help."""
 
 
 COLUMNS = {
@@ -46,7 +48,11 @@ def read_manifest(folder: Path) -> list[VideoRow]:
     try:
         text = (folder / MANIFEST_NAME).read_text(encoding="utf-8")
         table = csv.DictReader(io.StringIO(text), strict=True)
-        return [VideoRow(*(kind(row[name]) for name, kind in COLUMNS.items())) for row in table]
+        return [
+            # An earlier version wrote fewer columns.
+            VideoRow(**{name: COLUMNS[name](value) for name, value in row.items()})
+            for row in table
+        ]
     except (OSError, ValueError, TypeError, KeyError, csv.Error):
         return []
 

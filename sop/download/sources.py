@@ -9,13 +9,14 @@ from typing import Any
 
 from sop.download import fetch, published_lists, synthetic
 from sop.download.container import to_mp4
+from sop.download.fetch_settings import access_of, check_fetch_settings
 from sop.download.local import LocalVideo, find_videos
 from sop.download.manifest import UNAVAILABLE, VideoRow
 from sop.download.own_list import read_own_list
 from sop.media import ffmpeg
 from sop.media.decoding import Probe, probe
-from sop.params import DatasetParams, FetchParams, LocalParams, Params, SyntheticParams
-from sop.runtime.errors import LeftOut, UserError
+from sop.params import DatasetParams, LocalParams, Params, SyntheticParams
+from sop.runtime.errors import LeftOut
 from sop.runtime.files import replacing
 from sop.runtime.hashes import HashCache, sha256
 from sop.runtime.parallel import Workers
@@ -71,6 +72,8 @@ class VideoSource:
     """The stage fails if a smaller fraction of the videos can be made."""
     retry_unavailable: bool = False
     """True tries permanently unavailable videos again."""
+    access: str = ""
+    """What servers are asked with, see `access_of`."""
     remote: bool = False
     """True if videos come from a network."""
 
@@ -148,7 +151,7 @@ def _copy(video: LocalVideo, path: Path) -> Probe:
 
 def _listed(dataset: DatasetParams, scheduler: str | None, caches: CachePaths) -> VideoSource:
     params, lists = dataset.fetch, dataset.lists
-    _check_files_and_options(params)
+    check_fetch_settings(dataset)
     if dataset.source == "list":
         listed = read_own_list(Path(lists.own), params.video_url)
     else:
@@ -174,26 +177,9 @@ def _listed(dataset: DatasetParams, scheduler: str | None, caches: CachePaths) -
         duets={video.category: video.duet_of for video in listed if video.duet_of},
         min_success_fraction=params.min_success_fraction,
         retry_unavailable=params.retry_unavailable,
+        access=access_of(params),
         remote=True,
     )
-
-
-def _check_files_and_options(params: FetchParams) -> None:
-    if params.cookies is not None and not Path(params.cookies).is_file():
-        raise UserError(
-            f"dataset.fetch.cookies: {params.cookies} not found; export it from your browser, "
-            "or set null"
-        )
-    if params.yt_dlp:
-        # Imported here because yt-dlp is slow to import and other sources do not need it.
-        from sop.download.ytdlp_process import unknown_options
-
-        if unknown := unknown_options(params.yt_dlp):
-            raise UserError(
-                f"dataset.fetch.yt_dlp: {', '.join(unknown)} is not allowed; allowed are the "
-                "documented options of yt-dlp's YoutubeDL class, except those that other "
-                "parameters or the pipeline itself set"
-            )
 
 
 def _hash(text: str) -> str:

@@ -9,10 +9,12 @@ import json
 import logging
 import os
 import re
+import subprocess
 import sys
 import sysconfig
 import threading
 import time
+from collections.abc import Iterator
 from email.utils import parsedate_to_datetime
 from functools import partial
 from pathlib import Path
@@ -22,13 +24,7 @@ import psutil
 import yt_dlp
 from yt_dlp.downloader.common import FileDownloader
 from yt_dlp.networking.exceptions import HTTPError, IncompleteRead, TransportError
-from yt_dlp.utils import (
-    ContentTooShortError,
-    GeoRestrictedError,
-    UnsupportedError,
-    YoutubeDLError,
-    download_range_func,
-)
+from yt_dlp.utils import ContentTooShortError, GeoRestrictedError, UnsupportedError, YoutubeDLError
 
 from sop.params import FetchParams
 from sop.runtime.errors import DISK_ERRORS
@@ -37,23 +33,46 @@ from sop.runtime.log import printable
 REASON_CHARACTERS = 160
 MAX_BACKOFF_SECONDS = 300.0
 
-# YouTube's messages about videos that are permanently unavailable. Other errors are temporary.
-PERMANENT = re.compile(
-    r"^Video unavailable$"
-    r"|video (?:is no longer available|is(?:n.t| not) available$|is private|has been removed|"
-    r"does(?:n.t| not) exist)"
-    r"|^Private video"
-    r"|removed (?:by the uploader|for violating)"
-    r"|account (?:associated with this video )?has been (?:terminated|closed)"
-    r"|uploader has (?:closed|not made this video available in your country)"
-    r"|blocked it (?:in your country|on copyright grounds)"
-    r"|not available in your (?:country|location)"
-    r"|confirm your age|age.restricted|inappropriate for some users"
-    r"|members.only|Join this channel|requires payment|DRM protected|copyright claim",
-    re.IGNORECASE,
-)
-# Temporary errors whose messages resemble those above.
-TEMPORARY = re.compile(r"try again|not a bot|rate.limit|captcha", re.IGNORECASE)
+# What the messages of yt-dlp and of YouTube say of a failure; the first that matches counts. The
+# kinds are those of `FetchResult.failure`.
+MESSAGES = {
+    # Resembles messages about videos that are gone or that require a log-in.
+    "temporary": re.compile(r"try again|not a bot|rate.limit|captcha", re.IGNORECASE),
+    "not yet": re.compile(
+        r"live event (?:will begin|has ended)|^Premieres? |premiere will begin|^Offline"
+        r"|not currently live|being processed|processing this video|Check back later",
+        re.IGNORECASE,
+    ),
+    # yt-dlp appends the advice to use cookies or a password to every message of this kind.
+    "no access": re.compile(
+        r"Use --(?:cookies|username)"
+        r"|video is private|^Private video|registered users|sign in"
+        r"|log.?in (?:is )?required"
+        r"|confirm your age|age.restricted|inappropriate for some users"
+        r"|members.only|Join this channel|available to this channel.s members|requires payment"
+        r"|premium (?:members|users)|for subscribers"
+        r"|(?:available|blocked it) in your (?:country|location)|available from your location",
+        re.IGNORECASE,
+    ),
+    "permanent": re.compile(
+        r"^Video unavailable$"
+        r"|(?:video|live stream recording) (?:is no longer available|is unavailable"
+        r"|is(?:n.t| not) available(?: any ?more)?$|has been removed"
+        r"|does(?:n.t| not) exist)"
+        r"|removed (?:by the uploader|for violating)"
+        r"|account (?:associated with this video )?has been (?:terminated|closed)"
+        r"|uploader has closed|blocked it on copyright grounds"
+        r"|DRM protected|copyright claim",
+        re.IGNORECASE,
+    ),
+}
+
+# Values of yt-dlp's `live_status` of streams that cannot be downloaded as a whole.
+LIVE = {
+    "is_live": "a live stream, which has no end yet",
+    "is_upcoming": "a live stream or premiere that has not begun yet",
+    "post_live": "a live stream that has just ended, its recording is being processed",
+}
 
 # No server answered.
 NOT_REACHED = re.compile(
@@ -93,9 +112,30 @@ class FetchResult(NamedTuple):
 
     file: str = ""
     failure: str = ""
-    """`permanent`, `temporary`, `no network` or `disk`."""
+    """What kind of failure it is:
+
+    - `permanent`: the video is gone or unusable.
+    - `no access`: as permanent, but other cookies or another proxy may do.
+    - `not yet`: another run may do.
+    - `temporary`: another attempt may do.
+    - `no network`: no server answered.
+    - `disk`: nothing can be written.
+    """
     reason: str = ""
     """Text; the `errno` of a failure of the disk."""
+
+
+class Refused(Exception):
+    """A video that yt-dlp could fetch, but that cannot be used.
+
+    Args:
+        kind: as `FetchResult.failure`.
+        reason: why it cannot be used.
+    """
+
+    def __init__(self, kind: str, reason: str) -> None:
+        super().__init__(reason)
+        self.kind = kind
 
 
 def unknown_options(options: dict[str, Any]) -> list[str]:
@@ -111,6 +151,8 @@ def fetch(request: FetchRequest) -> FetchResult:
     while True:
         try:
             return FetchResult(file=_fetch(request))
+        except Refused as refused:
+            return FetchResult("", refused.kind, str(refused))
         except (YoutubeDLError, OSError) as error:
             cause = _cause(error)
             if number := _disk_error(error):
@@ -121,12 +163,17 @@ def fetch(request: FetchRequest) -> FetchResult:
         if result.failure == "no network":
             # Retry once only: the network is probably down.
             waits = waits[:1]
-        if result.failure == "permanent" or not waits:
+        if result.failure in ("permanent", "no access", "not yet") or not waits:
             return result
         time.sleep(max(waits.pop(0), _requested_delay(cause)))
 
 
-def _fetch(request: FetchRequest) -> str:
+def downloader(request: FetchRequest) -> Any:
+    """Return a `YoutubeDL` for a request; nothing is fetched yet.
+
+    Raises:
+        SyntaxError: the format selector is invalid. Invalid options raise various exceptions.
+    """
     params = request.params
     # The JavaScript runtime that is installed with the requirements, on PATH or not.
     deno = Path(sysconfig.get_path("scripts")) / "deno"
@@ -143,7 +190,7 @@ def _fetch(request: FetchRequest) -> str:
         "fragment_retries": params.retries,
         "retry_sleep_functions": {"fragment": partial(_backoff, params)},
         "skip_unavailable_fragments": False,
-        "match_filter": _refuse_lists,
+        "match_filter": _refuse,
         "noplaylist": True,
         "cachedir": False,
         "updatetime": False,
@@ -161,19 +208,73 @@ def _fetch(request: FetchRequest) -> str:
         # As text: several processes of yt-dlp would overwrite the user's file.
         options["cookiefile"] = io.StringIO(Path(params.cookies).read_text(encoding="utf-8"))
     if request.clip is not None:
-        options["download_ranges"] = download_range_func(None, [request.clip])
+        options["download_ranges"] = partial(_ranges, request.clip)
         # Otherwise it would begin at the previous key frame, up to seconds early.
         options["force_keyframes_at_cuts"] = True
-    with yt_dlp.YoutubeDL(options) as downloader:
-        info = downloader.extract_info(request.url)
+    return yt_dlp.YoutubeDL(options)
+
+
+def _fetch(request: FetchRequest) -> str:
+    with downloader(request) as opened:
+        info = opened.extract_info(request.url)
     downloads = (info or {}).get("requested_downloads") or []
     if len(downloads) != 1:
         raise UnsupportedError(request.url)
-    return str(downloads[0]["filepath"])
+    file = str(downloads[0]["filepath"])
+    if request.clip is not None and "Video: " not in _ffmpeg_header(file, request.params):
+        # The length was not known beforehand, as for the address of a file.
+        media = (downloads[0].get("requested_formats") or downloads)[0]
+        raise _beyond_the_end(
+            request.clip, _header_seconds(_ffmpeg_header(media["url"], request.params))
+        )
+    return file
 
 
-def _refuse_lists(info: dict[str, Any], *, incomplete: bool = False) -> str | None:
-    return "part of a list of videos" if info.get("playlist") else None
+def _refuse(info: dict[str, Any], *, incomplete: bool = False) -> None:
+    """Raise `Refused` for a list of videos and for a stream that is live or upcoming."""
+    if info.get("playlist"):
+        raise Refused("permanent", "a list of videos; list the address of each video instead")
+    status = info.get("live_status") or ("is_live" if info.get("is_live") else "")
+    if status in LIVE:
+        raise Refused("not yet", LIVE[status])
+
+
+def _ranges(
+    clip: tuple[float, float], info: dict[str, Any], opened: object
+) -> Iterator[dict[str, float]]:
+    """Yield the part to download, as yt-dlp expects it."""
+    if info.get("duration") and clip[0] >= info["duration"]:
+        raise _beyond_the_end(clip, info["duration"])
+    yield {"start_time": clip[0], "end_time": clip[1]}
+
+
+def _beyond_the_end(clip: tuple[float, float], seconds: float | None) -> Refused:
+    length = f"the video is {seconds:.1f} s long" if seconds else "the video may be shorter"
+    return Refused("permanent", f"nothing between {clip[0]:g} and {clip[1]:g} s: {length}")
+
+
+def _ffmpeg_header(place: str, params: FetchParams) -> str:
+    """Return what ffmpeg prints of a file or an address; nothing if it takes too long."""
+    command = ["ffmpeg", "-hide_banner", "-nostdin", "-i", place]
+    try:
+        return subprocess.run(
+            command,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            timeout=params.stall_timeout_seconds,
+            check=False,
+        ).stderr.decode("utf-8", "replace")
+    except subprocess.TimeoutExpired:
+        return ""
+
+
+def _header_seconds(header: str) -> float | None:
+    """Return the length of a video from what ffmpeg prints of it."""
+    found = re.search(r"Duration: (\d+):(\d+):(\d+\.\d+)", header)
+    if found is None:
+        return None
+    hours, minutes, seconds = map(float, found.groups())
+    return 3600 * hours + 60 * minutes + seconds
 
 
 def _backoff(params: FetchParams, n: int) -> float:
@@ -210,16 +311,25 @@ def _kind(error: YoutubeDLError, cause: BaseException) -> str:
     is_page = "unable to download video" not in str(error)
     if isinstance(cause, HTTPError):
         # Addresses of media expire after hours; the address of the page does not.
-        is_permanent = cause.status in (401, 403, 404, 410, 451) and is_page
-        return "permanent" if is_permanent and not cause.redirect_loop else "temporary"
+        if not is_page or cause.redirect_loop:
+            return "temporary"
+        kinds = {401: "no access", 403: "no access", 451: "no access"}
+        return {404: "permanent", 410: "permanent", **kinds}.get(cause.status, "temporary")
     if isinstance(cause, IncompleteRead | ContentTooShortError):
         return "temporary"
     if isinstance(cause, TransportError | TimeoutError | ConnectionError):
         return "no network" if NOT_REACHED.search(str(error)) else "temporary"
-    if isinstance(cause, GeoRestrictedError | UnsupportedError):
-        return "permanent"
-    text = _reason(error)
-    return "permanent" if PERMANENT.search(text) and not TEMPORARY.search(text) else "temporary"
+    if isinstance(cause, GeoRestrictedError):
+        return "no access"
+    return "permanent" if isinstance(cause, UnsupportedError) else message_kind(error)
+
+
+def message_kind(error: BaseException) -> str:
+    """Classify a failure by its message, see `FetchResult.failure`."""
+    # Without its prefix and end, which some patterns anchor; the advice at its end counts too.
+    texts = (_reason(error), str(error))
+    found = (kind for kind, pattern in MESSAGES.items() if any(map(pattern.search, texts)))
+    return next(found, "temporary")
 
 
 def _disk_error(error: BaseException) -> int | None:

@@ -20,7 +20,7 @@ from sop.evaluate.measures import Sounds
 from sop.model.spectrogram import separate, stft, to_linear_frequency
 from sop.params import Params
 from sop.runtime.errors import UserError
-from sop.runtime.files import replacing
+from sop.runtime.files import is_litter, replacing
 
 FOLDER = "records"
 
@@ -91,7 +91,8 @@ def record_paths(folder: Path) -> list[Path]:
     Raises:
         UserError: there are none.
     """
-    paths = sorted((folder / FOLDER).glob("*.npz"), key=lambda path: (len(path.name), path.name))
+    found = (path for path in (folder / FOLDER).glob("*.npz") if not is_litter(path))
+    paths = sorted(found, key=lambda path: (len(path.name), path.name))
     if not paths:
         raise UserError(f"{folder / FOLDER}: contains no mixtures; run `dvc repro evaluate`")
     return paths

@@ -19,7 +19,7 @@ from sop.media.decoding import PictureOutput, SoundOutput, decode, probe
 from sop.media.ffmpeg import Limits
 from sop.params import ExtractParams
 from sop.runtime.errors import LeftOut, LeftOutForNow, UserError
-from sop.runtime.files import PeriodicSaver, remove_partials, replacing, writing
+from sop.runtime.files import PeriodicSaver, is_litter, remove_partials, replacing, writing
 from sop.runtime.hashes import FileStamp, HashCache, stamp_and_hash
 from sop.runtime.parallel import Workers, map_unordered
 from sop.runtime.progress import progress
@@ -214,7 +214,7 @@ def _find(videos: Path) -> dict[str, Path]:
         f"{path.parent.name}/{path.stem}": path
         for path in sorted(videos.glob("*/*.mp4"))
         # A broken link counts too: it is reported as unreadable.
-        if not path.name.startswith(".") and (path.is_file() or path.is_symlink())
+        if not is_litter(path) and (path.is_file() or path.is_symlink())
     }
 
 

@@ -5,6 +5,8 @@ import hashlib
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
+from sop.runtime.files import is_litter
+
 ROOT = Path(__file__).parents[2]
 
 # Code that never decides an output, as paths relative to the root: it validates parameters, reports
@@ -74,5 +76,5 @@ def _page_files(file: Path, root: Path) -> Iterator[Path]:
     """The non-code files in folders next to a module, such as the templates of a page."""
     for folder in (root / file).parent.iterdir():
         if folder.is_dir() and not (folder / "__init__.py").exists():
-            paths = (path for path in folder.rglob("*") if path.is_file())
+            paths = (path for path in folder.rglob("*") if path.is_file() and not is_litter(path))
             yield from (p.relative_to(root) for p in paths if "__pycache__" not in p.parts)

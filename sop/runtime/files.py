@@ -19,6 +19,9 @@ from sop.runtime.errors import LeftOut, NotWritable, UserError, disk_error
 
 PARTIAL_PREFIX = ".part-"
 
+# Files that file managers write into the folders that they show.
+_LITTER = ("Thumbs.db", "desktop.ini")
+
 # On a shared file system two machines may have processes with the same id.
 _MACHINE = hashlib.sha256(socket.gethostname().encode()).hexdigest()[:8]
 
@@ -189,6 +192,11 @@ class PeriodicSaver:
 def unicode_name(path: Path) -> str:
     """Return the name of a file for a UTF-8 file: other bytes become replacement characters."""
     return os.fsencode(path.name).decode("utf-8", "replace")
+
+
+def is_litter(path: Path) -> bool:
+    """Return whether a file is what a file manager or an editor left, or hidden, by its name."""
+    return path.name.startswith(".") or path.name in _LITTER or path.name.endswith("~")
 
 
 def require_file(path: Path, kind: str = "file") -> None:

@@ -7,13 +7,15 @@ from typing import Any
 import pytest
 
 from sop.download import published_lists
+from sop.download.fetch_settings import access_of, check_fetch_settings
+from sop.download.manifest import VideoRow, read_manifest, write_manifest
 from sop.extract.extraction import extract
 from sop.params import Params, load_params
 from sop.runtime.errors import UserError
 from sop.runtime.hashes import sha256
 from sop.runtime.parallel import Workers
 from tests.support.downloads import changed, download, local, rows, times, tree
-from tests.support.server import Server, serving, status
+from tests.support.server import Server, file_of, serving, status
 from tests.support.stress import repeats
 
 ROOT = Path(__file__).parents[2]
@@ -122,7 +124,7 @@ def test_unusable_files_are_left_out(
         Path(name).name: reason for name, reason in summary["unavailable"]["reasons"].items()
     }
     assert reasons.keys() == {
-        *("notes.txt", "gone.mp4", "-c.mp4", "mute.mkv", "a, b.mp4", "line?break.mp4")
+        *("notes.txt", "gone.mp4", "-c.mp4", "mute.mkv", "a, b.mp4", r"line\nbreak.mp4")
     }
     assert "not a video" in reasons["notes.txt"]
     assert "missing file" in reasons["gone.mp4"]
@@ -355,17 +357,94 @@ def test_lost_network(music: tuple[Params, Server], downloaded: Path, tmp_path: 
     assert times(tmp_path / "videos") == before
 
 
-def test_cookies_and_options_are_checked_first(
+NETSCAPE = "# Netscape HTTP Cookie File\n"
+COOKIE = "127.0.0.1\tFALSE\t/\tFALSE\t4102444800\tsession\tsecret\n"
+
+
+def test_settings_of_the_download_are_checked_first(
     music: tuple[Params, Server], tmp_path: Path
 ) -> None:
     params, server = music
-    for fetch, message in (
-        ({"cookies": str(tmp_path / "none.txt")}, "cookies: .*none.txt not found"),
-        ({"yt_dlp": {"outtmpl": "/etc/x"}}, "yt_dlp: outtmpl is not allowed"),
-    ):
-        with pytest.raises(UserError, match=message):
+    cookies = tmp_path / "cookies.txt"
+
+    def refused(message: str, **fetch: Any) -> None:
+        with pytest.raises(UserError, match=message) as caught:
             download(changed(params, fetch=fetch), tmp_path / "videos")
+        assert "\n" not in str(caught.value)
+
+    refused(r"fetch\.cookies: .*none.txt not found", cookies=str(tmp_path / "none.txt"))
+    for content, message in (
+        (b'[{"domain": "x"}]', "is not a cookie file in Netscape format, it is JSON; export it"),
+        (b"session=secret; other=1\n", "is not a cookie file in Netscape format; export it"),
+        (b"\xff\xfe#\0", "is not a text file in UTF-8"),
+        (NETSCAPE.encode(), "contains no cookies"),
+        ((NETSCAPE + COOKIE.replace("\t", " ")).encode(), "contains no cookies"),
+    ):
+        cookies.write_bytes(content)
+        refused(rf"fetch\.cookies: .*cookies\.txt {message}", cookies=str(cookies))
+    refused(r"fetch\.format: 'best\+\+best' is not a format selector", format="best++best")
+    refused(r"fetch\.format: .* is not a format selector", format="bv*[height<=?480")
+    refused(r"fetch\.yt_dlp: outtmpl is not allowed", yt_dlp={"outtmpl": "/etc/x"})
+    refused(r"fetch\.yt_dlp: yt-dlp does not accept", yt_dlp={"http_headers": "mine"})
     assert asked_for(server) == set()
+    # Nothing is checked for a source that downloads nothing.
+    check_fetch_settings(changed(params, source="local", fetch={"format": "best++best"}).dataset)
+
+
+@pytest.mark.slow
+def test_new_cookies_ask_again_for_what_required_a_log_in(
+    music: tuple[Params, Server], downloaded: Path, tmp_path: Path
+) -> None:
+    params, server = music
+    cookies = tmp_path / "cookies.txt"
+    (downloaded / "flute" / "bbbbbbbbbbb.mp4").unlink()
+
+    def answer(handler: Any) -> None:
+        known = "session=secret" in (handler.headers.get("Cookie") or "")
+        video = file_of(server.folder / "bbbbbbbbbbb.mp4")
+        (video if known else status(403))(handler)
+
+    server.answers["bbbbbbbbbbb.mp4"] = answer
+    assert download(params, downloaded)["videos"] == 2
+    server.asked.clear()
+    assert download(params, downloaded)["videos"] == 2
+    assert asked_for(server) == set()
+    for value, videos in (("wrong", 2), ("secret", 3)):
+        cookies.write_text(NETSCAPE + COOKIE.replace("secret", value))
+        server.asked.clear()
+        with_cookies = changed(params, fetch={"cookies": str(cookies)})
+        assert download(with_cookies, downloaded)["videos"] == videos
+        # The video that is gone is not asked for.
+        assert asked_for(server) == {"bbbbbbbbbbb.mp4"}
+    assert "secret" not in (downloaded / "manifest.csv").read_text()
+
+
+def test_access_is_the_cookies_and_the_address_of_the_proxy(params: Params, tmp_path: Path) -> None:
+    (tmp_path / "cookies.txt").write_text("one")
+
+    def access(**fetch: Any) -> str:
+        return access_of(changed(params, fetch=fetch).dataset.fetch)
+
+    found = [
+        access(),
+        access(proxy="http://host:1"),
+        access(proxy="http://other:1"),
+        access(cookies=str(tmp_path / "cookies.txt")),
+    ]
+    (tmp_path / "cookies.txt").write_text("two")
+    found.append(access(cookies=str(tmp_path / "cookies.txt")))
+    assert len(set(found)) == len(found)
+    assert found[1] == access(proxy="http://user:password@host:1")
+
+
+def test_manifest_of_an_earlier_version_is_read(tmp_path: Path) -> None:
+    row = VideoRow("flute", "a", "done", "", 2.5, 100, "h264", "a.mp4", "sha256:0")
+    write_manifest([row], tmp_path)
+    path = tmp_path / "manifest.csv"
+    assert read_manifest(tmp_path) == [row]
+    path.write_text(path.read_text().replace(",access\n", "\n").replace("sha256:0,", "sha256:0"))
+    assert path.read_text().endswith(",made_from\nflute,a,done,,2.5,100,h264,a.mp4,sha256:0\n")
+    assert read_manifest(tmp_path) == [row]
 
 
 @pytest.mark.slow

@@ -5,11 +5,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from yt_dlp.utils import ExtractorError
 
 from sop.download import ytdlp_process
-from sop.download.fetch import fetch, format_selector
+from sop.download.fetch import FAILURES, fetch, format_selector, remove_stale_partials
 from sop.download.published_lists import ListedVideo
-from sop.download.ytdlp_process import PERMANENT, TEMPORARY, FetchRequest, unknown_options
+from sop.download.ytdlp_process import FetchRequest, Refused, message_kind, unknown_options
+from sop.download.ytdlp_process import _ranges as part_of
+from sop.download.ytdlp_process import _refuse as refuse
 from sop.params import FetchParams, Params
 from sop.runtime.errors import LeftOut, LeftOutForNow, NoNetwork, NotWritable
 from tests.support.disks import largest_file
@@ -107,11 +110,12 @@ def test_full_disk_ends_the_run_and_keeps_what_was_fetched(site: Site) -> None:
     assert site.files(site.videos) == [f"flute/{ID}.mp4"]
 
 
-FAILURES = [
+FAILING_ANSWERS = [
     (status(404), "permanent"),
-    (status(403), "permanent"),
+    (status(401), "no access"),
+    (status(403), "no access"),
     (status(410), "permanent"),
-    (status(451), "permanent"),
+    (status(451), "no access"),
     (status(429, Retry_After="0"), "temporary"),
     (status(500), "temporary"),
     (status(503), "temporary"),
@@ -119,7 +123,7 @@ FAILURES = [
 ]
 
 
-@pytest.mark.parametrize(("answer", "failure"), FAILURES)
+@pytest.mark.parametrize(("answer", "failure"), FAILING_ANSWERS)
 def test_failures_are_permanent_or_temporary(
     answer: Answer, failure: str, site: Site, tmp_path: Path
 ) -> None:
@@ -207,6 +211,18 @@ def test_partial_file_is_resumed(site: Site) -> None:
     begins = [int(wanted[6:-1]) for _, wanted in site.server.asked if wanted]
     assert max(begins) > 0.3 * size
     assert (site.videos / f"flute/{ID}.mp4").read_bytes() == video_of(site).read_bytes()
+
+
+def test_only_own_folders_are_removed_from_the_partial_downloads(tmp_path: Path) -> None:
+    remove_stale_partials(tmp_path / "none", [])
+    for name in ("flute.a.0123abcd", "flute.b.0123abcd", "mine", "flute.c"):
+        (tmp_path / "partial" / name).mkdir(parents=True)
+    for name in (".DS_Store", "flute.d.0123abcd"):
+        (tmp_path / "partial" / name).write_bytes(b"x")
+    remove_stale_partials(tmp_path / "partial", ["flute.b.0123abcd"])
+    assert sorted(path.name for path in (tmp_path / "partial").iterdir()) == [
+        *(".DS_Store", "flute.b.0123abcd", "flute.c", "flute.d.0123abcd", "mine")
+    ]
 
 
 @pytest.mark.slow
@@ -323,41 +339,149 @@ def test_failed_fetch_keeps_the_old_video(site: Site) -> None:
 
 
 @pytest.mark.parametrize(
-    "said",
+    ("said", "kind"),
     [
-        "Video unavailable",
-        "Video unavailable. This video is no longer available because the YouTube account "
-        "associated with this video has been terminated",
-        "Private video. Sign in if you've been granted access to this video",
-        "This video has been removed by the uploader",
-        "Video unavailable. This video has been removed for violating YouTube's Terms of Service",
-        "Video unavailable. The uploader has not made this video available in your country",
-        "Video unavailable. This video contains content from X, who has blocked it in your country "
-        "on copyright grounds",
-        "Sign in to confirm your age. This video may be inappropriate for some users",
-        "This video is not available",
-        "This video is no longer available because the uploader has closed their YouTube account",
-        "Join this channel to get access to members-only content like this video",
+        ("Video unavailable", "permanent"),
+        ("Video unavailable. This video is unavailable", "permanent"),
+        ("This live stream recording is not available.", "permanent"),
+        (
+            "Video unavailable. This video is no longer available because the YouTube account "
+            "associated with this video has been terminated",
+            "permanent",
+        ),
+        ("This video has been removed by the uploader", "permanent"),
+        (
+            "Video unavailable. This video has been removed for violating YouTube's Terms of "
+            "Service",
+            "permanent",
+        ),
+        ("This video is not available", "permanent"),
+        ("Video unavailable. This video isn't available anymore", "permanent"),
+        (
+            "This video is no longer available because the uploader has closed their YouTube "
+            "account",
+            "permanent",
+        ),
+        (
+            "Video unavailable. This video contains content from X, who has blocked it on "
+            "copyright grounds",
+            "permanent",
+        ),
+        (
+            "Private video. Sign in if you've been granted access to this video. Use "
+            "--cookies-from-browser or --cookies for the authentication. See  https://x.test",
+            "no access",
+        ),
+        (
+            "Video unavailable. The uploader has not made this video available in your country",
+            "no access",
+        ),
+        (
+            "Video unavailable. This video contains content from X, who has blocked it in your "
+            "country on copyright grounds",
+            "no access",
+        ),
+        (
+            "Sign in to confirm your age. This video may be inappropriate for some users",
+            "no access",
+        ),
+        ("Join this channel to get access to members-only content like this video", "no access"),
+        ("This video is available to this channel's members on level: Friend", "no access"),
+        (
+            "This video is only available for registered users. Use --cookies, "
+            "--cookies-from-browser, --username and --password to provide account credentials",
+            "no access",
+        ),
+        ("You need to log in to access this content. Use --username and --password", "no access"),
+        ("This live event will begin in 3 hours.", "not yet"),
+        ("This live event will begin in a few moments.", "not yet"),
+        ("This live event has ended.", "not yet"),
+        ("Premieres in 25 minutes", "not yet"),
+        ("Offline.", "not yet"),
+        ("The channel is not currently live", "not yet"),
+        ("We're processing this video. Check back later.", "not yet"),
+        (
+            "Sign in to confirm you're not a bot. Use --cookies-from-browser or --cookies for "
+            "the authentication",
+            "temporary",
+        ),
+        ("Video unavailable. This content isn't available, try again later", "temporary"),
+        ("Video unavailable. This content isn't available", "temporary"),
+        ("The page needs to be reloaded", "temporary"),
+        ("Requested format is not available", "temporary"),
+        ("Unable to download API page: HTTP Error 429: Too Many Requests", "temporary"),
+        ("unable to download video data: HTTP Error 403: Forbidden", "temporary"),
+        ("Failed to extract any player response", "temporary"),
     ],
 )
-def test_what_youtube_says_of_a_video_that_is_gone(said: str) -> None:
-    assert PERMANENT.search(said)
-    assert not TEMPORARY.search(said)
+def test_messages_of_youtube(said: str, kind: str) -> None:
+    # As yt-dlp prefixes them.
+    assert message_kind(ExtractorError(said, video_id=ID, ie="youtube", expected=True)) == kind
+    assert message_kind(ExtractorError(said, expected=True)) == kind
+
+
+def playlist(end: bool) -> bytes:
+    lines = ["#EXTM3U", "#EXT-X-VERSION:3", "#EXT-X-TARGETDURATION:2", "#EXTINF:2.0,", "0.ts"]
+    return "\n".join([*lines, *(["#EXT-X-ENDLIST"] if end else []), ""]).encode()
+
+
+@pytest.mark.parametrize("part", [None, [0.5, 1.5]])
+def test_live_streams_are_refused_without_another_try(
+    part: list[float] | None, site: Site, tmp_path: Path
+) -> None:
+    answer = playlist(end=False)
+    site.server.answers["live.m3u8"] = lambda handler: handler.body(
+        answer, "application/vnd.apple.mpegurl"
+    )
+    address = f"{site.server.root}/live.m3u8"
+    clip = None if part is None else (part[0], part[1])
+    request = site.request(tmp_path / "fetched")._replace(url=address, clip=clip)
+    result = ytdlp_process.fetch(request)
+    assert (result.file, result.failure) == ("", "not yet")
+    assert "live stream" in result.reason
+    assert {name for name, _ in site.server.asked} == {"live.m3u8"}
+    assert FAILURES[result.failure] is LeftOutForNow
 
 
 @pytest.mark.parametrize(
-    "said",
-    [
-        "Sign in to confirm you're not a bot",
-        "Video unavailable. This content isn't available, try again later",
-        "Video unavailable. This content isn't available",
-        "The page needs to be reloaded",
-        "Requested format is not available",
-        "Unable to download API page: HTTP Error 429: Too Many Requests",
-        "unable to download video data: HTTP Error 403: Forbidden",
-        "Failed to extract any player response",
-        "This live event will begin in 3 hours",
-    ],
+    ("status", "reason"),
+    [("is_upcoming", "has not begun yet"), ("post_live", "has just ended"), ("is_live", "no end")],
 )
-def test_what_youtube_says_when_another_time_may_do(said: str) -> None:
-    assert TEMPORARY.search(said) or not PERMANENT.search(said)
+def test_streams_are_refused_by_their_status(status: str, reason: str) -> None:
+    with pytest.raises(Refused, match=reason) as caught:
+        refuse({"live_status": status})
+    assert caught.value.kind == "not yet"
+    for known in ("not_live", "was_live", None):
+        refuse({"live_status": known})
+
+
+@pytest.mark.slow
+def test_stream_with_an_end_is_fetched(site: Site, make_video: Callable) -> None:
+    make_video(site.server.folder / "0.ts", "-c", "copy", "-f", "mpegts")
+    (site.server.folder / "ended.m3u8").write_bytes(playlist(end=True))
+    found = site.fetch(entry=ListedVideo("flute", ID, f"{site.server.root}/ended.m3u8"))
+    assert found.seconds == pytest.approx(2.5, abs=0.1)
+
+
+def test_part_beyond_the_end_names_the_length(site: Site) -> None:
+    with pytest.raises(
+        LeftOut, match=r"^nothing between 30 and 40 s: the video is 2\.[45] s long$"
+    ) as caught:
+        site.fetch(entry=ListedVideo("flute", ID, clip=(30.0, 40.0)))
+    assert not isinstance(caught.value, LeftOutForNow)
+    assert site.files(site.videos) == site.files(site.partial) == []
+
+
+def test_part_beyond_a_length_that_is_known_is_not_fetched() -> None:
+    assert list(part_of((3.0, 5.0), {"duration": 61.2}, None)) == [
+        {"start_time": 3.0, "end_time": 5.0}
+    ]
+    with pytest.raises(Refused, match=r"nothing between 90 and 95 s: the video is 61\.2 s long"):
+        list(part_of((90.0, 95.0), {"duration": 61.2}, None))
+
+
+def test_crash_is_reported_by_its_last_words(site: Site) -> None:
+    # Without the check before the first video.
+    with pytest.raises(LeftOutForNow, match=r"yt-dlp crashed \(best\+\+best\)") as caught:
+        site.fetch(format="best++best")
+    assert "\n" not in str(caught.value)

@@ -32,6 +32,9 @@ def test_categories_and_flat_files_are_found(tmp_path: Path) -> None:
     touch(tmp_path / "flute" / "one.MOV")
     touch(tmp_path / "flute" / ".hidden.mp4")
     touch(tmp_path / ".hidden" / "two.mp4")
+    for name in ("Thumbs.db", "desktop.ini", "one.MOV~", ".DS_Store"):
+        touch(tmp_path / name)
+        touch(tmp_path / "flute" / name)
     touch(tmp_path / "a.b.mkv")
     videos, unusable = find_videos(tmp_path)
     assert videos == [

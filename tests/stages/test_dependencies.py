@@ -1,9 +1,11 @@
 """The code dependencies in dvc.yaml, which are written from the imports."""
 
+import shutil
 import sys
 from pathlib import Path
 
 import pytest
+from dvc.repo import Repo
 
 from sop.runtime.code import code_dependencies, code_hash
 from sop.runtime.errors import UserError
@@ -138,3 +140,38 @@ def test_hash_follows_names_and_content(root: Path) -> None:
     for name in ("sop/params.py", "sop/train/resume.py", "sop/page/page.py"):
         add_import(root, name, "x = 1")
     assert code_hash(Path("stages/train.py"), root) == hashes[-1]
+
+
+def test_files_of_file_managers_make_no_stage_stale(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    shutil.copy(ROOT / ".dvcignore", tmp_path)
+    folders = [tmp_path / "data" / name for name in ("videos", "videos/flute", "model")]
+    for folder in folders:
+        folder.mkdir(parents=True, exist_ok=True)
+    (folders[1] / "a.mp4").write_bytes(b"video")
+    (tmp_path / "dvc.yaml").write_text(
+        "stages:\n  train:\n    cmd: cp data/videos/flute/a.mp4 data/model/last.pt\n"
+        "    deps: [data/videos]\n    outs: [data/model: {persist: true}]\n"
+    )
+    with Repo.init(str(tmp_path), no_scm=True) as repo:
+        repo.reproduce()
+        for folder in folders:
+            for name in (".DS_Store", "._a.mp4", "Thumbs.db", "desktop.ini", "a.mp4~", ".a.swp"):
+                (folder / name).write_bytes(b"\0")
+    with Repo(str(tmp_path)) as repo:
+        assert repo.status() == {}
+        (folders[1] / "b.mp4").write_bytes(b"another")
+        assert list(repo.status()) == ["train"]
+
+
+def test_files_of_file_managers_are_no_code(root: Path) -> None:
+    add_import(root, "sop/train/loop.py", "import sop.page.page")
+    before = entries(root), code_hash(Path("stages/train.py"), root)
+    assert "sop/page" in before[0]
+    for folder in (root / "sop").rglob("*"):
+        if folder.is_dir():
+            (folder / ".DS_Store").write_bytes(b"\0")
+            (folder / "Thumbs.db").write_bytes(b"\0")
+    assert (entries(root), code_hash(Path("stages/train.py"), root)) == before

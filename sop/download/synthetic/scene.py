@@ -43,7 +43,8 @@ class RenderedScene:
         """Choose colours, places and motions; nothing is drawn yet.
 
         Args:
-            instruments: names, N; the order of the players from left to right is random.
+            instruments: names, N, which may be 0; the order of the players from left to right is
+                random.
             melodies: notes of each instrument.
             width: width of the frames, pixels.
             height: height of the frames, pixels.
@@ -196,7 +197,7 @@ def _slots(count: int, width: int, height: int) -> list[Box]:
         # The square that every crop of the frame nearly contains, and not the far edges.
         half = min(width, height * 1.06) / 2
         return [(width / 2 - half, 0.0, width / 2 + half, float(height))]
-    share = width / count
+    share = width / max(count, 1)
     return [(share * i + 1, 0.0, share * (i + 1) - 1, float(height)) for i in range(count)]
 
 
