@@ -155,9 +155,9 @@ def run(
         if found is None:
             raise
         if isinstance(found, OSError):
-            # What is not written to a named file is printed.
-            advice = "" if found.filename else "free some space, or redirect it to another disk"
-            found = NotWritable(Path(found.filename or "standard output"), found, advice)
+            # `writing` names the file of what this project writes; the rest is mostly printed.
+            advice = "" if found.filename else "free some space, or redirect the output"
+            found = NotWritable(Path(found.filename or "the output or a file"), found, advice)
         message, status = f"error: {found}", 2
     print(printable(message), file=sys.stderr)
     try:

@@ -114,9 +114,9 @@ def _read(file: IO[str]) -> Owner | None:
 
 
 def _write(file: IO[str], owner: Owner | None) -> None:
+    text = "" if owner is None else json.dumps(asdict(owner))
     # A full disk must not end the stage: the lock of the operating system holds without the text.
+    # Without a buffer, which would be written again when the file is closed.
     with suppress(OSError):
-        file.truncate(0)
-        if owner is not None:
-            file.write(json.dumps(asdict(owner)))
-        file.flush()
+        os.ftruncate(file.fileno(), 0)
+        os.write(file.fileno(), text.encode())

@@ -380,3 +380,20 @@ def test_unexpected_error_keeps_its_traceback() -> None:
 
     with pytest.raises(ZeroDivisionError):
         run(program)
+
+
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+def test_output_to_a_full_disk_is_one_line(unbuffered: str) -> None:
+    environment = os.environ | {"PYTHONUNBUFFERED": unbuffered}
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run(
+            [sys.executable, "-m", "sop", "summary"],
+            cwd=ROOT,
+            env=environment,
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+    assert done.returncode == 2
+    assert done.stderr.startswith("error: the output or a file: cannot be written (No space left")
+    assert done.stderr.count("\n") == 1

@@ -62,6 +62,10 @@ os.mkdir('temporary')
 for kind in (full, read_only):
     attempt('separate', kind, 'out', lambda: command([*separate, '--out', 'out']))
     attempt('denoise command', kind, 'out', lambda: command([*denoise, '--out', 'out/a.wav']))
+with full('data/locks') as locks:
+    run = [sys.executable, '-m', 'stages.index']
+    done = subprocess.run(run, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
 import tempfile
 tempfile.tempdir = 'temporary'
 attempt('TMPDIR', full, 'temporary', lambda: command([*separate, '--out', 'out']))
