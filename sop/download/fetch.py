@@ -15,8 +15,9 @@ from typing import IO
 
 from sop.download.container import to_mp4
 from sop.download.published_lists import ListedVideo
+from sop.media.binary import binary
 from sop.media.decoding import CutOff, Probe, probe
-from sop.media.ffmpeg import Limits, binary
+from sop.media.ffmpeg import Limits
 from sop.params import FetchParams
 from sop.runtime.errors import LeftOut, LeftOutForNow, NoNetwork, NotWritable
 from sop.runtime.files import make_folder, replacing, temporary_folder
@@ -66,7 +67,9 @@ def format_selector(params: FetchParams) -> str:
     )
 
 
-def fetch(video: ListedVideo, path: Path, params: FetchParams, partial: Path) -> Probe:
+def fetch(
+    video: ListedVideo, path: Path, params: FetchParams, partial: Path, limits: Limits
+) -> Probe:
     """Fetch a video and write it to `path`.
 
     Args:
@@ -74,6 +77,7 @@ def fetch(video: ListedVideo, path: Path, params: FetchParams, partial: Path) ->
         path: the MP4 to write.
         params: `dataset.fetch` of params.yaml.
         partial: folder of partially downloaded videos, which a later run continues.
+        limits: maximum time and memory of each run of ffmpeg.
 
     Raises:
         LeftOut: the video is permanently unavailable or unusable.
@@ -90,7 +94,7 @@ def fetch(video: ListedVideo, path: Path, params: FetchParams, partial: Path) ->
             attempts -= 1
             file = _fetch(video, params, own)
             try:
-                return _check_and_place(file, path, Limits(params.timeout_seconds))
+                return _check_and_place(file, path, limits)
             except LeftOut:
                 shutil.rmtree(own)
                 own.mkdir()

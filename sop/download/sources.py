@@ -13,8 +13,9 @@ from sop.download.fetch_settings import access_of, check_fetch_settings
 from sop.download.local import LocalVideo, find_videos
 from sop.download.manifest import UNAVAILABLE, VideoRow
 from sop.download.own_list import read_own_list
-from sop.media import ffmpeg
+from sop.media import binary
 from sop.media.decoding import Probe, probe
+from sop.media.ffmpeg import Limits
 from sop.params import DatasetParams, LocalParams, Params, SyntheticParams
 from sop.runtime.errors import LeftOut
 from sop.runtime.files import replacing
@@ -92,14 +93,17 @@ def open_source(params: Params, caches: CachePaths) -> VideoSource:
     workers = Workers(params.worker_count, params.cluster.scheduler)
     if dataset.source == "synthetic":
         return _synthetic(dataset.synthetic, workers)
+    memory = params.extract.memory_limit_mib
     if dataset.source == "local":
-        return _local(dataset.local, workers, caches.hashes)
-    return _listed(dataset, params.cluster.scheduler, caches)
+        limits = Limits.of_parameters(Limits.seconds, memory)
+        return _local(dataset.local, workers, caches.hashes, limits)
+    limits = Limits.of_parameters(dataset.fetch.timeout_seconds, memory)
+    return _listed(dataset, params.cluster.scheduler, caches, limits)
 
 
 def _synthetic(params: SyntheticParams, workers: Workers) -> VideoSource:
     code = sorted(Path(synthetic.__file__).parent.glob("*.py"))
-    tools = f"{_hash(' '.join(sha256(path) for path in code))} {ffmpeg.version()}"
+    tools = f"{_hash(' '.join(sha256(path) for path in code))} {binary.version()}"
     # The number of videos changes none of them; the seed is named on its own.
     look = params.model_dump(exclude={"solos", "duets", "seed"})
     videos, planned = [], synthetic.plan(params, params.seed)
@@ -120,10 +124,10 @@ def _synthetic(params: SyntheticParams, workers: Workers) -> VideoSource:
 
 def _render(video: synthetic.PlannedVideo, path: Path, params: SyntheticParams) -> Probe:
     synthetic.render(video, params, params.seed, path.parents[1])
-    return probe(path, ffmpeg.Limits())
+    return probe(path, Limits())
 
 
-def _local(params: LocalParams, workers: Workers, hashes: Path) -> VideoSource:
+def _local(params: LocalParams, workers: Workers, hashes: Path, limits: Limits) -> VideoSource:
     found, unusable = find_videos(Path(params.folder))
     by_path = {video.path: video for video in found}
     videos = []
@@ -136,11 +140,11 @@ def _local(params: LocalParams, workers: Workers, hashes: Path) -> VideoSource:
             else:
                 made_from = f"sha256:{digest} {path.suffix.lower()}"
                 videos.append(SourceVideo(video.category, video.id, str(path), made_from, video))
-    return VideoSource(videos, _copy, workers, "copy", unusable=unusable)
+    copy = partial(_copy, limits=limits)
+    return VideoSource(videos, copy, workers, "copy", unusable=unusable)
 
 
-def _copy(video: LocalVideo, path: Path) -> Probe:
-    limits = ffmpeg.Limits()
+def _copy(video: LocalVideo, path: Path, limits: Limits) -> Probe:
     try:
         with replacing(path) as partial_file:
             to_mp4(video.path, partial_file, limits)
@@ -149,7 +153,9 @@ def _copy(video: LocalVideo, path: Path) -> Probe:
         raise LeftOut("was removed while it was read") from None
 
 
-def _listed(dataset: DatasetParams, scheduler: str | None, caches: CachePaths) -> VideoSource:
+def _listed(
+    dataset: DatasetParams, scheduler: str | None, caches: CachePaths, limits: Limits
+) -> VideoSource:
     params, lists = dataset.fetch, dataset.lists
     check_fetch_settings(dataset)
     if dataset.source == "list":
@@ -171,7 +177,7 @@ def _listed(dataset: DatasetParams, scheduler: str | None, caches: CachePaths) -
         videos.append(SourceVideo(video.category, video.id, url, made_from, video))
     return VideoSource(
         videos,
-        partial(fetch.fetch, params=params, partial=caches.partial),
+        partial(fetch.fetch, params=params, partial=caches.partial, limits=limits),
         Workers(params.parallel_downloads, scheduler, limit=params.parallel_downloads),
         "download",
         duets={video.category: video.duet_of for video in listed if video.duet_of},

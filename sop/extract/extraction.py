@@ -14,8 +14,8 @@ import numpy as np
 
 from sop.dataset.clips import pack
 from sop.extract.manifest import Manifest, ManifestRow
-from sop.media import ffmpeg
-from sop.media.decoding import PictureOutput, SoundOutput, decode, probe
+from sop.media import binary
+from sop.media.decoding import SILENCE_DBFS, PictureOutput, SoundOutput, decode, probe
 from sop.media.ffmpeg import Limits
 from sop.params import ExtractParams
 from sop.runtime.errors import LeftOut, LeftOutForNow, UserError
@@ -27,10 +27,7 @@ from sop.runtime.progress import progress
 logger = logging.getLogger(__name__)
 
 # Increase it when the same video and parameters should give other files than before.
-RECIPE = 1
-
-# A video whose loudest sample is below this is left out as silent.
-SILENCE_DBFS = -70.0
+RECIPE = 2
 
 BLOCK_SAMPLES = 1 << 18
 
@@ -146,8 +143,11 @@ def extract_video(
     Raises:
         LeftOut: the video cannot be used; neither file is written or replaced.
     """
-    limits = Limits(params.timeout_seconds, params.memory_limit_mib << 20)
-    seconds = probe(video, limits).seconds
+    limits = Limits.of_parameters(params.timeout_seconds, params.memory_limit_mib)
+    found = probe(video, limits)
+    seconds = found.seconds
+    for note in found.notes:
+        logger.info(f"{video}: {note}")
     with ExitStack() as stack:
         sound = pictures = archive = None
         if audio is not None:
@@ -155,7 +155,7 @@ def extract_video(
         if frames is not None:
             pictures = PictureOutput(params.frame_rate, params.frame_height, params.jpeg_quality)
             archive = stack.enter_context(replacing(frames))
-        jpegs = decode(video, seconds, sound, pictures, limits)
+        jpegs = decode(video, found, sound, pictures, limits)
         # ffmpeg writes the sound, `pack` the pictures: they may be on two disks.
         count = pack(jpegs if audio is None else _naming(audio, jpegs), archive)
         if pictures is not None and count < max(1, pictures.count(seconds) - 1):
@@ -219,7 +219,7 @@ def _find(videos: Path) -> dict[str, Path]:
 
 
 def _tools() -> str:
-    return f"recipe={RECIPE} ffmpeg={ffmpeg.version()}"
+    return f"recipe={RECIPE} ffmpeg={binary.version()}"
 
 
 def _stale(

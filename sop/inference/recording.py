@@ -3,19 +3,23 @@
 Shapes: T frames, H x W pixels, L samples.
 """
 
+import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
 from sop.dataset.clips import Audio, Frames, pack, read_audio, read_pictures, sound_seconds
 from sop.dataset.index import Video
-from sop.media.decoding import PictureOutput, SoundOutput, decode, probe
-from sop.media.ffmpeg import Limits
+from sop.media.decoding import PictureOutput, Probe, SoundOutput, decode, probe
+from sop.media.ffmpeg import free_memory_limits
 from sop.params import ExtractParams
 from sop.runtime.errors import LeftOut, UserError
 from sop.runtime.files import require_file, temporary_folder, writing_temporary
+
+logger = logging.getLogger(__name__)
 
 
 class Recording:
@@ -25,12 +29,19 @@ class Recording:
         video: paths of its sound and frames.
         extract: sample rate and frame rate.
         sound: samples that replace the video's own sound, (L,); None to use its own.
+        source: how the streams of the original video are read; None if there is none.
 
     Raises:
         LeftOut: the sound cannot be read.
     """
 
-    def __init__(self, video: Video, extract: ExtractParams, sound: Audio | None = None) -> None:
+    def __init__(
+        self,
+        video: Video,
+        extract: ExtractParams,
+        sound: Audio | None = None,
+        source: Probe | None = None,
+    ) -> None:
         self._video = video
         self._extract = extract
         self._sound = sound
@@ -39,6 +50,8 @@ class Recording:
             round(sound_seconds(video.audio) * extract.sample_rate) if sound is None else len(sound)
         )
         self.seconds = self.samples / extract.sample_rate
+        # As long as the decoded sound, up to rounding to whole samples.
+        self.source = replace(source or Probe(0.0), seconds=self.seconds)
 
     def sound(self, begin: int, end: int) -> Audio:
         """Return the samples in [begin, end), padded with zeros outside the recording."""
@@ -90,15 +103,17 @@ def decoded_recording(video: Path, extract: ExtractParams) -> Iterator[Recording
     with temporary_folder() as folder:
         audio, frames = folder / "sound.wav", folder / "frames.zip"
         # No time limit, because the length of the video is unlimited.
-        limits = Limits(float("inf"), extract.memory_limit_mib << 20)
+        limits = free_memory_limits(float("inf"))
         try:
-            seconds = probe(video, limits).seconds
+            found = probe(video, limits)
+            for note in found.notes:
+                logger.info(f"{video}: {note}")
             sound = SoundOutput(audio, extract.sample_rate)
             pictures = PictureOutput(extract.frame_rate, extract.frame_height, extract.jpeg_quality)
             with writing_temporary(folder):
-                count = pack(decode(video, seconds, sound, pictures, limits), frames)
+                count = pack(decode(video, found, sound, pictures, limits), frames)
             if not count:
                 raise LeftOut("contains no pictures")
-            yield Recording(Video(audio, frames, count), extract)
+            yield Recording(Video(audio, frames, count), extract, source=found)
         except LeftOut as reason:
             raise UserError(f"{video}: {reason}") from None

@@ -1,17 +1,21 @@
 """Decode a video once: sound and pictures on one timeline, which starts with the video."""
 
 import re
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from dataclasses import dataclass
-from math import ceil
+from math import ceil, log10
 from pathlib import Path
 from typing import IO, Any
 
 import ffmpeg
+import numpy as np
+from numpy.typing import NDArray
 
 from sop.media.ffmpeg import (
     FfmpegRun,
+    Header,
     Limits,
+    SoundTrack,
     check_run,
     exact_rate,
     file_url,
@@ -30,6 +34,24 @@ STEP_SECONDS = 0.04
 
 # The last packet of the sound can decode to slightly less than its duration.
 TAIL_SECONDS = 0.1
+
+# A video whose loudest sample is below this is silent.
+SILENCE_DBFS = -70.0
+
+# The longer side of extracted pictures is at most this many times the shorter one.
+MAX_ASPECT = 4
+
+# Larger samples are clipped. Decoders of lossy sound exceed full scale slightly; a file of floats
+# can contain any number.
+MAX_AMPLITUDE = 16.0
+
+# Codecs that store floats as they are, also those that are no numbers.
+_FLOAT_CODECS = re.compile(r"pcm_f\d+[bl]e|wavpack")
+
+# Sound tracks beyond these are not listened to.
+MAX_TRACKS = 16
+
+BLOCK_BYTES = 1 << 20
 
 # Messages about packets only: a decoder also reports truncated SEI messages, and continues.
 _CUT_OFF = re.compile(
@@ -62,7 +84,8 @@ class PictureOutput:
     frame_rate: float
     """Pictures per second."""
     height: int
-    """Height in pixels; the width, an even number, keeps the displayed aspect ratio."""
+    """Height in pixels; the width, an even number, keeps the displayed aspect ratio, but neither
+    side is more than `MAX_ASPECT` times the other."""
     quality: int
     """JPEG quality on ffmpeg's scale: 2 is best, 31 is smallest."""
 
@@ -73,42 +96,110 @@ class PictureOutput:
 
 @dataclass(frozen=True)
 class Probe:
-    """Length and format of a complete video."""
+    """Length and format of a complete video, and how its streams are read."""
 
     seconds: float
     """Length of the part with both pictures and sound, from the start of the video."""
-    format: str
+    format: str = ""
     """Codecs, size and rates, such as `h264 640x360, aac 44100 Hz stereo`."""
+    sound: str = "a:0"
+    """Stream specifier of the sound."""
+    cleaned_samples: int = 0
+    """Number of samples that are no numbers or above `MAX_AMPLITUDE`; 0 for lossy sound."""
+    sound_notes: tuple[str, ...] = ()
+    """What is done with the sound that is not done with most videos, and why."""
+    picture_notes: tuple[str, ...] = ()
+    """The same for the pictures when they are extracted."""
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What is done that is not done with most videos, and why."""
+        return self.sound_notes + self.picture_notes
 
 
 def probe(video: Path, limits: Limits) -> Probe:
     """Read all packets of a video without decoding them.
 
-    The result does not depend on any parameter of the extraction.
+    Sound is decoded only to choose one of several tracks, or if it may contain any number. The
+    result does not depend on any parameter of the extraction.
 
     Raises:
         LeftOut: the file is not a video, has no pictures or no sound, or is truncated.
     """
-    streams = input_file(video)
-    packets = ffmpeg.output(streams["V:0?"], streams["a:0?"], "pipe:1", format="framecrc", c="copy")
-    with run_ffmpeg(packets, limits) as run:
-        ends = _ends(run.stdout)
-    header = parse_header(run)
-    seconds = header.seconds
+    run, header, ends = _packets(video, "a:0?", limits)
+    sound = "a:0"
+    notes: list[str] = []
+    picture_notes: list[str] = []
+    track = header.sounds[0] if header.sounds else None
+    if len(header.sounds) > 1:
+        track, note = choose_sound(video, header, limits)
+        notes.append(note)
+        if track is not header.sounds[0]:
+            sound = str(track.index)
+            # Without the other tracks, since the first stream that is read determines the start.
+            run, _, ends = _packets(video, sound, limits)
     for kind, what in (("video", "pictures"), ("audio", "sound")):
         if ends.get(kind, 0.0) <= 0:
             raise LeftOut(f"contains no {what}")
     _check_whole(run)
-    held = max(ends.values())
+    held, seconds = max(ends.values()), header.seconds
     if seconds is not None and seconds - held > max(MISSING_SECONDS, MISSING_SHARE * seconds):
         raise CutOff(f"cut off: contains {held:.1f} s, but its header says {seconds:.1f} s")
     check_run(run, "not readable ({})")
-    return Probe(min(ends.values()), header.format)
+    cleaned = 0
+    if track is not None and _FLOAT_CODECS.fullmatch(track.codec):
+        cleaned = sum(
+            np.count_nonzero(~(np.abs(block) <= MAX_AMPLITUDE))
+            for block in _samples(video, track, limits)
+        )
+    if cleaned:
+        notes.append(
+            f"{cleaned} samples of its sound are no numbers, which become 0, or above "
+            f"{20 * log10(MAX_AMPLITUDE):.0f} dB of full scale, which are clipped"
+        )
+    if header.aspect is not None and not 1 / MAX_ASPECT <= header.aspect <= MAX_ASPECT:
+        across, down = header.size
+        picture_notes.append(
+            f"its pictures of {across} x {down} pixels are longer than {MAX_ASPECT}:1; for the "
+            "model they are squeezed to that"
+        )
+    words = [header.pictures, track.format if track else ""]
+    return Probe(
+        min(ends.values()),
+        ", ".join(filter(None, words)),
+        sound,
+        cleaned,
+        tuple(notes),
+        tuple(picture_notes),
+    )
+
+
+def choose_sound(video: Path, header: Header, limits: Limits) -> tuple[SoundTrack, str]:
+    """Choose one of several sound tracks: the default one, or the first other one that sounds.
+
+    Args:
+        video: the file.
+        header: its header, with several sounds.
+        limits: maximum time and memory of listening to a track.
+
+    Returns:
+        The track, and a sentence that says which it is and why.
+    """
+    tracks = sorted(header.sounds, key=lambda track: not track.is_default)
+    chosen = next(
+        (track for track in tracks[:MAX_TRACKS] if _sounds(video, track, limits)), tracks[0]
+    )
+    reason = "the default one" if chosen.is_default else "none is marked as the default"
+    if chosen is not tracks[0]:
+        silent = header.sounds.index(tracks[0]) + 1
+        reason = f"the first that sounds; track {silent}, which players take, is silent"
+    number = header.sounds.index(chosen) + 1
+    return chosen, f"its sound is track {number} of {len(tracks)}: {reason}"
 
 
 def decode(
     video: Path,
-    seconds: float,
+    found: Probe,
     sound: SoundOutput | None,
     pictures: PictureOutput | None,
     limits: Limits,
@@ -118,9 +209,9 @@ def decode(
     Args:
         video: the file, an MP4. In a transport stream, a late stream that is decoded alone would
             start at 0.
-        seconds: length from `probe`; sound and pictures end there.
+        found: result of `probe`; sound and pictures end at its length.
         sound: WAV to write, or None for pictures only. It is complete when the last picture has
-            been yielded, and shorter than `seconds` only if its stream is.
+            been yielded, and shorter than the video only if its stream is.
         pictures: format of the pictures, or None for sound only.
         limits: maximum time and memory.
 
@@ -131,15 +222,80 @@ def decode(
     streams = input_file(video, **{"reinit_filter:v": 0})
     outputs = []
     if pictures is not None:
-        outputs.append(_pictures(streams["V:0"], pictures, seconds))
+        outputs.append(_pictures(streams["V:0"], pictures, found.seconds))
     if sound is not None:
-        outputs.append(_sound(streams["a:0"], sound, seconds))
+        outputs.append(_sound(sound_stream(streams, found), sound, found.seconds))
     with run_ffmpeg(ffmpeg.merge_outputs(*outputs), limits) as run:
         yield from _parts(run.stdout)
     _check_whole(run)
     check_run(run)
     if any(text.startswith("Reconfiguring filter graph") for _, text in run.messages):
         raise LeftOut("its sound changes rate or channels; transcode it")
+
+
+def sound_stream(streams: Any, found: Probe) -> Any:
+    """Return the sound of a video as a stream of ffmpeg-python, without invalid samples.
+
+    Args:
+        streams: the video, from `input_file`.
+        found: result of `probe`.
+    """
+    stream = streams[found.sound]
+    if not found.cleaned_samples:
+        return stream
+    # Comparisons with what is no number are false; infinity exceeds every number of 32 bits.
+    valid = f"if(lte(abs(val(ch)),3.5e38),clip(val(ch),-{MAX_AMPLITUDE},{MAX_AMPLITUDE}),0)"
+    return stream.filter("aeval", valid, c="same")
+
+
+def _packets(video: Path, sound: str, limits: Limits) -> tuple[FfmpegRun, Header, dict[str, float]]:
+    """Read all packets of the pictures and of one sound.
+
+    Args:
+        video: the file.
+        sound: stream specifier of the sound.
+        limits: maximum time and memory.
+
+    Returns:
+        The run, the header, and the end of each kind of stream in seconds.
+
+    Raises:
+        LeftOut: the file is not a video.
+    """
+    streams = input_file(video)
+    packets = ffmpeg.output(streams["V:0?"], streams[sound], "pipe:1", format="framecrc", c="copy")
+    with run_ffmpeg(packets, limits) as run:
+        ends = _ends(run.stdout)
+    return run, parse_header(run), ends
+
+
+def _sounds(video: Path, track: SoundTrack, limits: Limits) -> bool:
+    """Return True if a track contains anything louder than silence; stop at the first of it."""
+    threshold = 10 ** (SILENCE_DBFS / 20)
+    samples = _samples(video, track, limits, "mono")
+    heard = any((np.abs(block) >= threshold).any() for block in samples)
+    samples.close()
+    return heard
+
+
+def _samples(
+    video: Path, track: SoundTrack, limits: Limits, layout: str | None = None
+) -> Generator[NDArray[np.float32], None, None]:
+    """Decode a track, and yield blocks of its samples; nothing if it cannot be decoded.
+
+    Args:
+        video: the file.
+        track: one of its sounds.
+        limits: maximum time and memory.
+        layout: layout of the channels, whose samples are interleaved; None for that of the track.
+    """
+    stream = input_file(video)[str(track.index)].filter("aformat", sample_fmts="flt")
+    if layout is not None:
+        stream = stream.filter("aformat", channel_layouts=layout)
+    raw = ffmpeg.output(stream, "pipe:1", format="f32le", acodec="pcm_f32le")
+    with run_ffmpeg(raw, limits) as run:
+        while data := run.stdout.read(BLOCK_BYTES):
+            yield np.frombuffer(data[: len(data) // 4 * 4], "<f4")
 
 
 def _check_whole(run: FfmpegRun) -> None:
@@ -149,7 +305,9 @@ def _check_whole(run: FfmpegRun) -> None:
 
 
 def _pictures(stream: Any, output: PictureOutput, seconds: float) -> Any:
-    height = output.height
+    height, half = output.height, output.height / 2
+    # Otherwise the model would have as many cells as the aspect ratio of a video asks for.
+    low, high = half / MAX_ASPECT, half * MAX_ASPECT
     frames = (
         # Rounding to the nearest starts each picture half a frame early, so that frame n shows the
         # middle of its interval. The first picture, if late, is shown from 0.
@@ -158,7 +316,7 @@ def _pictures(stream: Any, output: PictureOutput, seconds: float) -> Any:
         .filter("trim", end_frame=max(1, output.count(seconds)))
         .filter(
             "scale",
-            w=f"max(2,2*round(iw*sar*{height / 2:g}/ih))",
+            w=f"max(2,2*round(clip(iw*sar*{half:g}/ih,{low:g},{high:g})))",
             h=height,
             # The colour matrix of JPEG, whatever that of the video is.
             out_color_matrix="bt601",

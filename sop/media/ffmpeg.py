@@ -5,7 +5,6 @@ import math
 import os
 import re
 import resource
-import shutil
 import signal
 import subprocess
 import tempfile
@@ -13,13 +12,13 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from fractions import Fraction
-from functools import lru_cache
 from pathlib import Path
 from typing import IO, Any
 
 import ffmpeg
-import imageio_ffmpeg
+import psutil
 
+from sop.media.binary import binary, is_tool_fault, signal_name
 from sop.runtime.errors import DISK_ERRORS, LeftOut, LeftOutForNow, UserError
 from sop.runtime.files import temporary_place, writing_temporary
 from sop.runtime.log import printable
@@ -38,37 +37,23 @@ MESSAGE_BYTES = 64 * 1024
 REASON_CHARACTERS = 160
 
 _PREFIX = re.compile(r"^(?:\[[^\]]* @ 0x[0-9a-f]+\] )*\[(\w+)\] ")
-_VIDEO = re.compile(r"  Stream #0:\d+.*?: Video: (\w+).*?, (\d+x\d+)")
-_AUDIO = re.compile(r"  Stream #0:\d+.*?: Audio: (\w+).*?, (\d+ Hz), ([^,]+)")
+_VIDEO = re.compile(r"  Stream #0:\d+.*?: Video: (\w+).*?, (\d+)x(\d+)(?:.*? DAR (\d+):(\d+)\])?")
+_AUDIO = re.compile(r"  Stream #0:(\d+).*?: Audio: (\w+).*?, (\d+ Hz), ([^,]+)")
+
+# The duration in the header of these containers is counted from 0, not from the first stream.
+_COUNTED_FROM_0 = {"matroska", "asf", "nut"}
 
 _NO_MEMORY = re.compile(r"Cannot allocate memory|pthread_create\(\) failed")
+# An encoder that fails with this error, and has used this share of the limit, has run out of it.
+_ENCODER_FAILED = "Generic error in an external library"
+_USED_UP = 0.7
+
+_NO_DECODER = re.compile(r"no decoder found for: (\w+)|Decoder (?:\(codec )?(\w+)\)? not found")
 
 # Settings of glibc's allocator for a run with limits. One arena: the memory that glibc reserves for
 # the arena of each thread would count towards the limit. Defined contents of new memory: libx264
 # reads some that it has not written, and with one arena about one encode of 60 would differ.
 _LIMITED = {"MALLOC_ARENA_MAX": "1", "MALLOC_PERTURB_": "85"}
-
-
-@lru_cache(maxsize=1)
-def binary() -> str:
-    """Return the path of ffmpeg: the first on PATH, or else that of imageio-ffmpeg.
-
-    Raises:
-        UserError: there is none.
-    """
-    try:
-        return shutil.which("ffmpeg") or str(imageio_ffmpeg.get_ffmpeg_exe())
-    except RuntimeError:
-        raise UserError(
-            "ffmpeg: not found; install it, or `pip install --force-reinstall imageio-ffmpeg`"
-        ) from None
-
-
-@lru_cache(maxsize=1)
-def version() -> str:
-    """Return the version that the binary reports."""
-    command = [binary(), "-version"]
-    return subprocess.check_output(command, stdin=subprocess.DEVNULL, text=True).split()[2]
 
 
 def input_file(path: Path, **options: Any) -> Any:
@@ -108,6 +93,19 @@ class Limits:
     """Maximum run time."""
     bytes: int = 1 << 30
     """Maximum memory. Only on Linux: elsewhere a running process cannot be limited."""
+    origin: str = ""
+    """What determines the maximum memory, such as the name of a parameter; for messages."""
+
+    @classmethod
+    def of_parameters(cls, seconds: float, memory_limit_mib: int) -> "Limits":
+        """Return the limits that the parameters of the pipeline set."""
+        return cls(seconds, memory_limit_mib << 20, "extract.memory_limit_mib")
+
+
+def free_memory_limits(seconds: float) -> Limits:
+    """Return limits for a file that the user has chosen: half of the memory that is free."""
+    free = psutil.virtual_memory().available // 2
+    return Limits(seconds, max(Limits.bytes, free), "half of the free memory")
 
 
 @dataclass
@@ -139,7 +137,8 @@ def run_ffmpeg(outputs: Any, limits: Limits | None, stdin: bool = False) -> Iter
     Raises:
         LeftOutForNow: ffmpeg exceeded a limit, or crashed.
         OSError: the disk is full; `replacing` reports it.
-        UserError: the disk of temporary files is full.
+        UserError: the disk of temporary files is full, or this ffmpeg lacks something that the
+            command uses.
     """
     command = outputs.global_args(
         *("-nostdin", "-hide_banner", "-nostats", "-y", "-loglevel", "level+info"),
@@ -173,7 +172,8 @@ def run_ffmpeg(outputs: Any, limits: Limits | None, stdin: bool = False) -> Iter
                 raise
         finally:
             process.stdout.close()
-            run.code = process.wait()
+            used = _wait(process)
+            run.code = process.returncode
             run.messages = _messages(log)
         # One more byte tells whether all messages found room on the disk.
         with writing_temporary(log_place / "log"):
@@ -187,10 +187,39 @@ def run_ffmpeg(outputs: Any, limits: Limits | None, stdin: bool = False) -> Iter
             raise OSError(number, os.strerror(number))
     if run.code == -signal.SIGXFSZ:
         raise OSError(errno.EFBIG, os.strerror(errno.EFBIG))
-    if limits and any(_NO_MEMORY.search(error) for error in run.errors):
-        raise LeftOutForNow(f"ffmpeg needs more memory than {limits.bytes >> 20} MiB")
+    if run.code > 0 and (fault := next(filter(is_tool_fault, run.errors), None)):
+        raise UserError(f"{command[0]}: this ffmpeg cannot be used ({fault}); install another")
+    if limits and _out_of_memory(run, used / limits.bytes):
+        origin = f" ({limits.origin})" if limits.origin else ""
+        raise LeftOutForNow(f"ffmpeg needs more memory than {limits.bytes >> 20} MiB{origin}")
     if run.code < 0:
-        raise LeftOutForNow(f"ffmpeg crashed ({signal.Signals(-run.code).name})")
+        raise LeftOutForNow(f"ffmpeg crashed ({signal_name(-run.code)})")
+
+
+def _wait(process: "subprocess.Popen[bytes]") -> int:
+    """Wait for a process to end, and return the most memory that it had, in bytes."""
+    try:
+        _, status, usage = os.wait4(process.pid, 0)
+    except ChildProcessError:
+        # The thread of the time limit has noticed the end first.
+        process.wait()
+        return 0
+    process.returncode = os.waitstatus_to_exitcode(status)
+    # Kilobytes; only of Linux, where there is a limit.
+    return int(usage.ru_maxrss) << 10
+
+
+def _out_of_memory(run: FfmpegRun, used: float) -> bool:
+    """Return True if a run failed for want of memory.
+
+    Args:
+        run: a run that has ended.
+        used: the share of the limit that it had in use.
+    """
+    if any(_NO_MEMORY.search(error) for error in run.errors):
+        return True
+    failed = run.code > 0 and any(_ENCODER_FAILED in error for error in run.errors)
+    return failed and used > _USED_UP
 
 
 def run_to_end(
@@ -217,6 +246,19 @@ def run_to_end(
 
 
 @dataclass(frozen=True)
+class SoundTrack:
+    """A sound stream of a video file."""
+
+    index: int
+    """Number among all streams."""
+    codec: str
+    format: str
+    """Codec, rate and channels, such as `aac 44100 Hz stereo`."""
+    is_default: bool
+    """True if the file marks it as the one to play."""
+
+
+@dataclass(frozen=True)
 class Header:
     """Header of a video file."""
 
@@ -224,8 +266,20 @@ class Header:
     """Names of ffmpeg's demuxer for the container."""
     seconds: float | None
     """Length; None if the file does not contain it or ffmpeg only estimates it."""
-    format: str
-    """Codecs, size and rates, such as `h264 640x360, aac 44100 Hz stereo`."""
+    pictures: str
+    """Codec and size, such as `h264 640x360`; empty without pictures."""
+    size: tuple[int, int]
+    """Width and height of the stored pictures, pixels; zeros without pictures."""
+    aspect: float | None
+    """Width over height of the displayed picture, before rotation; None without pictures."""
+    sounds: tuple[SoundTrack, ...]
+    """The sound streams, in their order."""
+
+    @property
+    def format(self) -> str:
+        """Codecs, size and rates, such as `h264 640x360, aac 44100 Hz stereo`."""
+        sound = self.sounds[0].format if self.sounds else ""
+        return ", ".join(filter(None, (self.pictures, sound)))
 
 
 def probe_header(path: Path, limits: Limits) -> Header:
@@ -245,24 +299,39 @@ def parse_header(run: FfmpegRun) -> Header:
         LeftOut: the file is not a video.
     """
     containers: tuple[str, ...] | None = None
-    seconds = None
-    video = audio = ""
+    seconds = aspect = None
+    pictures, size = "", (0, 0)
+    sounds = []
     for _, text in run.messages:
         if text.startswith("Output #0"):
             break
         if (stream := _VIDEO.match(text)) and "(attached pic)" not in text:
-            video = video or " ".join(stream.groups())
+            if not pictures:
+                codec, *sizes = stream.groups()
+                pictures = f"{codec} {sizes[0]}x{sizes[1]}"
+                width, height, *displayed = (int(number or 0) for number in sizes)
+                size = width, height
+                across, down = displayed if all(displayed) else size
+                aspect = across / down if across and down else None
         elif stream := _AUDIO.match(text):
-            audio = audio or " ".join(stream.groups())
+            index, codec, *rest = stream.groups()
+            words = " ".join((codec, *rest))
+            sounds.append(SoundTrack(int(index), codec, words, "(default)" in text))
         elif opened := re.match(r"Input #0, (\S+), from ", text):
             containers = tuple(opened[1].split(","))
-        elif length := re.match(r"  Duration: (\d+):(\d+):(\d+\.\d+), ", text):
-            hours, minutes, rest = length.groups()
-            seconds = 3600 * int(hours) + 60 * int(minutes) + float(rest)
+        elif length := re.match(
+            r"  Duration: (\d+):(\d+):(\d+\.\d+),(?: start: (-?\d+\.\d+),)?", text
+        ):
+            hours, minutes, rest_, start = length.groups()
+            seconds = 3600 * int(hours) + 60 * int(minutes) + float(rest_)
+            if containers is not None and _COUNTED_FROM_0.intersection(containers):
+                seconds -= float(start or 0)
     if containers is None:
         raise LeftOut(f"not a video that ffmpeg reads ({error_message(run)})")
-    guessed = any("Estimating duration" in text for _, text in run.messages)
-    return Header(containers, None if guessed else seconds, ", ".join(filter(None, (video, audio))))
+    if any("Estimating duration" in text for _, text in run.messages):
+        seconds = None
+    sounds.sort(key=lambda track: track.index)
+    return Header(containers, seconds, pictures, size, aspect, tuple(sounds))
 
 
 def error_message(run: FfmpegRun) -> str:
@@ -288,6 +357,10 @@ def check_run(run: FfmpegRun, problem: str = "damaged: {}") -> None:
     if run.code:
         # Sorted, because the order of messages of concurrent decoders varies.
         run.messages.sort()
+        for error in run.errors:
+            if missing := _NO_DECODER.search(error):
+                codec = missing[1] or missing[2]
+                raise LeftOut(f"this ffmpeg has no decoder for {codec}; transcode the video")
         raise LeftOut(problem.format(error_message(run)))
 
 

@@ -6,8 +6,8 @@ from typing import Any
 
 import ffmpeg
 
-from sop.media.decoding import STEP_SECONDS, TAIL_SECONDS
-from sop.media.ffmpeg import Limits, check_run, file_url, input_file, run_to_end
+from sop.media.decoding import STEP_SECONDS, TAIL_SECONDS, Probe, probe, sound_stream
+from sop.media.ffmpeg import Limits, check_run, file_url, free_memory_limits, input_file, run_to_end
 from sop.runtime.errors import LeftOut
 from sop.runtime.files import replacing
 
@@ -30,10 +30,12 @@ SPARE_SECONDS = 0.001
 
 def limits_of(seconds: float) -> Limits:
     """Return the limits of a run of ffmpeg, including its reader, over a video of any length."""
-    return Limits(max(MIN_LIMIT_SECONDS, SECONDS_PER_SECOND * seconds))
+    return free_memory_limits(max(MIN_LIMIT_SECONDS, SECONDS_PER_SECOND * seconds))
 
 
-def write_clip(video: Path, begin: float, seconds: float, out: Path, limits: Limits) -> None:
+def write_clip(
+    video: Path, begin: float, seconds: float, out: Path, limits: Limits, found: Probe | None = None
+) -> None:
     """Write a stretch of a video as a small MP4 that browsers play.
 
     The result has at most 480 lines and 30 pictures per second, upright, with square pixels, as
@@ -45,11 +47,13 @@ def write_clip(video: Path, begin: float, seconds: float, out: Path, limits: Lim
         seconds: length; the clip is shorter if the video ends earlier.
         out: path of the MP4.
         limits: maximum time and memory.
+        found: result of `probe`; None to probe the video.
 
     Raises:
         LeftOut: the video is damaged, or ends before the stretch begins.
         UserError: the file cannot be written.
     """
+    found = found or probe(video, limits)
     lead = min(begin, CLIP_LEAD_SECONDS)
     # No seek to the very beginning: it misses the first picture in some containers.
     seek = {"ss": begin - lead} if begin > lead else {}
@@ -73,7 +77,7 @@ def write_clip(video: Path, begin: float, seconds: float, out: Path, limits: Lim
         .filter("format", "yuv420p")
     )
     sound = (
-        synchronised(streams["a:0"], lead + seconds)
+        synchronised(sound_stream(streams, found), lead + seconds)
         .filter("atrim", start=lead, end=lead + seconds)
         .filter("asetpts", "PTS-STARTPTS")
     )

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageChops
 
 from sop.inference.localization import Localization, Region
+from sop.media.decoding import Probe
 from sop.media.ffmpeg import Limits
 from sop.player.colours import COLOURS
 from sop.runtime.files import replacing
@@ -30,12 +31,18 @@ TINT = 0.5
 
 
 def write_overlay(
-    video: Path, folder: Path, localization: Localization, activity: Activity, limits: Limits
+    video: Path,
+    found: Probe,
+    folder: Path,
+    localization: Localization,
+    activity: Activity,
+    limits: Limits,
 ) -> list[str]:
     """Write the overlay video and two pictures of its loudest moment.
 
     Args:
         video: the original video.
+        found: result of `probe`.
         folder: folder for the results.
         localization: the regions and the energy of each cell.
         activity: loudness of the regions over time.
@@ -53,14 +60,14 @@ def write_overlay(
 
     def pictures() -> Iterator[Picture]:
         nonlocal still
-        originals = read_pictures(video, seconds, OVERLAY_RATE, OVERLAY_LINES, limits)
+        originals = read_pictures(video, found, OVERLAY_RATE, OVERLAY_LINES, limits)
         for number, picture in enumerate(progress(originals, "drawing", total, "picture")):
             if number <= loudest:
                 still = picture
             loudness = activity.loudness_at((number + 0.5) / OVERLAY_RATE)
             yield light_up(picture, loudness[:, None, None] * cells)
 
-    write_video(pictures(), OVERLAY_RATE, video, seconds, folder / "overlay.mp4", limits)
+    write_video(pictures(), OVERLAY_RATE, video, found, folder / "overlay.mp4", limits)
     assert still is not None
     heat = light_up(still, np.sqrt(energy / (energy.max(initial=0) or 1)).astype(np.float32)[None])
     # On the right of the picture, the picture in grey under the colours of the cells.

@@ -102,9 +102,10 @@ def write_separation(
     _check_options(options)
     with staged(folder) as stage, decoded_recording(video, separator.params.extract) as recording:
         limits = limits_of(recording.seconds)
+        found = recording.source
         # At the rate of the model's frames: a second may be longer than the video.
         frame_rate = separator.params.extract.frame_rate
-        picture = next(read_pictures(video, recording.seconds, frame_rate, None, limits), None)
+        picture = next(read_pictures(video, found, frame_rate, None, limits), None)
         if picture is None:
             raise LeftOut("contains no pictures")
         size = picture.shape[1], picture.shape[0]
@@ -121,13 +122,13 @@ def write_separation(
                 separator, recording, sound, localization.regions, paths, denoise, remix
             )
         if options.remixes:
-            files.append(write_remix(video, mix, stage / "remix", limits).name)
+            files.append(write_remix(video, found, mix, stage / "remix", limits).name)
             mix.unlink()
         spectrogram = separator.params.spectrogram
         hop_seconds = spectrogram.stft_hop / recording.sample_rate
         silence = silence_energy(spectrogram)
         activity = Activity(written.levels, hop_seconds, recording.seconds, silence)
-        files += write_overlay(video, stage, localization, activity, limits)
+        files += write_overlay(video, found, stage, localization, activity, limits)
         page = None
         if options.page_seconds is not None:
             stretch = activity.busiest_frames(options.page_seconds)
@@ -235,7 +236,7 @@ def _open_sound(
 ) -> AbstractContextManager[SoundStream]:
     """Open the sound of the video, or the model's mono version of it."""
     if not model_rate:
-        return open_sound(video, recording.seconds, limits)
+        return open_sound(video, recording.source, limits)
     cuts = [*range(0, recording.samples, BLOCK_SAMPLES), recording.samples]
     blocks = (recording.sound(begin, end)[:, None] for begin, end in pairwise(cuts))
     return nullcontext(SoundStream(recording.sample_rate, 1, 0, recording.samples, blocks))
@@ -261,6 +262,6 @@ def _write_page(
     title, colours = unicode_name(video), localization.colours
     clip = PlayerClip(title, embedding, regions, embedding.heat(), colours)
     cut = folder / "video.mp4"
-    write_clip(video, begin, seconds, cut, limits_of(recording.seconds))
+    write_clip(video, begin, seconds, cut, limits_of(recording.seconds), recording.source)
     write_player(folder, clip, cut)
     return begin, min(begin + seconds, recording.seconds)

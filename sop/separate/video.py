@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from sop.cancellation.wav import read_header
 from sop.dataset.clips import Audio
-from sop.media.decoding import PictureOutput
+from sop.media.decoding import MAX_AMPLITUDE, PictureOutput, Probe, sound_stream
 from sop.media.ffmpeg import (
     Limits,
     check_run,
@@ -38,10 +38,6 @@ Picture = NDArray[np.uint8]
 # A malicious header can contain any number; music stays well below these.
 MAX_CHANNELS = 32
 MAX_SAMPLE_RATE = 768_000
-
-# Larger samples are clipped. Decoders of lossy sound exceed full scale slightly; a file of floats
-# can contain any number.
-MAX_AMPLITUDE = 16.0
 
 BLOCK_SAMPLES = 1 << 15
 
@@ -77,37 +73,38 @@ class SoundStream:
 
 
 @contextmanager
-def open_sound(video: Path, seconds: float, limits: Limits) -> Iterator[SoundStream]:
+def open_sound(video: Path, found: Probe, limits: Limits) -> Iterator[SoundStream]:
     """Decode the sound of a video with its sample rate and channels.
 
     It is synchronised with the output of `decode`: same start and end, gaps filled with silence.
 
     Args:
         video: any file that ffmpeg reads.
-        seconds: length of the video, from `probe`.
+        found: result of `probe`.
         limits: maximum time, including that of the reader, and memory; see `limits_of`.
 
     Raises:
         LeftOut: the sound is damaged, or its format is not supported.
     """
     streams = input_file(video)
-    samples = synchronised(streams["a:0"], seconds).filter("aformat", sample_fmts="flt")
+    sound_ = sound_stream(streams, found)
+    samples = synchronised(sound_, found.seconds).filter("aformat", sample_fmts="flt")
     sound = ffmpeg.output(samples, "pipe:1", format="wav", acodec="pcm_f32le", bitexact=None)
     ended = True
     with run_ffmpeg(_with_unused(sound, streams["V:0"]), limits) as run:
-        if (found := read_header(run.stdout)) is not None:
-            sample_rate, channels, channel_mask = found
+        if (format_ := read_header(run.stdout)) is not None:
+            sample_rate, channels, channel_mask = format_
             if channels > MAX_CHANNELS or sample_rate > MAX_SAMPLE_RATE:
                 raise LeftOut(
                     f"the sound has {channels} channels at {sample_rate} Hz; the maximum is "
                     f"{MAX_CHANNELS} channels at {MAX_SAMPLE_RATE} Hz"
                 )
-            count = round(seconds * sample_rate)
+            count = round(found.seconds * sample_rate)
             blocks = _sound_blocks(run.stdout, channels, sample_rate, count)
             yield SoundStream(sample_rate, channels, channel_mask, count, blocks)
             # A reader that stops early makes ffmpeg fail, although the file is not damaged.
             ended = not run.stdout.read(1)
-    if found is None or (ended and run.code):
+    if format_ is None or (ended and run.code):
         run.messages.sort()
         raise LeftOut(f"damaged: {error_message(run)}")
     if any(text.startswith("Reconfiguring filter graph") for _, text in run.messages):
@@ -115,13 +112,13 @@ def open_sound(video: Path, seconds: float, limits: Limits) -> Iterator[SoundStr
 
 
 def read_pictures(
-    video: Path, seconds: float, frame_rate: float, max_lines: int | None, limits: Limits
+    video: Path, found: Probe, frame_rate: float, max_lines: int | None, limits: Limits
 ) -> Iterator[Picture]:
     """Decode pictures, upright and with square pixels.
 
     Args:
         video: any file that ffmpeg reads.
-        seconds: length of the video, from `probe`.
+        found: result of `probe`.
         frame_rate: pictures per second; picture n, from 0, is on display at second
             (n + 0.5) / frame_rate.
         max_lines: maximum height, pixels; None keeps the height of the video.
@@ -139,12 +136,12 @@ def read_pictures(
     pictures = (
         streams["V:0"]
         .filter("fps", fps=exact_rate(frame_rate), start_time=0, round="near")
-        .filter("trim", end_frame=PictureOutput(frame_rate, 0, 0).count(seconds) or 1)
+        .filter("trim", end_frame=PictureOutput(frame_rate, 0, 0).count(found.seconds) or 1)
         .filter("scale", w=f"max(1,round(iw*sar*{height}/ih))", h=height, flags="bicubic")
         .filter("format", "rgb24")
     )
     command = ffmpeg.output(pictures, "pipe:1", format="image2pipe", vcodec="ppm")
-    with run_ffmpeg(_with_unused(command, streams["a:0"]), limits) as run:
+    with run_ffmpeg(_with_unused(command, streams[found.sound]), limits) as run:
         while run.stdout.readline() == b"P6\n":
             width, rows = map(int, run.stdout.readline().split())
             run.stdout.readline()
@@ -159,7 +156,7 @@ def write_video(
     pictures: Iterable[Picture],
     frame_rate: float,
     video: Path,
-    seconds: float,
+    found: Probe,
     out: Path,
     limits: Limits,
 ) -> None:
@@ -170,7 +167,7 @@ def write_video(
             repeated.
         frame_rate: pictures per second.
         video: source of the sound.
-        seconds: length of the video, from `probe`.
+        found: result of `probe`.
         out: path of the MP4.
         limits: maximum time, including that of making the pictures, and memory.
 
@@ -197,7 +194,7 @@ def write_video(
         .filter("setparams", colorspace="bt709", color_primaries="bt709", color_trc="bt709")
     )
     streams = input_file(video)
-    sound = synchronised(streams["a:0"], seconds)
+    sound = synchronised(sound_stream(streams, found), found.seconds)
     with replacing(out) as partial:
         # A keyframe every two seconds, so that browsers can seek.
         command = browser_output(encoded, sound, partial, g=max(1, round(2 * frame_rate)))
@@ -205,7 +202,7 @@ def write_video(
         check_run(run_to_end(_with_unused(command, streams["V:0"]), limits, raw_pictures))
 
 
-def write_remix(video: Path, sound: Path, out: Path, limits: Limits) -> Path:
+def write_remix(video: Path, found: Probe, sound: Path, out: Path, limits: Limits) -> Path:
     """Write a copy of a video with a new sound.
 
     The pictures are copied without encoding. The container is that of the video if it is MP4, MOV,
@@ -213,6 +210,7 @@ def write_remix(video: Path, sound: Path, out: Path, limits: Limits) -> Path:
 
     Args:
         video: source of pictures, rotation, titles and chapters.
+        found: result of `probe`.
         sound: a WAV that begins when the video does, as that of `open_sound` does.
         out: path of the result without its suffix.
         limits: maximum time and memory of each run of ffmpeg.
@@ -244,7 +242,7 @@ def write_remix(video: Path, sound: Path, out: Path, limits: Limits) -> Path:
                     audio_bitrate=bit_rate,
                     movflags="+faststart",
                 )
-                run = run_to_end(_with_unused(command, streams["a:0"]), limits)
+                run = run_to_end(_with_unused(command, streams[found.sound]), limits)
                 if run.code:
                     raise LeftOut(error_message(run))
             return path

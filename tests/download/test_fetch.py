@@ -13,6 +13,7 @@ from sop.download.published_lists import ListedVideo
 from sop.download.ytdlp_process import FetchRequest, Refused, message_kind, unknown_options
 from sop.download.ytdlp_process import _ranges as part_of
 from sop.download.ytdlp_process import _refuse as refuse
+from sop.media.ffmpeg import Limits
 from sop.params import FetchParams, Params
 from sop.runtime.errors import LeftOut, LeftOutForNow, NoNetwork, NotWritable
 from tests.support.disks import largest_file
@@ -50,7 +51,7 @@ class Site:
         params = self.params.model_copy(update=changes)
         video = entry or ListedVideo("flute", name)
         path = self.videos / video.category / f"{video.id}.mp4"
-        return fetch(video, path, params, self.partial)
+        return fetch(video, path, params, self.partial, Limits(params.timeout_seconds))
 
     def request(self, stem: Path, **changes: Any) -> FetchRequest:
         """The request that a process would get."""

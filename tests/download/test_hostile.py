@@ -312,10 +312,10 @@ def held_to(seconds: float, monkeypatch: pytest.MonkeyPatch, module: Any, name: 
     """Makes a function note how long it takes, and fail after more than so long."""
     work, taken = getattr(module, name), []
 
-    def timed(*arguments: Any) -> Any:
+    def timed(*arguments: Any, **options: Any) -> Any:
         began = time.monotonic()
         try:
-            return work(*arguments)
+            return work(*arguments, **options)
         finally:
             taken.append(time.monotonic() - began)
             assert taken[-1] <= seconds, f"{arguments[0]} took {taken[-1]:.1f} s"

@@ -10,7 +10,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from sop.media import ffmpeg
+from sop.media.binary import binary, forget
 from tests.support.extraction import Folders, from_nothing
 
 LIMITS = {"timeout_seconds": 2.0, "memory_limit_mib": 512}
@@ -20,7 +20,7 @@ BAD = {
     "flute/hang later": "ffmpeg took longer than 2 s and was stopped",
     "flute/crash": "ffmpeg crashed (SIGSEGV)",
     "tuba/crash later": "ffmpeg crashed (SIGSEGV)",
-    "tuba/greedy": "ffmpeg needs more memory than 512 MiB",
+    "tuba/greedy": "ffmpeg needs more memory than 512 MiB (extract.memory_limit_mib)",
 }
 
 # Behaves badly on videos of these names, "later" when or after they are decoded; else it is ffmpeg.
@@ -45,18 +45,12 @@ except MemoryError:
 """
 
 
-def forget() -> None:
-    """Make the binary be looked for again."""
-    ffmpeg.binary.cache_clear()
-    ffmpeg.version.cache_clear()
-
-
 @pytest.fixture
 def bad_ffmpeg(tmp_path: Path) -> Iterator[pytest.MonkeyPatch]:
     """The script in place of ffmpeg, until undone."""
     script = tmp_path / "bin" / "ffmpeg"
     script.parent.mkdir()
-    quoted = {"python": sys.executable, "greedy": GREEDY, "ffmpeg": ffmpeg.binary()}
+    quoted = {"python": sys.executable, "greedy": GREEDY, "ffmpeg": binary()}
     script.write_text(SCRIPT.format(**{name: shlex.quote(text) for name, text in quoted.items()}))
     script.chmod(0o755)
     with pytest.MonkeyPatch.context() as patch:

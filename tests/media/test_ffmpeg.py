@@ -11,7 +11,8 @@ from PIL import Image
 
 from sop.download.container import to_mp4
 from sop.media import ffmpeg
-from sop.media.decoding import PictureOutput, SoundOutput, decode, probe
+from sop.media.binary import binary, version
+from sop.media.decoding import PictureOutput, Probe, SoundOutput, decode, probe
 from sop.media.ffmpeg import Limits
 from sop.runtime.errors import LeftOut
 
@@ -19,22 +20,14 @@ PICTURES = PictureOutput(frame_rate=8, height=72, quality=3)
 
 
 def pictures_of(video: Path, output: PictureOutput = PICTURES) -> list[np.ndarray]:
-    jpegs = decode(video, probe(video, Limits()).seconds, None, output, Limits())
+    jpegs = decode(video, probe(video, Limits()), None, output, Limits())
     return [np.asarray(Image.open(io.BytesIO(jpeg))) for jpeg in jpegs]
 
 
 def sound_of(video: Path, sample_rate: int = 11025) -> np.ndarray:
     place = video.with_suffix(".wav")
     assert (
-        list(
-            decode(
-                video,
-                probe(video, Limits()).seconds,
-                SoundOutput(place, sample_rate),
-                None,
-                Limits(),
-            )
-        )
+        list(decode(video, probe(video, Limits()), SoundOutput(place, sample_rate), None, Limits()))
         == []
     )
     with wave.open(str(place)) as file:
@@ -44,8 +37,8 @@ def sound_of(video: Path, sample_rate: int = 11025) -> np.ndarray:
 
 
 def test_the_binary_is_there_and_names_its_version() -> None:
-    assert Path(ffmpeg.binary()).is_file()
-    assert ffmpeg.version()
+    assert Path(binary()).is_file()
+    assert version()
 
 
 @pytest.mark.parametrize("rate", ["12", "16", "24", "25", "30000/1001", "30"])
@@ -192,7 +185,7 @@ def test_no_file_is_read_through_a_playlist(
 
 def test_leaving_a_decode_early_ends_ffmpeg(tmp_path: Path, make_video: Callable) -> None:
     video = make_video(tmp_path / "a.mp4")
-    jpegs = decode(video, 2.5, None, PictureOutput(100, 720, 2), Limits())
+    jpegs = decode(video, Probe(2.5), None, PictureOutput(100, 720, 2), Limits())
     assert next(jpegs).startswith(b"\xff\xd8")
     jpegs.close()
 

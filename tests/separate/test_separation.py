@@ -19,7 +19,7 @@ from sop.denoise.settings import LmsSettings, NlmsSettings
 from sop.inference import separator as separator_module
 from sop.inference.localization import regions_at
 from sop.inference.separator import Separator
-from sop.media.decoding import probe
+from sop.media.decoding import Probe, probe
 from sop.media.ffmpeg import Limits, binary, probe_header
 from sop.model.checkpoint import save_player
 from sop.params import Params
@@ -77,7 +77,7 @@ def separated(tmp_path_factory: pytest.TempPathFactory, planted: Separator, vide
 
 def sound_of(video: Path) -> np.ndarray:
     """(L, channels)."""
-    with open_sound(video, probe(video, LIMITS).seconds, LIMITS) as sound:
+    with open_sound(video, probe(video, LIMITS), LIMITS) as sound:
         return np.concatenate(list(sound.blocks))
 
 
@@ -159,7 +159,7 @@ def test_description(separated: Path, video: Path) -> None:
 def test_pictures_show_the_regions(separated: Path) -> None:
     overlay = separated / "overlay.mp4"
     assert probe(overlay, LIMITS).seconds == pytest.approx(SECONDS, abs=0.1)
-    frames = list(read_pictures(overlay, SECONDS, 15, None, LIMITS))
+    frames = list(read_pictures(overlay, Probe(SECONDS), 15, None, LIMITS))
     assert frames[0].shape == (HEIGHT, WIDTH, 3)
     saturation = [np.ptp(frame[0:35, 105:155].astype(int), axis=2).mean() for frame in frames]
     assert np.mean(saturation[4:12]) > 2 * np.mean(saturation[20:27])
@@ -185,7 +185,9 @@ def test_remix(tmp_path: Path, planted: Separator, video: Path) -> None:
     assert written.remix_peak == pytest.approx(np.abs(expected).max(), abs=0.02)
     # AAC changes tones that stop.
     assert decibels(samples - expected, original) < -20
-    before, after = (list(read_pictures(v, SECONDS, 12, None, LIMITS)) for v in (video, remix))
+    before, after = (
+        list(read_pictures(v, Probe(SECONDS), 12, None, LIMITS)) for v in (video, remix)
+    )
     assert len(before) == len(after) == 12 * SECONDS
     np.testing.assert_array_equal(before, after)
     assert "h264 160x60" in probe_header(remix, LIMITS).format

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from sop.cancellation.wav import writing_wav
 from sop.download.container import to_mp4
 from sop.extract.extraction import extract_video
-from sop.media.decoding import PictureOutput, SoundOutput, decode, probe
+from sop.media.decoding import PictureOutput, Probe, SoundOutput, decode, probe
 from sop.media.ffmpeg import Limits, binary
 from sop.runtime.errors import LeftOut, LeftOutForNow, UserError
 from sop.separate.video import open_sound, read_pictures, write_remix, write_video
@@ -37,7 +37,7 @@ def test_lossless_sound(rate: int, channels: int, tmp_path: Path) -> None:
     stored = noise(rate, channels)
     soundfile.write(tmp_path / "a.wav", stored, rate)
     video = make_video_with(tmp_path / "a.mov", tmp_path / "a.wav", "-c:a", "pcm_s16le")
-    with open_sound(video, 1.0, LIMITS) as sound:
+    with open_sound(video, Probe(1.0), LIMITS) as sound:
         assert (sound.sample_rate, sound.channels, sound.samples) == (rate, channels, rate)
         read = np.concatenate(list(sound.blocks))
     np.testing.assert_array_equal(read * 2**15, stored)
@@ -50,7 +50,7 @@ def test_channel_mask(tmp_path: Path) -> None:
             *(tmp_path / "a.mkv", tmp_path / "a.wav"),
             *("-af", f"channelmap=0|1|2|3|4|5:{layout}", "-c:a", "flac"),
         )
-        with open_sound(video, 0.1, LIMITS) as sound:
+        with open_sound(video, Probe(0.1), LIMITS) as sound:
             assert (sound.channels, sound.channel_mask) == (6, mask)
             with writing_wav(tmp_path / "b.wav", 48000, 6, sound.channel_mask) as file:
                 for block in sound.blocks:
@@ -70,13 +70,13 @@ def test_channel_mask(tmp_path: Path) -> None:
 )
 def test_sound_is_synchronised_with_decode(form: str, tmp_path: Path) -> None:
     video = render(tmp_path / f"video.{FORMS[form].ending}", FORMS[form], run_ffmpeg)
-    seconds = probe(video, LIMITS).seconds
+    found = probe(video, LIMITS)
     small = SoundOutput(tmp_path / "decoded.wav", 11025)
-    for _ in decode(video, seconds, small, PictureOutput(8, 48, 3), LIMITS):
+    for _ in decode(video, found, small, PictureOutput(8, 48, 3), LIMITS):
         pass
     sound, rate = sound_of(video, tmp_path / "read.wav")
-    assert soundfile.info(small.path).frames == round(seconds * 11025)
-    assert len(sound) == round(seconds * rate)
+    assert soundfile.info(small.path).frames == round(found.seconds * 11025)
+    assert len(sound) == round(found.seconds * rate)
     loud = np.flatnonzero(np.abs(sound).max(axis=1) > 0.25 * np.abs(sound).max())
     onsets = loud[np.diff(loud, prepend=-rate) > 0.1 * rate] / rate
     assert onsets.tolist() == pytest.approx(onsets_of(small.path), abs=0.002)
@@ -101,7 +101,7 @@ def test_incomplete_sound(tmp_path: Path) -> None:
 
 
 def sound_with_length(video: Path, seconds: float) -> None:
-    with open_sound(video, seconds, LIMITS) as sound:
+    with open_sound(video, Probe(seconds), LIMITS) as sound:
         list(sound.blocks)
 
 
@@ -115,7 +115,7 @@ def test_too_many_channels(tmp_path: Path) -> None:
 def test_reader_that_stops_early(tmp_path: Path) -> None:
     soundfile.write(tmp_path / "a.wav", noise(480000, 6), 48000)
     video = make_video_with(tmp_path / "a.mov", tmp_path / "a.wav", "-c:a", "pcm_s16le")
-    with open_sound(video, 10.0, LIMITS) as sound:
+    with open_sound(video, Probe(10.0), LIMITS) as sound:
         assert len(next(sound.blocks))
 
 
@@ -124,7 +124,7 @@ def test_slow_reader(tmp_path: Path) -> None:
     video = make_video_with(tmp_path / "a.mov", tmp_path / "a.wav", "-c:a", "pcm_s16le")
     with (
         pytest.raises(LeftOutForNow, match="took longer than"),
-        open_sound(video, 10.0, Limits(0.5)) as sound,
+        open_sound(video, Probe(10.0), Limits(0.5)) as sound,
     ):
         for _ in sound.blocks:
             time.sleep(0.2)
@@ -147,7 +147,9 @@ def test_remix_is_synchronised(name: str, ending: str, tmp_path: Path) -> None:
     form = FORMS[name]
     video = render(tmp_path / f"video.{form.ending}", form, run_ffmpeg)
     original, rate = sound_of(video, tmp_path / "sound.wav")
-    remix = write_remix(video, tmp_path / "sound.wav", tmp_path / ODD_NAME, LIMITS)
+    remix = write_remix(
+        video, probe(video, LIMITS), tmp_path / "sound.wav", tmp_path / ODD_NAME, LIMITS
+    )
     assert remix == tmp_path / (ODD_NAME + ending)
     mp4 = tmp_path / "stored.mp4"
     to_mp4(remix, mp4, LIMITS)
@@ -163,7 +165,9 @@ def test_remix_is_synchronised(name: str, ending: str, tmp_path: Path) -> None:
 def test_remix_copies_the_pictures(tmp_path: Path) -> None:
     video = render(tmp_path / "video.mp4", FORMS["pictures begin late"], run_ffmpeg)
     sound_of(video, tmp_path / "sound.wav")
-    remix = write_remix(video, tmp_path / "sound.wav", tmp_path / "remix", LIMITS)
+    remix = write_remix(
+        video, probe(video, LIMITS), tmp_path / "sound.wav", tmp_path / "remix", LIMITS
+    )
 
     def packets(path: Path) -> list[tuple[float, str]]:
         run = subprocess.run(
@@ -192,7 +196,7 @@ def test_remix_keeps_rotation(tmp_path: Path) -> None:
     for ending in ("mp4", "mov"):
         turned = tmp_path / f"turned.{ending}"
         run_ffmpeg("-display_rotation", "90", "-i", upright, "-c", "copy", turned)
-        remix = write_remix(turned, tmp_path / "a.wav", tmp_path / "remix", LIMITS)
+        remix = write_remix(turned, Probe(1.0), tmp_path / "a.wav", tmp_path / "remix", LIMITS)
         assert "rotation of 90.00 degrees" in ffmpeg_report(turned)
         assert "rotation of 90.00 degrees" in ffmpeg_report(remix)
 
@@ -202,7 +206,7 @@ def test_remix_falls_back_to_mkv(tmp_path: Path) -> None:
     # H.264 in a Matroska file, which here is called a WebM.
     video = make_video_with(tmp_path / "a.mkv", tmp_path / "a.wav", "-c:v", "libx264")
     video = video.rename(tmp_path / "a.webm")
-    remix = write_remix(video, tmp_path / "a.wav", tmp_path / "remix", LIMITS)
+    remix = write_remix(video, Probe(1.0), tmp_path / "a.wav", tmp_path / "remix", LIMITS)
     assert remix.suffix == ".mkv"
     assert sorted(p.name for p in tmp_path.glob("*remix*")) == ["remix.mkv"]
 
@@ -211,7 +215,7 @@ def test_remix_of_no_video(tmp_path: Path) -> None:
     soundfile.write(tmp_path / "a.wav", noise(8000, 2), 8000)
     (tmp_path / "a.mp4").write_text("#EXTM3U\nhttp://example.org")
     with pytest.raises(LeftOut, match="not a video"):
-        write_remix(tmp_path / "a.mp4", tmp_path / "a.wav", tmp_path / "remix", LIMITS)
+        write_remix(tmp_path / "a.mp4", Probe(1.0), tmp_path / "a.wav", tmp_path / "remix", LIMITS)
     assert not list(tmp_path.glob("*remix*"))
 
 
@@ -233,7 +237,7 @@ def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_written_pictures(height: int, width: int, source: Path, tmp_path: Path) -> None:
     levels = [40, 80, 120, 160, 200, 240, 40, 240]
     place = tmp_path / ODD_NAME / "new.mp4"
-    write_video(flat(height, width, levels), 8, source, 1.0, place, LIMITS)
+    write_video(flat(height, width, levels), 8, source, Probe(1.0), place, LIMITS)
     assert is_fast_start(place)
     report = ffmpeg_report(place)
     assert "Video: h264" in report
@@ -249,12 +253,12 @@ def test_written_pictures(height: int, width: int, source: Path, tmp_path: Path)
 def test_written_video_is_synchronised(tmp_path: Path) -> None:
     form = FORMS["sound begins late, TS"]
     video = render(tmp_path / "video.ts", form, run_ffmpeg)
-    seconds = probe(video, LIMITS).seconds
+    found = probe(video, LIMITS)
     frames = pictures_of(video, 25, 128)
-    write_video(iter(frames), 25, video, seconds, tmp_path / "new.mp4", LIMITS)
+    write_video(iter(frames), 25, video, found, tmp_path / "new.mp4", LIMITS)
     extract_video(tmp_path / "new.mp4", tmp_path / "a.wav", tmp_path / "a.zip", EXTRACT)
     check_in_step(tmp_path / "a.wav", tmp_path / "a.zip", edges(form.rate))
-    assert probe(tmp_path / "new.mp4", LIMITS).seconds == pytest.approx(seconds, abs=0.08)
+    assert probe(tmp_path / "new.mp4", LIMITS).seconds == pytest.approx(found.seconds, abs=0.08)
 
 
 def test_error_in_the_pictures(source: Path, tmp_path: Path) -> None:
@@ -263,12 +267,12 @@ def test_error_in_the_pictures(source: Path, tmp_path: Path) -> None:
         raise LeftOut("the frames are damaged")
 
     with pytest.raises(LeftOut, match="the frames are damaged"):
-        write_video(frames(), 8, source, 1.0, tmp_path / "new.mp4", LIMITS)
+        write_video(frames(), 8, source, Probe(1.0), tmp_path / "new.mp4", LIMITS)
     with pytest.raises(ValueError, match="expected"):
         mixed = [*flat(72, 96, [1]), *flat(70, 96, [1])]
-        write_video(mixed, 8, source, 1.0, tmp_path / "new.mp4", LIMITS)
+        write_video(mixed, 8, source, Probe(1.0), tmp_path / "new.mp4", LIMITS)
     with pytest.raises(LeftOut, match="no pictures"):
-        write_video([], 8, source, 1.0, tmp_path / "new.mp4", LIMITS)
+        write_video([], 8, source, Probe(1.0), tmp_path / "new.mp4", LIMITS)
     assert not list(tmp_path.iterdir())
 
 
@@ -278,7 +282,7 @@ def test_unreadable_sound(tmp_path: Path) -> None:
             (tmp_path / name).write_text("no sound")
         frames = flat(720, 960, [100] * 30)
         with pytest.raises(LeftOut, match=r"^damaged: .+$"):
-            write_video(frames, 8, tmp_path / name, 1.0, tmp_path / "new.mp4", LIMITS)
+            write_video(frames, 8, tmp_path / name, Probe(1.0), tmp_path / "new.mp4", LIMITS)
         assert not list(tmp_path.glob("*new*"))
 
 
@@ -287,9 +291,9 @@ def test_place_that_cannot_be_written(source: Path, tmp_path: Path) -> None:
     place = tmp_path / "a.wav" / "new.mp4"
     refused = pytest.raises(UserError, match=r"new\.mp4: cannot be written \(.+\); ")
     with refused:
-        write_remix(source, tmp_path / "a.wav", place.with_suffix(""), LIMITS)
+        write_remix(source, Probe(1.0), tmp_path / "a.wav", place.with_suffix(""), LIMITS)
     with refused:
-        write_video(flat(72, 96, [100]), 8, source, 1.0, place, LIMITS)
+        write_video(flat(72, 96, [100]), 8, source, Probe(1.0), place, LIMITS)
 
 
 def test_read_pictures(tmp_path: Path) -> None:
@@ -297,11 +301,11 @@ def test_read_pictures(tmp_path: Path) -> None:
     command = [binary(), "-v", "error", "-f", "lavfi", "-i", "testsrc=s=121x60:r=10:d=2,setsar=2"]
     command += ["-f", "lavfi", "-i", "sine=d=2", "-c:v", "libx264", "-pix_fmt", "yuv444p"]
     subprocess.run([*command, f"file:{video}"], check=True, stdin=subprocess.DEVNULL)
-    whole = list(read_pictures(video, 2.0, 10.0, None, LIMITS))
+    whole = list(read_pictures(video, Probe(2.0), 10.0, None, LIMITS))
     assert [picture.shape for picture in whole] == [(60, 242, 3)] * 20
-    small = list(read_pictures(video, 2.0, 5.0, 30, LIMITS))
+    small = list(read_pictures(video, Probe(2.0), 5.0, 30, LIMITS))
     assert [picture.shape for picture in small] == [(30, 121, 3)] * 10
-    (first,) = read_pictures(video, 0.05, 5.0, 90, LIMITS)
+    (first,) = read_pictures(video, Probe(0.05), 5.0, 90, LIMITS)
     assert first.shape == (60, 242, 3)
 
 
@@ -310,12 +314,12 @@ def test_pictures_are_not_read_to_the_end(tmp_path: Path) -> None:
     command = [binary(), "-v", "error", "-f", "lavfi", "-i", "testsrc=s=320x240:r=25:d=5"]
     command += ["-f", "lavfi", "-i", "sine=d=5", "-preset", "ultrafast", str(video)]
     subprocess.run(command, check=True, stdin=subprocess.DEVNULL)
-    pictures = read_pictures(video, 5.0, 25.0, None, LIMITS)
+    pictures = read_pictures(video, Probe(5.0), 25.0, None, LIMITS)
     assert next(pictures).shape == (240, 320, 3)
     pictures.close()
     (tmp_path / "text.mp4").write_text("not a video")
     with pytest.raises(LeftOut, match="damaged"):
-        list(read_pictures(tmp_path / "text.mp4", 1.0, 25.0, None, LIMITS))
+        list(read_pictures(tmp_path / "text.mp4", Probe(1.0), 25.0, None, LIMITS))
 
 
 @pytest.mark.filterwarnings("error::pytest.PytestUnhandledThreadExceptionWarning")

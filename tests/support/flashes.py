@@ -43,6 +43,9 @@ HDR = (
     *("-pix_fmt", "yuv420p10le", "-color_primaries", "bt2020", "-color_trc", "smpte2084"),
     *("-colorspace", "bt2020nc", "-color_range", "tv"),
 )
+# The time at which a file starts.
+AT_2 = ("-output_ts_offset", "2")
+BEFORE_0 = ("-avoid_negative_ts", "disabled", "-output_ts_offset", "-0.5")
 IRREGULAR = "lt(mod(n*n,13),5)+not(mod(n,9))"
 # Packets of a silent and dark part, from about 1.9 to 2.2 s.
 SOUND_GAP = "noise=drop=between(n\\,90\\,103)"
@@ -156,6 +159,16 @@ FORMS = {
     "TS whose clock starts again at 0": Form(
         "ts", codecs=(*B_FRAMES, "-c:a", "aac", "-output_ts_offset", "95440.5")
     ),
+    "starts at 2 s": Form(codecs=(*B_FRAMES, "-c:a", "aac", *AT_2)),
+    "starts at 2 s, MKV": Form("mkv", codecs=(*B_FRAMES, "-c:a", "aac", *AT_2)),
+    "starts at 2 s, WebM": Form("webm", codecs=(*VP9, "-c:a", "libopus", *AT_2)),
+    "starts at 2 s, TS": Form("ts", codecs=(*B_FRAMES, "-c:a", "aac", *AT_2)),
+    "starts at 2 s, WMV": Form("wmv", codecs=("-c:v", "wmv2", "-c:a", "wmav2", *AT_2)),
+    # Of an MP4 the part before 0 is not shown.
+    "starts at -0.5 s": Form(codecs=(*B_FRAMES, "-c:a", "aac", *BEFORE_0), begin=0.5),
+    "starts at -0.5 s, MKV": Form("mkv", codecs=(*B_FRAMES, "-c:a", "aac", *BEFORE_0)),
+    "starts at -0.5 s, WebM": Form("webm", codecs=(*VP9, "-c:a", "libopus", *BEFORE_0)),
+    "starts at -0.5 s, WMV": Form("wmv", codecs=("-c:v", "wmv2", "-c:a", "wmav2", *BEFORE_0)),
     "MPEG": Form("mpg", codecs=("-c:v", "mpeg2video", "-bf", "2", "-c:a", "mp2")),
     "FLV, H.264": Form("flv", codecs=(*B_FRAMES, "-c:a", "aac")),
     "FLV, Sorenson": Form("flv", codecs=("-c:v", "flv1", "-c:a", "libmp3lame", "-ar", "44100")),

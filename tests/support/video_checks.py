@@ -19,7 +19,7 @@ ODD_NAME = '-x "it\'s" 50%d & <script>;$(a):b'
 
 def sound_of(video: Path, place: Path | None = None) -> tuple[NDArray[np.float32], int]:
     """Return the whole sound, (L, channels), and its rate; write it to `place` if given."""
-    with open_sound(video, probe(video, LIMITS).seconds, LIMITS) as sound:
+    with open_sound(video, probe(video, LIMITS), LIMITS) as sound:
         read = np.concatenate(list(sound.blocks))
         assert read.shape == (sound.samples, sound.channels)
         assert read.dtype == np.float32
