@@ -7,8 +7,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-WHOLE_SCRIPT = (Path(__file__).parent / "page/whole.js").read_text(encoding="utf-8")
+_PAGE = Path(__file__).parent / "page"
+WHOLE_SCRIPT = (_PAGE / "whole.js").read_text(encoding="utf-8")
 """First script of a page: it says if the rest of the page is damaged."""
+SHARED_STYLE = (_PAGE / "shared.css").read_text(encoding="utf-8")
+"""First part of the style of a page: colours, controls and messages."""
 
 
 def digest(text: str) -> str:

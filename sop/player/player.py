@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from sop.inference.embedding import Embedding
 from sop.model.spectrogram import unwarp_rows
 from sop.player.colours import hex_colour
-from sop.player.embedded import WHOLE_SCRIPT, digest, script_json
+from sop.player.embedded import SHARED_STYLE, WHOLE_SCRIPT, digest, script_json
 from sop.runtime.errors import UserError
 from sop.runtime.files import replacing, require_file, write_text
 
@@ -149,6 +149,7 @@ def _page(clip: PlayerClip, video: str) -> str:
         (_TEMPLATES / name).read_text(encoding="utf-8")
         for name in ("page.html", "style.css", *_SCRIPTS)
     )
+    style = SHARED_STYLE + style
     script = "\n".join(scripts)
     described, data = _contents(clip)
     description = script_json(described)

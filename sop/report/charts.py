@@ -1,7 +1,7 @@
 """Charts as Vega-Lite specifications, which the page and `write_png` draw.
 
-`report_page/charts/` contains the specifications, in which `"<name>"` stands for a value that one
-of these functions computes. Colours come from `theme`, so that a chart fits any background.
+`report_page/charts/` contains templates of the specifications. The functions here replace each
+`"<name>"` in them by a value. Colours come from `theme`, so that a chart fits any background.
 """
 
 import json
@@ -48,7 +48,7 @@ def scale(steps: Sequence[tuple[str, float | None, str]]) -> Spec:
     """Draw a bar from 0 dB for each step.
 
     Args:
-        steps: name, mean SDR in dB and kind, `bound` or `model`, of each.
+        steps: name, mean SDR in dB and kind (`bound` or `model`) of each step.
     """
     values = [
         # Rounded as it is written, so that the picture is the same where sums round differently.
@@ -61,7 +61,7 @@ def scale(steps: Sequence[tuple[str, float | None, str]]) -> Spec:
 
 
 def curves(unit: str, series: Mapping[str, Sequence[tuple[float, float | None]]]) -> Spec:
-    """Draw lines over training steps; long ones as means of equally many neighbours.
+    """Draw lines over training steps. Long lines show means of neighbouring steps.
 
     Args:
         unit: of the vertical axis.
@@ -185,7 +185,7 @@ def change_boxes(changes: Mapping[str, Sequence[float]]) -> Spec:
 
 
 def finite(value: float | None, decimals: int = 6) -> float | None:
-    """Return a number for JSON, which has no others than finite ones; else None."""
+    """Return a rounded number; None if it is not finite, because JSON has only finite numbers."""
     return None if value is None or not math.isfinite(value) else round(float(value), decimals)
 
 
@@ -218,12 +218,12 @@ def _filled(
 
 
 def _title(text: str) -> str | None:
-    """Return a title on one line: Vega puts it into an expression, which cannot contain two."""
+    """Return a title on one line, because Vega inserts it into an expression of one line."""
     return " ".join(text.split()) or None
 
 
 def _thinned(points: Sequence[tuple[float, float | None]]) -> list[tuple[float, float]]:
-    """Return at most `_MAX_POINTS` points: means over equally many neighbours."""
+    """Return at most `_MAX_POINTS` points, each the mean of the same number of neighbours."""
     table = pd.DataFrame(points, columns=["step", "value"], dtype=float)
     table = table.replace([np.inf, -np.inf], np.nan)
     each = max(1, math.ceil(len(table) / _MAX_POINTS))

@@ -183,7 +183,7 @@ def _scores(revision: Revision, folder: Path) -> pd.DataFrame:
         no finite value.
 
     Raises:
-        UserError: there is none, or the file is missing or damaged.
+        UserError: the file is missing, empty or damaged.
     """
     text = read_text(revision, MIXTURES_PATH, folder, stage="evaluate")
     place = revision.place(MIXTURES_PATH, folder)

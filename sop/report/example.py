@@ -32,7 +32,7 @@ def write_example(
     videos: Mapping[str, Video],
     params: Params,
 ) -> None:
-    """Draw the mixture of median SDR; nothing if there is none or its videos cannot be read.
+    """Draw the mixture of median SDR, if there is a mixture and its videos can be read.
 
     The picture shows the pixels that sound, and the separated and true sound of each source.
 

@@ -47,15 +47,15 @@ class MixtureFileWriter:
     originals: Path
     """Folder of the videos themselves, `<category>/<id>.mp4`."""
     player: PixelPlayer | None
-    """The model; without it there are neither heat maps nor players."""
+    """The model; None writes neither heat maps nor players."""
     record: Record
     """The mixture."""
 
     def write(self, denoised: NDArray[np.float32] | None, with_player: bool) -> MixtureFiles:
-        """Write the files, without those whose video is missing or unreadable.
+        """Write the files. Files that need a missing or unreadable video are left out.
 
         Args:
-            denoised: its sounds after denoising, (N, L); None if there are none.
+            denoised: separated sounds after denoising, (N, L); None without denoising.
             with_player: whether to write its pixel player.
 
         Returns:

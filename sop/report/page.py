@@ -21,7 +21,7 @@ import vl_convert
 from markupsafe import Markup
 
 from sop.denoise.bootstrap import Interval
-from sop.player.embedded import WHOLE_SCRIPT, digest, script_json
+from sop.player.embedded import SHARED_STYLE, WHOLE_SCRIPT, digest, script_json
 from sop.report import charts
 from sop.runtime.files import write_text
 
@@ -175,7 +175,7 @@ class Section:
     title: str = ""
     """Heading; the name by default."""
     empty: str = "Nothing to show."
-    """Sentence that stands for the blocks where there are none."""
+    """Sentence that is shown if the section has no blocks."""
 
 
 @dataclass(frozen=True)
@@ -220,7 +220,7 @@ def write_page(folder: Path, content: PageContent, name: str = PAGE) -> Path:
         "charts": drawn,
         "mixtures": list(_mixtures(mixtures, measures)) if mixtures else [],
     }
-    style = _template("style.css") + _chart_colours()
+    style = SHARED_STYLE + _template("style.css") + _chart_colours()
     script = "\n".join(_template(name) for name in _SCRIPTS)
     # Only these scripts, this style and files are allowed, and no connections. Of a page that is
     # opened from a file, 'self' matches nothing and file: every file.

@@ -1,4 +1,4 @@
-"""Revisions of the project: what their names stand for, and the files they contain.
+"""Revisions of the project: look up a revision by its name, and read the files in it.
 
 The repository is read through libgit2 (pygit2, which DVC uses too): the git program is not needed.
 """
@@ -36,7 +36,7 @@ class Revision:
 
 
 def find_revision(name: str, folder: Path) -> Revision:
-    """Find the commit that a name stands for.
+    """Look up a revision by its name.
 
     Args:
         name: a git revision, the name of a DVC experiment, or `workspace`. A git revision takes
@@ -129,7 +129,7 @@ def _repository(folder: Path) -> pygit2.Repository:
     """Open the repository that a folder is in.
 
     Raises:
-        pygit2.GitError: there is none, or it may not be read.
+        pygit2.GitError: the folder is not in a repository, or the repository cannot be read.
     """
     found = pygit2.discover_repository(str(folder))
     if found is None:

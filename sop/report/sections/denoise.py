@@ -15,7 +15,7 @@ SHOWN_MEASURES = ("sdr", "sir", "sar", "si_sdr")
 
 
 def chosen_settings(metrics: Mapping[str, Any] | None) -> MethodSettings | None:
-    """Return the denoising that was chosen; None if there is none.
+    """Return the settings of the chosen method; None if no method was chosen.
 
     Args:
         metrics: the content of metrics/details/denoise.json; None if it is missing.

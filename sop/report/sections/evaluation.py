@@ -124,7 +124,7 @@ def scale_steps(
     Args:
         evaluation: whose mixtures are measured.
         held_out: table of the mixtures that did not choose the denoising; only those are measured.
-        settings: the denoising; None if there is none.
+        settings: settings of the denoising; None without denoising.
         params: parameters of the run.
 
     Returns:
