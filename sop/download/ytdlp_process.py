@@ -32,6 +32,8 @@ from sop.runtime.log import printable
 
 REASON_CHARACTERS = 160
 MAX_BACKOFF_SECONDS = 300.0
+# A server may request any number; the time limit of the video ends the process earlier.
+LONGEST_DELAY_SECONDS = 864_000.0
 
 # What the messages of yt-dlp and of YouTube say of a failure; the first that matches counts. The
 # kinds are those of `FetchResult.failure`.
@@ -289,8 +291,9 @@ def _requested_delay(cause: BaseException) -> float:
     value = cause.response.headers.get("Retry-After") or ""
     try:
         if value.strip().isdigit():
-            return float(value)
-        return max(0.0, parsedate_to_datetime(value).timestamp() - time.time())
+            return min(float(value), LONGEST_DELAY_SECONDS)
+        seconds = parsedate_to_datetime(value).timestamp() - time.time()
+        return min(max(0.0, seconds), LONGEST_DELAY_SECONDS)
     except (TypeError, ValueError):
         return 0.0
 

@@ -205,7 +205,7 @@ def test_more_taps_than_samples_change_nothing(
 ) -> None:
     target = save(tmp_path / "target.wav", noise(seed=1)[:50])
     reference = save(tmp_path / "noise.wav", noise()[:50])
-    for taps in (51, 10**12):
+    for taps in (51, 10**6):
         arguments = command(target, reference, "--out", tmp_path / "clean.wav", "--taps", taps)
         assert main(arguments) == 0
         np.testing.assert_array_equal(read(tmp_path / "clean.wav"), read(target))

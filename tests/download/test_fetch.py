@@ -164,6 +164,13 @@ def test_retry_after_is_respected(site: Site, tmp_path: Path) -> None:
         assert time.monotonic() - began >= 2
 
 
+@pytest.mark.slow
+def test_retry_after_of_any_length_ends_with_the_time_limit(site: Site) -> None:
+    site.answer(status(429, Retry_After="9" * 400))
+    with pytest.raises(LeftOutForNow, match="took longer than 4 s"):
+        site.fetch(timeout_seconds=4.0)
+
+
 def test_retry_after_server_errors(site: Site, tmp_path: Path) -> None:
     site.answer(at_first([status(500), status(503)], file_of(video_of(site))))
     assert ytdlp_process.fetch(site.request(tmp_path / "fetched", retries=2)).file
