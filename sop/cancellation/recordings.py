@@ -10,6 +10,7 @@ import math
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -17,13 +18,17 @@ import soundfile
 
 from sop.cancellation.filter_bank import FilterBank
 from sop.cancellation.wav import Samples, writing_wav
-from sop.denoise.adaptive import largest_lms_rate
+from sop.denoise.adaptive import FilterError, check_lms_rate, largest_lms_rate
+from sop.denoise.guard import Kept
 from sop.denoise.settings import FilterSettings, LmsSettings
 from sop.runtime.errors import UserError
 from sop.runtime.files import require_file
 from sop.runtime.progress import progress
 
 BLOCK_SECONDS = 1.0
+
+# Larger than any sample of an integer format that was stored as a float without scaling.
+MAX_SAMPLE = 2.0**31
 
 
 @dataclass(frozen=True)
@@ -35,7 +40,9 @@ class Cancelled:
     energy_after: float
     """Sum of the squared samples of the result."""
     notes: tuple[str, ...]
-    """Recordings that were ignored or copied unchanged, and why."""
+    """Recordings that were ignored or copied unchanged, wholly or in part, and why."""
+    kept: Kept
+    """Where the target was kept, because the filter would have made it louder."""
 
     @property
     def decibels(self) -> float:
@@ -52,7 +59,9 @@ def cancel(
 ) -> Cancelled:
     """Remove from a recording what other recordings, made at the same time, predict of it.
 
-    All files are read once before filtering, so that an unusable file is found early.
+    All files are read once before filtering, so that an unusable file is found early and the levels
+    of the references are known. Where the filter would make the target much louder, the target is
+    kept (`sop.denoise.guard`).
 
     Args:
         target: any sound file that libsndfile reads.
@@ -77,7 +86,8 @@ def cancel(
     for other in others:
         _check_match(wanted, other)
     too_short = settings.taps > wanted.samples
-    silent = _silent(wanted, others, None if too_short else settings)
+    levels = _levels(wanted, others, None if too_short else settings)
+    silent = [other.path for other, level in zip(others, levels, strict=True) if not any(level)]
     notes = [f"{path}: silent, so it predicts nothing" for path in silent]
     reason = "all references are silent" if len(silent) == len(others) else ""
     if too_short:
@@ -85,7 +95,8 @@ def cancel(
     if reason:
         notes.append(f"{target}: copied unchanged, {reason}")
     filters = 0 if reason else wanted.channels
-    bank = FilterBank(settings, [sum(other.channels for other in others)] * filters)
+    channels = list(chain.from_iterable(levels))
+    bank = FilterBank(settings, [len(channels)] * filters, wanted.sample_rate, channels)
     before = after = 0.0
     with writing_wav(out, wanted.sample_rate, wanted.channels) as file:
         for block, reference in _aligned(wanted, others, f"cancel ({settings.method})"):
@@ -93,7 +104,13 @@ def cancel(
             before += float(np.square(block, dtype=np.float64).sum())
             after += float(np.square(clean, dtype=np.float64).sum())
             file.write(clean.T)
-    return Cancelled(before, after, tuple(notes))
+        if filters:
+            clean = bank.finish()
+            after += float(np.square(clean, dtype=np.float64).sum())
+            file.write(clean.T)
+    if bank.kept:
+        notes.append(f"{target}: {bank.kept}")
+    return Cancelled(before, after, tuple(notes), bank.kept)
 
 
 @dataclass(frozen=True)
@@ -158,7 +175,7 @@ def _blocks(sound: _Sound) -> Iterator[Samples]:
     """Read consecutive blocks, (channels, s).
 
     Raises:
-        UserError: the file is damaged or contains a sample that is not finite.
+        UserError: the file is damaged, or contains a sample that is not finite or too large.
     """
     with _opened(sound.path) as file:
         for begin in range(0, sound.samples, sound.block_samples):
@@ -173,11 +190,17 @@ def _blocks(sound: _Sound) -> Iterator[Samples]:
                     f"{sound.path}: damaged, cannot be read beyond second {seconds:.3f} of "
                     f"{sound.samples / sound.sample_rate:.3f}; create it again, or trim it there"
                 )
-            bad = np.flatnonzero(~np.isfinite(block).all(axis=1))
+            # Written so that NaN is bad, too.
+            bad = np.flatnonzero(~(np.abs(block) <= MAX_SAMPLE).all(axis=1))
             if len(bad):
                 seconds = (begin + int(bad[0])) / sound.sample_rate
+                values = block[bad[0]]
+                what = "NaN or infinity"
+                if np.isfinite(values).all():
+                    largest = np.abs(values).max()
+                    what = f"a sample of {largest:.2g}, beyond the limit of {MAX_SAMPLE:.2g},"
                 raise UserError(
-                    f"{sound.path}: contains NaN or infinity at second {seconds:.3f}; "
+                    f"{sound.path}: contains {what} at second {seconds:.3f}; "
                     "repair the file, or cut that part out of all files"
                 )
             yield np.ascontiguousarray(block.T)
@@ -193,29 +216,31 @@ def _aligned(
         yield block, np.concatenate(others)
 
 
-def _silent(
+def _levels(
     target: _Sound, references: Sequence[_Sound], settings: FilterSettings | None
-) -> list[Path]:
-    """Read all files once, check the rate of LMS, and return the references that are silent.
+) -> list[list[float]]:
+    """Read all files once, check the rate of LMS, and return the levels of the references.
+
+    Returns:
+        Mean power of each channel of each reference.
 
     Raises:
         UserError: a file is damaged, or the filter would diverge.
     """
-    owners = np.repeat(np.arange(len(references)), [sound.channels for sound in references])
-    audible = np.zeros(len(owners), bool)
+    channels = [reference.channels for reference in references]
+    energy = np.zeros(sum(channels))
     limit = math.inf
-    past: Samples = np.zeros((len(owners), 0), np.float32)
+    past: Samples = np.zeros((len(energy), 0), np.float32)
     for _, reference in _aligned(target, references, "scan"):
-        audible |= reference.any(axis=1)
+        energy += np.square(reference, dtype=np.float64).sum(axis=1)
         if isinstance(settings, LmsSettings):
             history = np.concatenate([past, reference], axis=1)
             limit = min(limit, largest_lms_rate(history, settings.taps))
             past = history[:, max(0, history.shape[1] - settings.taps + 1) :]
-    if isinstance(settings, LmsSettings) and settings.rate >= limit:
-        # Three digits, rounded down, so that a rate below the printed limit is allowed.
-        step = 10.0 ** (math.floor(math.log10(limit)) - 2)
-        raise UserError(
-            f"lms: rate {settings.rate:g} diverges with these references; it must be below "
-            f"{math.floor(limit / step) * step:.3g}, or use nlms, which works at any level"
-        )
-    return [sound.path for n, sound in enumerate(references) if not audible[owners == n].any()]
+    if isinstance(settings, LmsSettings):
+        try:
+            check_lms_rate(settings.rate, limit)
+        except FilterError as error:
+            raise UserError(f"{settings.method}: {error}") from None
+    levels = np.split(energy / target.samples, np.cumsum(channels)[:-1])
+    return [level.tolist() for level in levels]

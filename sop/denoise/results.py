@@ -1,12 +1,14 @@
 """Results of the stage `denoise`: measures, tables for plots, and sounds to listen to."""
 
 from collections.abc import Iterator, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
 from sop.denoise.bootstrap import Interval
+from sop.denoise.guard import Kept
 from sop.denoise.selection import Denoised
 from sop.denoise.settings import METHODS, NONE, FilterSettings, MethodSettings
 from sop.denoise.trial import DENOISE_MEASURES, NOTEBOOK_SNR, Trial
@@ -60,6 +62,11 @@ def denoise_summary(denoised: Denoised) -> dict[str, Any]:
             for change in [held_out.interval(candidate, name) if candidate else none]
         }
 
+    def kept(candidate: MethodSettings) -> dict[str, Any]:
+        if not isinstance(candidate, FilterSettings):
+            return {}
+        return {"kept": asdict(denoised.kept.get(candidate, Kept()))}
+
     return {
         "method": chosen.method if chosen else NONE,
         "setting": chosen.values if chosen else {},
@@ -74,7 +81,7 @@ def denoise_summary(denoised: Denoised) -> dict[str, Any]:
         "after": {name: held_out.mean(name, chosen) for name in DENOISE_MEASURES},
         "change": changes(chosen),
         "methods": {
-            method: {"setting": best.values, "change": changes(best)}
+            method: {"setting": best.values, "change": changes(best)} | kept(best)
             for method, best in tuning.best_of_each_method().items()
         },
         "footnote": {

@@ -6,6 +6,7 @@ as the references. Masks that sum to one (`sop.denoise.wiener`) separate the mix
 method is chosen on the tuning mixtures and measured on the held-out mixtures; no video is in both.
 """
 
+from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -17,7 +18,16 @@ from threadpoolctl import threadpool_limits
 
 from sop.dataset.seeding import generator
 from sop.denoise.bootstrap import Interval, mean_interval
-from sop.denoise.settings import METHODS, NONE, LmsSettings, Method, MethodSettings, candidates
+from sop.denoise.guard import Kept, total_kept
+from sop.denoise.settings import (
+    METHODS,
+    NONE,
+    FilterSettings,
+    LmsSettings,
+    Method,
+    MethodSettings,
+    candidates,
+)
 from sop.denoise.trial import TRIAL_MEASURES, Trial
 from sop.evaluate.measures import why_not_comparable
 from sop.evaluate.records import read_record
@@ -135,6 +145,9 @@ class Denoised:
     """Reasons of the mixtures that cannot be measured, by number."""
     bounded: set[LmsSettings]
     """LMS candidates whose rate would have diverged on a mixture."""
+    kept: Mapping[FilterSettings, Kept]
+    """Where adaptive filters would have made a sound louder, so that it was kept; sums over all
+    mixtures that a candidate was tried on."""
 
 
 def denoise(paths: Sequence[Path], params: Params) -> Denoised:
@@ -149,6 +162,7 @@ def denoise(paths: Sequence[Path], params: Params) -> Denoised:
     """
     left_out: dict[int, str] = {}
     bounded: set[LmsSettings] = set()
+    kept: dict[FilterSettings, list[Kept]] = defaultdict(list)
 
     def measure(
         name: str, positions: Sequence[int], tried: Sequence[MethodSettings]
@@ -163,6 +177,8 @@ def denoise(paths: Sequence[Path], params: Params) -> Denoised:
                 return None
             values = trial.measure([None, *tried])
             bounded.update(trial.bounded)
+            for settings, one in trial.kept.items():
+                kept[settings].append(one)
             return MeasuredTrial(record.number, record.videos, values)
 
         # Compiled code releases Python's lock, so that threads run in parallel. One core for each
@@ -183,7 +199,8 @@ def denoise(paths: Sequence[Path], params: Params) -> Denoised:
     on_held_out = measure("hold out", for_measuring, finalists)
     held_out = Changes(finalists, [trial.values for trial in on_held_out], params.denoise.seed)
     by_number = {trial.number: trial for trial in on_held_out}
-    return Denoised(chosen, reason, tuning, held_out, by_number, left_out, bounded)
+    all_kept = {settings: total_kept(parts) for settings, parts in kept.items()}
+    return Denoised(chosen, reason, tuning, held_out, by_number, left_out, bounded, all_kept)
 
 
 def split(

@@ -1,6 +1,6 @@
 """Settings of the denoising methods, one type for each method, and those that compete."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from itertools import product
 from typing import Any, ClassVar, Literal, get_args
@@ -39,16 +39,17 @@ class FilterSettings(MethodSettings):
     taps: int
     """Number of newest samples of each reference that the filter uses."""
 
-    def make(self, references: int) -> AdaptiveFilter:
+    def make(self, references: int, levels: Sequence[float] | None = None) -> AdaptiveFilter:
         """Create a filter with these settings.
 
         Args:
             references: number of references.
+            levels: mean power of each reference; None estimates it from the samples so far.
 
         Raises:
             FilterError: a setting is out of range.
         """
-        return self.filter(references, **self.values)
+        return self.filter(references, **self.values, levels=levels)
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,7 @@ import torch
 from numpy.typing import NDArray
 
 from sop.denoise.adaptive import largest_lms_rate
+from sop.denoise.guard import GuardedFilter, Kept, total_kept
 from sop.denoise.settings import (
     FilterSettings,
     LmsSettings,
@@ -51,6 +52,9 @@ class Trial:
         """The true sounds, (N, L)."""
         self.bounded: set[LmsSettings] = set()
         """Candidates whose rate would have diverged on this mixture and was reduced."""
+        self.kept: dict[FilterSettings, Kept] = {}
+        """Where adaptive filters would have made a sound louder, so that it was kept."""
+        self._sample_rate = params.extract.sample_rate
         self._spectrogram = params.spectrogram
         self._spectrum = record.spectrum(params)
         self._masks: Sounds = record.linear_masks(params).numpy()
@@ -97,7 +101,12 @@ class Trial:
             if candidate.rate > stable:
                 self.bounded.add(candidate)
                 settings = replace(candidate, rate=stable)
-        return settings.make(len(others)).clean(self.before[target], others).astype(np.float32)
+        levels = [float(np.mean(other.astype(np.float64) ** 2)) for other in others]
+        guarded = GuardedFilter(settings.make(len(others), levels), self._sample_rate)
+        parts = [guarded.clean(self.before[target], others), guarded.finish()]
+        if guarded.kept:
+            self.kept[candidate] = total_kept([self.kept.get(candidate, Kept()), guarded.kept])
+        return np.concatenate(parts).astype(np.float32)
 
     def _masked(self, candidate: RenormaliseSettings | WienerSettings) -> Sounds:
         """Separate the mixture again, with masks that sum to one, (N, L)."""

@@ -2,8 +2,10 @@
 
 import logging
 import sys
+import threading
 import time
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from typing import TypeVar
 
 from tqdm import tqdm
@@ -42,3 +44,15 @@ def progress(
             left = tqdm.format_interval((total - done) / rate)
             units = unit if total == 1 else f"{unit}s"
             logger.info(f"{what}: {done}/{total} {units}, {rate:.1f} {unit}s/s, {left} left")
+
+
+@contextmanager
+def announced(text: str, after_seconds: float) -> Iterator[None]:
+    """Log what is being done if it takes longer than some seconds."""
+    timer = threading.Timer(after_seconds, logger.info, [text])
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()

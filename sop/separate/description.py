@@ -4,12 +4,14 @@ Shapes: K regions, h x w cells of the picture.
 """
 
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from sop.denoise.guard import Kept
 from sop.denoise.settings import FilterSettings
 from sop.inference.localization import Localization, Region
 from sop.player.colours import hex_colour
@@ -30,6 +32,7 @@ def describe(
     energy: NDArray[np.float64],
     files: Sequence[str],
     denoise: FilterSettings | None,
+    kept: Kept,
 ) -> dict[str, Any]:
     """Return the content of `regions.json`.
 
@@ -42,6 +45,7 @@ def describe(
         energy: energy of each region and of the rest, (K + 1,).
         files: names of all files, first those of the sounds, (K + 1,).
         denoise: filter of the sounds.
+        kept: where the filter would have made a region louder, so that it was kept.
     """
     shares = energy / (energy.sum() or 1.0)
     components = [
@@ -61,7 +65,9 @@ def describe(
         "height": size[1],
         "sample_rate": sound.sample_rate,
         "channels": sound.channels,
-        "denoise": None if denoise is None else {"filter": denoise.method, **denoise.values},
+        "denoise": None
+        if denoise is None
+        else {"filter": denoise.method, **denoise.values, "kept": asdict(kept)},
         "regions": regions,
         REST: {"file": files[len(regions)], **components[-1]},
         "files": list(files),

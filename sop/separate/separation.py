@@ -75,7 +75,7 @@ class SeparationOutput:
     page: Interval | None
     """Stretch of the video on the page; None without a page."""
     notes: tuple[str, ...]
-    """Options that had no effect or may have removed wanted sound, with the reason."""
+    """Options that had no effect, not everywhere, or may have removed wanted sound, and why."""
 
 
 def write_separation(
@@ -136,7 +136,7 @@ def write_separation(
             files += ["page/index.html", "page/video.mp4"]
         files.append(DESCRIPTION)
         description = describe(
-            video, size, sound, localization, activity, written.energy, files, denoise
+            video, size, sound, localization, activity, written.energy, files, denoise, written.kept
         )
         write_json(stage / DESCRIPTION, description)
     if denoise is not None and written.removed > MAX_REMOVED:
@@ -144,6 +144,8 @@ def write_separation(
             f"--denoise {denoise.method}: moved {written.removed:.0%} of the regions' energy to "
             "the rest; the regions contain traces of each other, so wanted sound is removed too",
         )
+    if denoise is not None and written.kept:
+        notes += (f"--denoise {denoise.method}: regions: {written.kept}",)
     return SeparationOutput(tuple(files), description, written.remix_peak, page, notes)
 
 

@@ -3,7 +3,7 @@
 Shapes: K regions, K + 1 components (the regions and the rest), s consecutive samples.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from sop.cancellation.filter_bank import FilterBank
 from sop.cancellation.wav import writing_wav
 from sop.dataset.clips import Audio
+from sop.denoise.guard import Kept
 from sop.denoise.settings import FilterSettings
 from sop.inference.localization import Region
 from sop.inference.recording import Recording
@@ -34,6 +35,8 @@ class WrittenSounds:
     """Largest sample of the remix, full scale 1; 0 without a remix."""
     removed: float
     """Share of the regions' energy that the filter moved to the rest; 0 without a filter."""
+    kept: Kept
+    """Where regions were kept, because the filter would have made them louder."""
 
 
 def write_sounds(
@@ -72,12 +75,11 @@ def write_sounds(
     with ExitStack() as stack:
         writers = [stack.enter_context(writing_wav(path, *format_)) for path in paths]
         counts = [len(regions) - 1] * (len(regions) * sound.channels)
-        bank = None if denoise is None else FilterBank(denoise, counts)
-        for block in blocks:
-            if bank is not None:
-                raw, block = block, _filtered(block, bank)
-                before += _energy(raw[:-1])
-                removed += _energy(raw[:-1] - block[:-1])
+        bank = None if denoise is None else FilterBank(denoise, counts, sound.sample_rate)
+        pairs = ((block, block) for block in blocks) if bank is None else _filtered(blocks, bank)
+        for raw, block in pairs:
+            before += _energy(raw[:-1])
+            removed += _energy(raw[:-1] - block[:-1])
             energy += np.einsum("ksc,ksc->k", block, block, dtype=np.float64)
             parts = [*block]
             if remix is not None:
@@ -89,7 +91,9 @@ def write_sounds(
     # The last masks are for frames after the end of the sound; they count for the levels.
     for _ in masks:
         pass
-    return WrittenSounds(energy, np.concatenate(levels, axis=1), peak, removed / (before or 1.0))
+    kept = Kept() if bank is None else bank.kept
+    joined = np.concatenate(levels, axis=1)
+    return WrittenSounds(energy, joined, peak, removed / (before or 1.0), kept)
 
 
 def usable_filter(
@@ -127,26 +131,44 @@ def _masks(
         yield masks
 
 
-def _filtered(block: Audio, bank: FilterBank) -> Audio:
+def _filtered(blocks: Iterable[Audio], bank: FilterBank) -> Iterator[tuple[Audio, Audio]]:
     """Move what the regions' sounds predict of each other to the rest.
 
     Args:
-        block: the next samples of all components, (K + 1, s, channels).
+        blocks: consecutive samples of all components, (K + 1, s, channels).
         bank: a filter for each channel of each region, region by region.
 
-    Returns:
-        (K + 1, s, channels), with the same sum.
+    Yields:
+        Consecutive samples of all components before and after the filter, with the same sum.
     """
-    regions = block[:-1]
-    signals = np.moveaxis(regions, 2, 1)
-    places = list(np.ndindex(*signals.shape[:2]))
-    clean = bank.clean(
-        (signals[place] for place in places),
-        (np.delete(signals[:, channel], region, axis=0) for region, channel in places),
-    )
-    filtered = np.moveaxis(clean.reshape(signals.shape), 1, 2)
-    rest = block[-1] + (regions - filtered).sum(axis=0)
-    return np.concatenate([filtered, rest[None]])
+    waiting: list[Audio] = []
+    for block in blocks:
+        waiting.append(block)
+        signals = np.moveaxis(block[:-1], 2, 1)
+        places = list(np.ndindex(*signals.shape[:2]))
+        clean = bank.clean(
+            (signals[place] for place in places),
+            (np.delete(signals[:, channel], region, axis=0) for region, channel in places),
+        )
+        raw = np.concatenate(waiting, axis=1)
+        count = clean.shape[1]
+        yield _moved(raw[:, :count], clean)
+        waiting = [raw[:, count:]]
+    if waiting:
+        yield _moved(waiting[0], bank.finish())
+
+
+def _moved(block: Audio, clean: Audio) -> tuple[Audio, Audio]:
+    """Return a block of all components, and the same with other sounds of the regions.
+
+    Args:
+        block: (K + 1, s, channels).
+        clean: sound of each channel of each region, (K * channels, s).
+    """
+    regions, samples, channels = block[:-1].shape
+    filtered = np.moveaxis(clean.reshape(regions, channels, samples), 1, 2)
+    rest = block[-1] + (block[:-1] - filtered).sum(axis=0)
+    return block, np.concatenate([filtered, rest[None]])
 
 
 def _energy(sound: Audio) -> float:

@@ -25,6 +25,9 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 Values = NDArray[np.float64]
 
 RATE_HZ = 11025
+
+# RLS as in textbooks: only the initial regularisation below, which is forgotten.
+TEXTBOOK = (0.0, 0.0)
 REGULARISATION = 1e-6
 
 FILTERS: dict[str, Callable[[int, int], AdaptiveFilter]] = {
@@ -176,13 +179,12 @@ def test_nlms_equals_its_definition(
 ) -> None:
     noise = white(500, references)
     target = white(500, seed=9) + through(paths(7, references), noise)
+    levels = [0.3] * references
+    floor = 1e-8 + regularisation * taps * 0.3 * references
     expected, last = looped(
-        target,
-        noise,
-        taps,
-        lambda error, newest: rate * error * newest / (regularisation + newest @ newest),
+        target, noise, taps, lambda error, newest: rate * error * newest / (floor + newest @ newest)
     )
-    error, weights = applied(Nlms, target, noise, taps, rate, regularisation)
+    error, weights = applied(Nlms, target, noise, taps, rate, regularisation, levels)
     np.testing.assert_allclose(error, expected, rtol=1e-10, atol=1e-10)
     np.testing.assert_allclose(weights, last, rtol=1e-10, atol=1e-10)
 
@@ -204,7 +206,7 @@ def test_rls_weights_are_the_least_squares_solution(
     samples = 3000
     noise = colour(samples + taps, references)
     target = white(samples + taps, seed=9) + through(paths(20, references), noise)
-    adaptive, begin = Rls(references, taps, forgetting), 0
+    adaptive, begin = Rls(references, taps, forgetting, *TEXTBOOK), 0
     for count in (taps // 2, 3 * taps, 1000, samples):
         end = taps - 1 + count
         adaptive.clean(target[begin:end], noise[:, begin:end])
@@ -229,7 +231,7 @@ def test_rls_weights_after_a_long_time(
     samples = repeats(20_000, stress=100_000)
     noise = colour(samples + taps - 1, references)
     target = white(samples + taps - 1, seed=9) + through(paths(20, references), noise)
-    _, weights = applied(Rls, target, noise, taps, forgetting)
+    _, weights = applied(Rls, target, noise, taps, forgetting, *TEXTBOOK)
     expected = least_squares(target, noise, taps, forgetting, samples)
     np.testing.assert_allclose(weights, expected, rtol=0, atol=1e-6 * np.abs(expected).max())
 
@@ -252,7 +254,7 @@ def test_rls_errors_equal_the_textbook_recursion(
         return gain * error
 
     expected, last = looped(target, noise, taps, step)
-    error, weights = applied(Rls, target, noise, taps, forgetting)
+    error, weights = applied(Rls, target, noise, taps, forgetting, *TEXTBOOK)
     np.testing.assert_allclose(error, expected, rtol=0, atol=1e-6)
     np.testing.assert_allclose(weights, last, rtol=0, atol=1e-6)
 
@@ -522,8 +524,10 @@ def test_path_is_found_after_long_silence(taps: int, forgetting: float, blocks: 
         ]
     )
     np.testing.assert_array_equal(error[:silent], target[:silent])
-    assert np.abs(error).max() < 3
-    assert np.abs(error[silent + 1000 :]).max() < 1e-6
+    # The regularisation at the beginning keeps the fit to the first samples from being too close.
+    assert np.abs(error).max() < 1.5 * np.abs(target).max()
+    assert np.abs(error[silent + 1000 :]).max() < 5e-3
+    assert np.abs(error[silent + 20_000 :]).max() < 1e-6
     np.testing.assert_allclose(adaptive.weights[0, :9], path[0], rtol=0, atol=1e-6)
 
 
@@ -585,9 +589,9 @@ def test_lms_rate_limit() -> None:
     for rate in (1.001 * largest, 1.0, 1e6):
         with pytest.raises(FilterError, match="diverges") as refusal:
             error_of(Lms, target, noise, 32, rate)
-        named = re.search(r"must be below (\S+)$", str(refusal.value))
+        named = re.search(r"must be below (\S+), or use nlms", str(refusal.value))
         assert named is not None
-        assert float(named[1]) == pytest.approx(largest, rel=5e-3)
+        assert 0.99 * largest < float(named[1]) <= largest
     error = error_of(Lms, target, noise, 32, 0.999 * largest)
     assert np.abs(error).max() < 100 * np.abs(target).max()
     assert np.std(error[-1000:]) < 10
@@ -631,7 +635,7 @@ def test_nlms_rate_limit() -> None:
 def test_rls_forgetting_limits(forgetting: float) -> None:
     with pytest.raises(FilterError, match=r"forgetting .*: must be from 0\.5 to 1"):
         error_of(Rls, np.ones(9), np.ones(9), 2, forgetting)
-    with pytest.raises(FilterError, match="regularisation -1: must be a positive number"):
+    with pytest.raises(FilterError, match="regularisation -1: must be 0 or a positive number"):
         error_of(Rls, np.ones(9), np.ones(9), 2, 0.9, -1.0)
 
 
