@@ -414,15 +414,17 @@ def _lms(error, signals, limits, begin, weights, step):  # type: ignore[no-untyp
     for n in range(begin, len(error)):
         prediction = 0.0
         for k in range(references):
+            window = signals[k, n : n + taps]
             for i in range(taps):
-                prediction += weights[k, i] * signals[k, n + i]
+                prediction += weights[k, i] * window[i]
         if not abs(error[n] - prediction) <= limits[n]:
             return -(n + 1)
         error[n] -= prediction
         scale = step * error[n]
         for k in range(references):
+            window = signals[k, n : n + taps]
             for i in range(taps):
-                weights[k, i] += scale * signals[k, n + i]
+                weights[k, i] += scale * window[i]
     return len(error)
 
 
@@ -438,10 +440,10 @@ def _nlms(  # type: ignore[no-untyped-def]
         prediction = 0.0
         energy = 0.0
         for k in range(references):
+            window = signals[k, n : n + taps]
             for i in range(taps):
-                sample = signals[k, n + i]
-                prediction += weights[k, i] * sample
-                energy += sample * sample
+                prediction += weights[k, i] * window[i]
+                energy += window[i] * window[i]
         if not has_levels and (count[0] > 0 or energy > 0):
             count[0] += 1
             total = 0.0
@@ -454,8 +456,9 @@ def _nlms(  # type: ignore[no-untyped-def]
         error[n] -= prediction
         scale = rate * error[n] / (energy + floor)
         for k in range(references):
+            window = signals[k, n : n + taps]
             for i in range(taps):
-                weights[k, i] += scale * signals[k, n + i]
+                weights[k, i] += scale * window[i]
     return len(error)
 
 
@@ -487,6 +490,8 @@ def _rls(  # type: ignore[no-untyped-def]
     gain = np.empty(size)
     scaled, step = np.empty(size), np.empty(size)
     silent = True
+    # Samples until weights are regularised.
+    left = interval - number[0] % interval if interval > 0 else -1
     for n in range(begin, len(error)):
         if silent:
             _load_window(signals, taps, n, window)
@@ -527,7 +532,9 @@ def _rls(  # type: ignore[no-untyped-def]
         for i in range(size):
             weights[i] += scale * gain[i]
         number[0] += 1
-        if interval > 0 and number[0] % interval == 0:
+        left -= 1
+        if left == 0:
+            left = interval
             for turn in range(turns):
                 i = int((number[0] // interval * turns + turn) % size)
                 k = min(i // taps, len(heard) - 1)

@@ -11,6 +11,7 @@ A single sample that is far louder than the target also makes the filter start a
 Shapes: L samples, K references.
 """
 
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
@@ -70,7 +71,8 @@ def total_kept(sounds: Iterable[Kept]) -> Kept:
     """Return the sum of the durations, the largest excess and the sum of the restarts."""
     items = [Kept(), *sounds]
     return Kept(
-        sum(kept.seconds for kept in items),
+        # The sum does not depend on the order.
+        math.fsum(kept.seconds for kept in items),
         max(kept.decibels for kept in items),
         sum(kept.restarts for kept in items),
     )
@@ -97,8 +99,10 @@ class GuardedFilter:
         self._references: Signal = np.zeros((adaptive.references, 0))
         # Energy and number of the target's samples so far.
         self._energy, self._count = 0.0, 0
-        # Target and error from `_window + _fade` samples before the next result on.
-        self._filtered: Signal = np.zeros((2, self._window + self._fade))
+        # Target and error from `_window + _fade` samples before the next result on. The first
+        # `_padding` of them are not part of the sound.
+        self._padding = self._window + self._fade
+        self._filtered: Signal = np.zeros((2, self._padding))
         self._kept_samples, self._excess = 0, 0.0
 
     @property
@@ -132,7 +136,7 @@ class GuardedFilter:
         first = self._advance(self._references.shape[1])
         silence = np.zeros((2, self._window + self._fade))
         self._filtered = np.concatenate([self._filtered, silence], axis=1)
-        return np.concatenate([first, self._decide()])
+        return np.concatenate([first, self._decide(silence.shape[1])])
 
     def _advance(self, count: int) -> Signal:
         """Filter the next samples, and return the next results."""
@@ -151,29 +155,37 @@ class GuardedFilter:
         self._filtered = np.concatenate([self._filtered, [target, error]], axis=1)
         return self._decide()
 
-    def _decide(self) -> Signal:
-        """Return the results whose transitions are certain."""
+    def _decide(self, ended: int = 0) -> Signal:
+        """Return the results whose transitions are certain.
+
+        Args:
+            ended: number of samples after the end of the sound.
+        """
         context = self._window + self._fade
         count = self._filtered.shape[1] - 2 * context
         if count <= 0:
             return np.zeros(0)
         target, error = self._filtered
         result: Signal = error[context : context + count]
-        if (is_kept := self._is_kept()) is not None:
+        if (is_kept := self._is_kept(ended)) is not None:
             wanted = slice(context, context + count)
             share = _fade_in(is_kept, self._fade)[wanted]
             result = target[wanted] + share * (result - target[wanted])
             self._kept_samples += int(is_kept[wanted].sum())
         self._filtered = self._filtered[:, count:]
+        self._padding = max(0, self._padding - count)
         return result
 
-    def _is_kept(self) -> NDArray[np.bool_] | None:
-        """Return where the target is kept; None if nowhere."""
+    def _is_kept(self, ended: int) -> NDArray[np.bool_] | None:
+        """Return where the target is kept, which is in whole windows; None if nowhere."""
         window = self._window
         sums = np.cumsum(self._filtered**2, axis=1)
         before, after = sums[:, window:] - sums[:, :-window]
         rounding = ROUNDING * float(sums[:, -1].sum())
-        begins = np.flatnonzero(after > MAX_RATIO * before + rounding) + 1
+        is_louder = after > MAX_RATIO * before + rounding
+        is_louder[: max(0, self._padding - 1)] = False
+        is_louder[len(is_louder) - ended :] = False
+        begins = np.flatnonzero(is_louder) + 1
         if not len(begins):
             return None
         ratios = after[begins - 1] / np.maximum(before[begins - 1], MIN_POWER * window)

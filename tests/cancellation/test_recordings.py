@@ -96,7 +96,9 @@ def test_default_filter_options(tmp_path: Path) -> None:
     save(tmp_path / "noise.wav", heard)
     out = tmp_path / "clean.wav"
     assert main(command(tmp_path / "target.wav", tmp_path / "noise.wav", "--out", out)) == 0
-    expected = Rls(1, 64, 0.9999).clean(disturbed[:, 0], heard[:, 0].astype(np.float32))
+    reference = heard[:, 0].astype(np.float32)
+    level = float(np.mean(reference.astype(float) ** 2))
+    expected = Rls(1, 64, 0.9999, levels=[level]).clean(disturbed[:, 0], reference)
     np.testing.assert_allclose(read(out)[:, 0], expected, atol=1e-5)
     nlms = tmp_path / "nlms.wav"
     arguments = command(
@@ -216,6 +218,45 @@ def test_more_taps_than_samples_change_nothing(
     assert "NOTE" not in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("chosen", [["rls"], ["nlms"], ["nlms", "0.5"]], ids=str)
+@pytest.mark.parametrize("quiet", [0.0, 1e-4])
+def test_reference_that_is_quiet_at_first_makes_no_burst(
+    tmp_path: Path, chosen: list[str], quiet: float, capsys: pytest.CaptureFixture[str]
+) -> None:
+    heard = noise()
+    heard[:RATE] *= quiet
+    disturbed = 0.1 * np.sin(0.3 * np.arange(len(heard)))[:, None] + through(PATHS[0], heard)
+    target = save(tmp_path / "target.wav", disturbed)
+    hiss = 1e-4 * np.random.default_rng(1).standard_normal(heard.shape)
+    reference = save(tmp_path / "noise.wav", heard + hiss)
+    out = tmp_path / "clean.wav"
+    arguments = command(target, reference, "--out", out, "--filter", chosen[0])
+    assert main([*arguments, *(["--rate", chosen[1]] if chosen[1:] else [])]) == 0
+    assert np.abs(read(out)).max() < 2 * np.abs(disturbed).max()
+    assert "quieter than the input" in capsys.readouterr().out
+
+
+def test_what_was_kept_is_reported(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    target = save(tmp_path / "target.wav", np.hstack([speech(), noise(seed=1)]))
+    reference = save(tmp_path / "noise.wav", noise())
+    out = tmp_path / "clean.wav"
+    arguments = command(target, reference, "--out", out, "--filter", "nlms", "--rate", "1.9")
+    assert main(arguments) == 0
+    lines = capsys.readouterr().out.splitlines()
+    (note,) = [line for line in lines if line.startswith("NOTE")]
+    kept = re.fullmatch(
+        rf"NOTE {re.escape(str(target))}: unchanged for (\d+\.\d\d) s, where the filter would have "
+        r"made it up to (\d+) dB louder(; .*)?",
+        note,
+    )
+    assert kept is not None
+    assert 2 < float(kept[1]) <= SECONDS
+    assert 5 <= int(kept[2]) < 30
+    for channel in range(2):
+        louder = decibels(read(out)[:, [channel]], read(target)[:, [channel]])
+        assert louder < 5.8
+
+
 def test_silent_target(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     target = save(tmp_path / "target.wav", np.zeros(RATE))
     reference = save(tmp_path / "noise.wav", noise(seconds=1))
@@ -265,6 +306,12 @@ def bad_files(folder: Path) -> Iterator[tuple[list[Any], str]]:
         yield [target, name, *out], message
         yield [name, good, *out], message
         yield [target, name, *out, "--taps", 10**6], message
+    loud = noise(2)
+    loud[RATE + 8, 0] = -3e38
+    name = save(folder / "loud.wav", loud)
+    message = "loud.wav: contains a sample of 3e+38, beyond the limit of 2.1e+09, at second 1.001"
+    yield [target, name, *out], message
+    yield [name, good, *out], message
     whole = save(folder / "whole.flac", noise(), RATE, "PCM_16")
     (folder / "cut.flac").write_bytes(whole.read_bytes()[: whole.stat().st_size // 2])
     yield [target, folder / "cut.flac", *out], "cut.flac: damaged, cannot be read beyond second 1."

@@ -1,4 +1,7 @@
+import os
 import re
+import subprocess
+import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -17,7 +20,7 @@ from sop.denoise.adaptive import (
     largest_lms_rate,
 )
 from sop.denoise.settings import LmsSettings, NlmsSettings, RlsSettings
-from tests.support.experiment import Reference
+from tests.support.experiment import ROOT, Reference
 from tests.support.stress import repeats
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -550,6 +553,69 @@ def test_extremely_quiet_references_are_silence() -> None:
         error, weights = applied(Rls, target, level * white(100_000, seed=1), 5, 0.95)
         np.testing.assert_array_equal(error, target)
         np.testing.assert_array_equal(weights, np.zeros((1, 5)))
+
+
+# Levels and limits.
+
+
+@pytest.mark.parametrize("name", ["nlms", "rls"])
+def test_known_levels_protect_from_a_quiet_beginning(name: str) -> None:
+    kind, setting = SETTINGS[name]
+    noise = white(30_000)
+    noise[:10_000] *= 1e-4
+    target = white(30_000, seed=1)
+    known = kind(1, 16, setting, levels=[float(np.mean(noise**2))])
+    known.clean(target[:10_000], noise[:10_000])
+    assert np.abs(known.weights).max() < 0.5
+    unknown = kind(1, 16, setting)
+    unknown.clean(target[:10_000], noise[:10_000])
+    assert np.abs(unknown.weights).max() > 10
+    # When the level rises, RLS trusts weights less that were found at a lower level.
+    for adaptive in (known, unknown) if name == "rls" else (known,):
+        error = adaptive.clean(target[10_000:], noise[10_000:])
+        assert np.abs(error).max() < 5 * np.abs(target).max()
+
+
+@pytest.mark.parametrize("name", FILTERS)
+@pytest.mark.parametrize("blocks", [1, 40])
+def test_filter_starts_again_where_an_error_exceeds_its_limit(name: str, blocks: int) -> None:
+    noise, at = white(2000, 1), 1203
+    target = white(2000, seed=1)
+    limit = np.full(2000, np.inf)
+    limit[at] = 0
+    adaptive = FILTERS[name](1, 8)
+    signals = (target, noise, limit)
+    parts = zip(*(np.split(signal, blocks, axis=-1) for signal in signals), strict=True)
+    error = np.concatenate([adaptive.clean(*part) for part in parts])
+    assert adaptive.resets == 1
+    whole = FILTERS[name](1, 8)
+    np.testing.assert_allclose(error[:at], whole.clean(target[:at], noise[:, :at]), atol=1e-9)
+    # The sample itself and the next one are those of the target: all weights are zero.
+    np.testing.assert_array_equal(error[at : at + 2], target[at : at + 2])
+    assert np.abs(error[at + 2 : at + 10] - target[at + 2 : at + 10]).max() > 0
+
+
+UNCACHED = """
+import logging, sys
+import numpy as np
+logging.basicConfig(level="INFO", stream=sys.stdout)
+import sop.denoise.adaptive as adaptive
+adaptive.COMPILING_SECONDS = 0.0
+print(adaptive.Lms(1, 2, 0.1).clean(np.ones(4), np.ones(4)))
+"""
+
+
+@pytest.mark.slow
+def test_filters_work_where_nothing_is_writable_and_say_that_they_are_compiled() -> None:
+    # This class finds no folder, as the usual ones do if neither package nor home is writable.
+    environment = {**os.environ, "NUMBA_CACHE_LOCATOR_CLASSES": "IPythonCacheLocator"}
+    environment.pop("NUMBA_CACHE_DIR", None)
+    shown = subprocess.run(
+        [sys.executable, "-c", UNCACHED], cwd=ROOT, env=environment, capture_output=True, text=True
+    )
+    assert shown.returncode == 0, shown.stderr
+    assert "compiling the lms filter" in shown.stdout
+    assert "[1. " in shown.stdout
 
 
 # Errors.

@@ -10,6 +10,7 @@ import soundfile
 import torch
 from numpy.testing import assert_allclose
 
+from sop.denoise.guard import GuardedFilter
 from sop.denoise.results import denoise_summary, held_out_table, sweep_table, write_denoised
 from sop.denoise.selection import Changes, choose, denoise, split
 from sop.denoise.settings import (
@@ -107,8 +108,10 @@ def test_filters_take_the_other_sounds_as_references(params, settings) -> None:
     after = trial.after(settings)
     for target in range(3):
         others = [trial.before[n] for n in range(3) if n != target]
-        expected = settings.make(2).clean(trial.before[target], others)
-        assert_allclose(after[target], expected, atol=1e-6)
+        levels = [float(np.mean(other.astype(float) ** 2)) for other in others]
+        guarded = GuardedFilter(settings.make(2, levels), RATE)
+        expected = [guarded.clean(trial.before[target], np.stack(others)), guarded.finish()]
+        assert_allclose(after[target], np.concatenate(expected), atol=1e-6)
 
 
 def test_masked_sounds_sum_to_the_mixture(params) -> None:
@@ -239,6 +242,11 @@ def test_masks_with_errors_are_improved(denoised) -> None:
         summary["after"]["sdr"] - summary["before"]["sdr"]
     )
     assert set(summary["methods"]) == set(METHODS)
+    for method, best in summary["methods"].items():
+        is_filter = method in ("lms", "nlms", "rls")
+        assert set(best) == {"setting", "change", *(["kept"] if is_filter else [])}
+        if is_filter:
+            assert set(best["kept"]) == {"seconds", "decibels", "restarts"}
     json.dumps(summary, allow_nan=False)
 
 
@@ -341,3 +349,17 @@ def replace_share(params: Params, share: float) -> Params:
 def test_interval_of_equal_changes_has_no_width() -> None:
     changes = planted({"sdr": [[1.0, 1.0, 1.0]], "sir": [[0.0] * 3]}, [A])
     assert changes.interval(A, "sdr") == (1.0, 1.0, 1.0)
+
+
+def test_trial_reports_what_filters_keep(params) -> None:
+    trial = Trial(record(params, 0), params)
+    fierce = NlmsSettings(8, 1.9)
+    after = trial.after(fierce)
+    kept = trial.kept[fierce]
+    assert kept.seconds > 0
+    assert kept.decibels > 4
+    window = round(0.05 * RATE)
+    for before, result in zip(trial.before, after, strict=True):
+        sums = np.cumsum(np.square([before, result], dtype=np.float64), axis=1)
+        energies = sums[:, window:] - sums[:, :-window]
+        assert (energies[1] <= 4 * energies[0] + 1e-9).all()

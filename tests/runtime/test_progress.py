@@ -7,12 +7,13 @@ import struct
 import subprocess
 import sys
 import termios
+import time
 from collections.abc import Iterator
 
 import pytest
 
 from sop.runtime import progress as module
-from sop.runtime.progress import progress
+from sop.runtime.progress import announced, progress
 from tests.support.experiment import ROOT
 
 PROGRAM = """
@@ -98,3 +99,12 @@ def test_progress_bar_on_a_terminal() -> None:
 def test_line_in_a_log_is_the_line(capsys: pytest.CaptureFixture[str]) -> None:
     logging.getLogger("sop").info("left out: flute/a.mp4")
     assert capsys.readouterr().out == "left out: flute/a.mp4\n"
+
+
+def test_only_slow_work_is_announced(caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.INFO, logger="sop"):
+        with announced("quick work", 60):
+            pass
+        with announced("slow work", 0.01):
+            time.sleep(0.2)
+    assert caplog.messages == ["slow work"]
