@@ -92,7 +92,7 @@ def wanted(kind: str, samples: int, rng: np.random.Generator) -> Values:
         "gated": np.sin(0.05 * at) * (at % 4000 < 1000),
         "silence": np.zeros(samples),
     }[kind]
-    return sound * 10 ** (rng.uniform(-80, 0) / 20)
+    return np.asarray(sound * 10 ** (rng.uniform(-80, 0) / 20))
 
 
 KINDS = (

@@ -446,7 +446,7 @@ def bad_inputs(folder: Path, video: Path) -> Iterator[tuple[list[str], str]]:
     yield [good, *out, "--denoise", "rls", "--rate", "0.1"], "--rate: an option of lms and nlms"
     yield [good, *out, "--denoise", "rls", "--forgetting", "2"], "--forgetting 2: must be"
     yield [good, *out, "--denoise", "rls", "--taps", "4097"], "rls: 4097 weights"
-    yield [good, *out, "--denoise", "lms", "--rate", "9"], "lms: rate 9: diverges"
+    yield [good, *out, "--denoise", "lms", "--rate", "9"], "lms: rate 9 diverges"
     yield [good, "--out", str(folder / "file")], "file: cannot be written"
     yield [good, "--out", str(folder / "file" / "out")], "file is not a folder"
     yield [good, "--out", "/proc/out"], "/proc/out: cannot be written"
@@ -520,14 +520,15 @@ def test_denoise(tmp_path: Path, uncertain: Separator, video: Path) -> None:
     setting = NlmsSettings(8, 0.01)
     options = SeparationOptions(places=places, denoise=setting)
     written = write_separation(video, tmp_path, uncertain, options)
-    kept = {"seconds": 0.0, "decibels": 0.0, "restarts": 0}
-    assert written.description["denoise"] == {
-        "filter": "nlms",
-        "taps": 8,
-        "rate": 0.01,
-        "kept": kept,
-    }
-    (note,) = written.notes
+    settings = dict(written.description["denoise"])
+    kept = settings.pop("kept")
+    assert settings == {"filter": "nlms", "taps": 8, "rate": 0.01}
+    note, *others = written.notes
+    # Where a tone begins or ends in one region only, for a moment.
+    assert 0 < kept["seconds"] < 0.1
+    assert kept["decibels"] > 4
+    assert len(others) == 1
+    assert re.match(r"--denoise nlms: regions: unchanged for 0\.\d\d s, where", others[0])
     share = float(re.search(r"moved (\d+)% of the regions' energy to the rest", note)[1]) / 100
     assert 0.5 < share <= 1
     parts = [read(tmp_path / name)[0] for name in ("region-1.wav", "region-2.wav", "region-3.wav")]
