@@ -13,7 +13,7 @@ from typing import IO
 import numpy as np
 from numpy.typing import NDArray
 
-from sop.runtime.files import replacing
+from sop.runtime.files import remove_abandoned_partials, replacing
 
 Samples = NDArray[np.float32]
 
@@ -107,6 +107,7 @@ def writing_wav(
     Raises:
         UserError: the file cannot be written.
     """
+    remove_abandoned_partials(path)
     with replacing(path) as partial, partial.open("wb") as file:
         writer = WavWriter(file, sample_rate, channels, channel_mask)
         yield writer

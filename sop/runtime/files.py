@@ -1,6 +1,7 @@
 """Atomic writes and temporary folders, with errors of the disk in one line."""
 
 import fcntl
+import glob
 import hashlib
 import json
 import os
@@ -245,6 +246,16 @@ def remove_partials(folder: Path) -> None:
                 partial.unlink()
 
 
+def remove_abandoned_partials(path: Path) -> None:
+    """Remove the temporary files of `path` that killed processes of this machine left behind."""
+    prefix = f"{PARTIAL_PREFIX}{_MACHINE}-"
+    for partial in path.parent.glob(f"{prefix}*-{glob.escape(path.name)}"):
+        process = partial.name.removeprefix(prefix).partition("-")[0]
+        if partial.name == f"{prefix}{process}-{path.name}" and _has_ended(process):
+            with suppress(OSError):
+                partial.unlink()
+
+
 def remove_others(folder: Path, keep: Collection[Path]) -> None:
     """Remove all files below `folder` except those to keep, then the folders that are empty."""
     with writing(folder, OSError):
@@ -259,12 +270,15 @@ def remove_others(folder: Path, keep: Collection[Path]) -> None:
 def _remove_abandoned(place: Path, prefix: str) -> None:
     """Remove the folders whose process has ended."""
     for folder in place.glob(f"{prefix}*"):
-        process = folder.name.removeprefix(prefix).partition("-")[0]
-        if not process.isdecimal() or psutil.pid_exists(int(process)):
+        if not _has_ended(folder.name.removeprefix(prefix).partition("-")[0]):
             continue
         # The process may live in another container, which shares the name of the machine.
         with suppress(OSError), _locked(folder):
             shutil.rmtree(folder, ignore_errors=True)
+
+
+def _has_ended(process: str) -> bool:
+    return process.isdecimal() and not psutil.pid_exists(int(process))
 
 
 @contextmanager

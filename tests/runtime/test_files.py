@@ -21,6 +21,7 @@ from sop.runtime.files import (
     SAVE_INTERVAL_SECONDS,
     SAVE_SHARE,
     PeriodicSaver,
+    remove_abandoned_partials,
     remove_others,
     remove_partials,
     replacing,
@@ -190,6 +191,20 @@ def test_temporary_folders_of_killed_processes_are_removed(tmp_path: Path) -> No
             assert first.is_dir()
             assert second != first
     assert names(tmp_path) == ["sop-mine"]
+
+
+def test_partials_of_killed_processes_are_removed(tmp_path: Path) -> None:
+    path = tmp_path / "a [1].wav"
+    killed = KILLED.replace("temporary_folder(Path(sys.argv[1]))", "replacing(Path(sys.argv[1]))")
+    killed = killed.replace("temporary_folder", "replacing")
+    killed = killed.replace('(folder / "frames.zip")', "folder")
+    subprocess.run([sys.executable, "-c", killed, str(path)], check=False)
+    with replacing(tmp_path / f"b-{path.name}") as other, replacing(path) as own:
+        other.touch()
+        own.touch()
+        assert len(names(tmp_path)) == 3
+        remove_abandoned_partials(path)
+        assert names(tmp_path) == sorted([other.name, own.name])
 
 
 def partial_of(path: Path) -> str:
