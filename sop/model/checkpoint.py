@@ -66,12 +66,23 @@ def load_player(path: Path) -> tuple[PixelPlayer, InferenceParams]:
         UserError: the file is missing, damaged, not from this project, or does not match the
             architecture in its own parameters.
     """
+    if not path.exists():
+        raise UserError(f"{path}: no such checkpoint; `dvc repro train` writes data/model/last.pt")
     content = load_checkpoint(path)
     if not {"model", "params"} <= content.keys():
         raise UserError(f"{path}: not a checkpoint of this project, model or params are missing")
+    if not isinstance(content["params"], dict):
+        kind = type(content["params"]).__name__
+        raise UserError(f"{path}: not a checkpoint of this project, its params are a {kind}")
     params = validate(InferenceParams, content["params"], str(path))
+    with torch.device("meta"):
+        # Shapes alone: an untrusted file must not decide how much memory is reserved.
+        outline = PixelPlayer(params.model, params.spectrogram)
+    state = _fitting_state(
+        outline, content["model"], str(path), "its own params describe another model"
+    )
     player = PixelPlayer(params.model, params.spectrogram)
-    load_net(player, content["model"], str(path))
+    player.load_state_dict(state)
     return player.eval(), params
 
 
@@ -84,7 +95,25 @@ def load_net(net: nn.Module, state: Mapping[str, Tensor], source: str) -> None:
         source: origin of the state, for the error message.
 
     Raises:
-        UserError: names or shapes do not match those of the net.
+        UserError: names or shapes do not match those of the net, or values are impossible.
+    """
+    advice = "set the values of model to those of its training"
+    net.load_state_dict(_fitting_state(net, state, source, advice))
+
+
+def _fitting_state(
+    net: nn.Module, state: Mapping[str, Tensor], source: str, advice: str
+) -> dict[str, Tensor]:
+    """Return a state under the names of a net, after checking that it can be loaded.
+
+    Args:
+        net: the net; its values are not read.
+        state: parameter name -> tensor.
+        source: origin of the state, for the error message.
+        advice: end of the message about a state of another architecture.
+
+    Raises:
+        UserError: names or shapes do not match those of the net, or values are impossible.
     """
     if not isinstance(state, Mapping):
         raise UserError(f"{source}: not a state dict, it contains a {type(state).__name__}")
@@ -96,22 +125,36 @@ def load_net(net: nn.Module, state: Mapping[str, Tensor], source: str) -> None:
         state = {own_names.get(name, name): value for name, value in state.items()}
     # Files written before PyTorch 0.4.1 have no batch counters, and nothing here reads them.
     counters = {name for name in expected if name.endswith(".num_batches_tracked")}
-    state = {**{name: expected[name] for name in counters}, **state}
+    state = {**{name: torch.tensor(0) for name in counters}, **state}
     problems = [f"{name} is missing" for name in expected if name not in state]
     problems += [f"{yaml_text(name)} is unknown" for name in state if name not in expected]
     problems += [
-        f"{name} is {_form(state[name])}, not {_form(value)}"
+        f"{name} is {_form(state[name])}, not {tuple(value.shape)}"
         for name, value in expected.items()
-        if name in state and _form(state[name]) != _form(value)
+        if name in state and _form(state[name]) != str(tuple(value.shape))
     ]
     if problems:
-        more = f" and {len(problems) - 3} more" if len(problems) > 3 else ""
         raise UserError(
             f"{source}: not a checkpoint of this {type(net).__name__} "
-            f"({', '.join(problems[:3])}{more}); set the values of model "
-            "to those of its training"
+            f"({_first(problems)}); {advice}"
         )
-    net.load_state_dict(state)
+    for name, value in expected.items():
+        own = state[name].to(value.dtype)
+        if not own.isfinite().all():
+            problems.append(f"{name} has values that are not finite")
+        elif name.endswith(".running_var") and (own < 0).any():
+            problems.append(f"{name} has negative variances")
+    if problems:
+        raise UserError(
+            f"{source}: no training makes such weights ({_first(problems)}); restore the file, or "
+            "train the model again"
+        )
+    return state
+
+
+def _first(problems: list[str]) -> str:
+    more = f" and {len(problems) - 3} more" if len(problems) > 3 else ""
+    return f"{', '.join(problems[:3])}{more}"
 
 
 def published_names(net: nn.Module) -> dict[str, str]:
@@ -157,5 +200,8 @@ def _form(value: Any) -> str:
     if not isinstance(value, Tensor):
         return f"a {type(value).__name__}"
     if value.layout != torch.strided or value.is_quantized or value.is_complex() or value.is_meta:
+        return "a tensor of another kind"
+    if value.numel() * value.element_size() > value.untyped_storage().nbytes():
+        # A few values that are repeated to any size.
         return "a tensor of another kind"
     return str(tuple(value.shape))

@@ -43,17 +43,10 @@ def load_initial_weights(player: PixelPlayer, params: ModelParams) -> None:
     """
     for net in NETS:
         source = getattr(params.weights, net)
-        if source == "imagenet":
-            load_imagenet(player.vision)
-        elif source == "published":
-            path = download(net, params.published)
-            try:
-                load_net(getattr(player, net), load_checkpoint(path), str(path))
-            except UserError as error:
-                raise UserError(f"{error}: the published model has {ARCHITECTURE}") from None
-        elif source != "scratch":
-            state = _net_state(load_checkpoint(Path(source)), net)
-            load_net(getattr(player, net), state, source)
+        try:
+            _load_weights(player, net, source, params)
+        except UserError as error:
+            raise UserError(f"model.weights.{net}: {error}") from None
 
 
 def published_player(params: Params) -> tuple[PixelPlayer, Params]:
@@ -78,6 +71,21 @@ def published_player(params: Params) -> tuple[PixelPlayer, Params]:
     return player.eval(), params.model_copy(update={"model": model})
 
 
+def _load_weights(player: PixelPlayer, net: Net, source: str, params: ModelParams) -> None:
+    """Load the weights of one net from a source, as `load_initial_weights` does."""
+    if source == "imagenet":
+        load_imagenet(player.vision)
+    elif source == "published":
+        path = download(net, params.published)
+        try:
+            load_net(getattr(player, net), load_checkpoint(path), str(path))
+        except UserError as error:
+            raise UserError(f"{error}: the published model has {ARCHITECTURE}") from None
+    elif source != "scratch":
+        state = _net_state(load_checkpoint(Path(source)), net)
+        load_net(getattr(player, net), state, source)
+
+
 def load_imagenet(vision: VisionNet) -> None:
     """Load torchvision's ImageNet weights into the trunk; they are downloaded once into its cache.
 
@@ -88,7 +96,7 @@ def load_imagenet(vision: VisionNet) -> None:
         state = ResNet18_Weights.IMAGENET1K_V1.get_state_dict(progress=False, check_hash=True)
     except (OSError, RuntimeError) as error:
         raise UserError(
-            f"model.weights.vision: the ImageNet weights cannot be downloaded ({error}); "
+            f"the ImageNet weights cannot be downloaded ({error}); "
             f"put {ResNet18_Weights.IMAGENET1K_V1.url} into "
             f"{Path(torch.hub.get_dir()) / 'checkpoints'}, or set it to scratch"
         ) from None

@@ -1,8 +1,10 @@
 import io
 import json
+import math
 import os
 import pickle
 import re
+import resource
 import zipfile
 from collections import OrderedDict
 from pathlib import Path
@@ -83,11 +85,12 @@ def rejection(path: Path, params: Params) -> str:
         assert torch.equal(value, before[name])
     with pytest.raises(UserError) as whole:
         load_player(path)
-    for error in (start, whole):
-        assert str(error.value).startswith(f"{path}: ")
+    for error, begin in ((start, f"model.weights.sound: {path}: "), (whole, f"{path}: ")):
+        assert str(error.value).startswith(begin)
         assert "\n" not in str(error.value)
         assert len(str(error.value)) < 500
-    return str(start.value).removeprefix(f"{path}: ")
+        assert "git checkout" not in str(error.value)
+    return str(start.value).removeprefix(f"model.weights.sound: {path}: ")
 
 
 def test_saved_player_is_loaded_with_its_parameters(
@@ -221,6 +224,72 @@ def test_tensors_of_other_kinds_are_rejected(
         torch.save({**state, "down.0.weight": kind}, tmp_path / "odd.pt")
         message = rejection(tmp_path / "odd.pt", tiny_params)
         assert "down.0.weight is a tensor of another kind, not (4, 1, 4, 4)" in message
+
+
+def test_impossible_weights_are_rejected(
+    tmp_path: Path, player: PixelPlayer, tiny_params: Params
+) -> None:
+    state = player.sound.state_dict()
+    double = state["down.0.weight"].double() + 1e300
+    for name, value, said in (
+        ("norm.bias", torch.tensor([math.nan]), "norm.bias has values that are not finite"),
+        ("norm.bias", torch.tensor([math.inf]), "norm.bias has values that are not finite"),
+        ("down.0.weight", double, "down.0.weight has values that are not finite"),
+        ("norm.running_var", torch.tensor([-1.0]), "norm.running_var has negative variances"),
+    ):
+        changed = {**state, name: value}
+        torch.save(changed, tmp_path / "sound.pt")
+        assert said in rejection(tmp_path / "sound.pt", tiny_params)
+        whole = player.state_dict() | {f"sound.{key}": own for key, own in changed.items()}
+        content = {"model": whole, "params": tiny_params.for_inference(), "step": 1}
+        save_checkpoint(tmp_path / "whole.pt", content)
+        with pytest.raises(UserError, match=rf"whole\.pt: no training .*{said}.*; restore"):
+            load_player(tmp_path / "whole.pt")
+
+
+def test_repeated_values_are_no_weights(
+    tmp_path: Path, player: PixelPlayer, tiny_params: Params
+) -> None:
+    state = player.sound.state_dict()
+    state["down.0.weight"] = torch.zeros(1).expand(4, 1, 4, 4)
+    torch.save(state, tmp_path / "sound.pt")
+    message = rejection(tmp_path / "sound.pt", tiny_params)
+    assert "down.0.weight is a tensor of another kind" in message
+
+
+def test_numbers_in_a_checkpoint_reserve_no_memory(
+    tmp_path: Path, player: PixelPlayer, tiny_params: Params
+) -> None:
+    path = tmp_path / "last.pt"
+    for values, said in (
+        ({"sound_width": 10**9}, "model.sound_width: 1000000000 is not allowed"),
+        ({"channels": 10**12}, "model.channels: 1000000000000 is not allowed"),
+        # Allowed, but far from the weights beside them.
+        ({"sound_width": 256, "vision_width": 256}, "its own params describe another model"),
+    ):
+        params = tiny_params.for_inference()
+        params["model"] |= values
+        save_checkpoint(path, {"model": player.state_dict(), "params": params, "step": 1})
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        with pytest.raises(UserError, match=said):
+            load_player(path)
+        # In KiB. The largest of these nets has 2 GiB.
+        assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 200_000
+
+
+@pytest.mark.parametrize("params", [[], None, 3, "text"])
+def test_checkpoint_whose_params_are_no_section(
+    tmp_path: Path, player: PixelPlayer, params: object
+) -> None:
+    path = tmp_path / "last.pt"
+    save_checkpoint(path, {"model": player.state_dict(), "params": params, "step": 1})
+    with pytest.raises(UserError, match=r"last\.pt: not a checkpoint of .*, its params are a \w+$"):
+        load_player(path)
+
+
+def test_missing_model_names_its_stage(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"none\.pt: no such checkpoint; `dvc repro train` writes"):
+        load_player(tmp_path / "none.pt")
 
 
 def test_weights_of_another_precision(player: PixelPlayer) -> None:
