@@ -20,10 +20,12 @@ import math
 import threading
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from typing import Any
 
 import numpy as np
 from numba import njit
+from numba.core.caching import FunctionCache
 from numpy.typing import ArrayLike, NDArray
 
 from sop.runtime.progress import announced
@@ -401,11 +403,20 @@ def _compiled(function: Callable[..., Any]) -> Any:
         "fastmath": {"reassoc", "contract"},
         "error_model": "numpy",
     }
-    try:
-        return njit(cache=True, **options)(function)
-    except RuntimeError:
-        # Neither the package's folder nor the user's is writable. NUMBA_CACHE_DIR names another.
-        return njit(**options)(function)
+    compiled: Any = njit(**options)(function)
+    # Not kept if neither the package's folder nor the user's is writable. NUMBA_CACHE_DIR names
+    # another.
+    with suppress(RuntimeError):
+        compiled._cache = _CompiledOnDisk(function)  # type: ignore[no-untyped-call]
+    return compiled
+
+
+class _CompiledOnDisk(FunctionCache):
+    """Compiled functions on disk; on a full disk, the next process compiles again."""
+
+    def save_overload(self, signature: Any, data: Any) -> None:
+        with suppress(OSError):
+            super().save_overload(signature, data)  # type: ignore[no-untyped-call]
 
 
 @_compiled
