@@ -580,7 +580,8 @@ def _describe(error: ValidationError, kind: type[BaseModel]) -> list[str]:
         key = re.sub(r"^(workers|train\.devices)\..*", r"\1", key)
         key = key.removesuffix(".[key]")
         if not key:
-            sentences[message] = []
+            is_tree = isinstance(finding["input"], dict)
+            sentences[message if is_tree else "the parameters are not in sections"] = []
         elif key in RENAMED:
             sentences[f"{key}: this key is now {', '.join(RENAMED[key])}"] = []
             moved.update(RENAMED[key])

@@ -501,6 +501,12 @@ def test_auto_workers_are_the_available_cores(monkeypatch: pytest.MonkeyPatch) -
     assert validate(Params, VALUES | {"workers": 2}, "params.yaml").worker_count == 2
 
 
+@pytest.mark.parametrize("values", [None, 3, [], "text"])
+def test_params_of_a_checkpoint_that_are_no_sections(values: object) -> None:
+    with pytest.raises(UserError, match=r"^model\.pt: the parameters are not in sections$"):
+        validate(InferenceParams, values, "model.pt")
+
+
 def test_params_for_inference() -> None:
     params = validate(Params, VALUES, "params.yaml")
     values = params.for_inference()

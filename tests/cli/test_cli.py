@@ -291,6 +291,23 @@ def test_names_of_files_are_shown_without_control_characters(tmp_path: Path) -> 
     assert r"a\x1b[31m/c.wav: " in shown.stdout
 
 
+@pytest.mark.slow
+def test_keys_of_a_checkpoint_are_shown_without_control_characters(
+    tmp_path: Path, tiny_params: Params
+) -> None:
+    endless: list[Any] = []
+    endless.append(endless)
+    params = tiny_params.for_inference()
+    params["model"] |= {"\x1b[31m\n": 1, "channels": 10**30, "mask": endless}
+    torch.save({"model": {}, "params": params, "step": 1}, tmp_path / "model.pt")
+    shown = start("export-published", "--checkpoint", "model.pt", folder=tmp_path)
+    assert shown.returncode == 2
+    assert shown.stderr.startswith("error: model.pt: ")
+    assert shown.stderr.count("\n") == 1
+    assert shown.stderr.rstrip().isprintable()
+    assert r"model.\x1b[31m\n: unknown key" in shown.stderr
+
+
 def test_summary_of_a_damaged_file(evaluated: Path) -> None:
     evaluated.write_text('<<<<<<< HEAD\n{"sdr": 1}')
     with pytest.raises(UserError, match=r"metrics/details/evaluate\.json: not readable"):
