@@ -30,7 +30,7 @@ from sop.report.page import Parameter, ParameterTable
 from sop.report.revisions import describe_head
 from sop.report.sections.changes import comparison_section, parameter_section
 from sop.report.sections.evaluation import read_evaluation
-from sop.report.sections.run import timing_section
+from sop.report.sections.run import data_section, timing_section
 from sop.runtime.files import write_json
 from sop.runtime.hashes import sha256
 from sop.runtime.stage import host_name, timestamp
@@ -316,3 +316,28 @@ def test_damaged_denoise_metrics(root: Path, params: Params, tmp_path: Path) -> 
     (tmp_path / "metrics/details/denoise.json").write_text("\0")
     text = reported(tmp_path, params).read_text("utf-8")
     assert "The stage `denoise` has not run." in text
+
+
+def test_duets_that_are_kept_out_are_counted(tmp_path: Path) -> None:
+    done = {"done": 2, "unavailable": 0, "failed": 0}
+    values = {
+        "download": {
+            "source": "music",
+            "hours": 0.1,
+            "bytes": 100,
+            "category": {"flute": done, "flute_tuba": done},
+        },
+        "extract": {"category": {"flute": 2, "flute_tuba": 2}},
+        "index": {
+            "category": {
+                "train": {"flute": 1},
+                "validation": {"flute": 1},
+                "duets": {"flute_tuba": 2},
+            }
+        },
+    }
+    for name, found in values.items():
+        write_json(tmp_path / f"metrics/details/{name}.json", found)
+    (table,) = data_section(tmp_path).blocks
+    assert [column.name for column in table.columns][-3:] == ["training", "validation", "kept out"]
+    assert [row[-3:] for row in table.rows] == [[1, 1, 2], [1, 1, 0], [0, 0, 2]]

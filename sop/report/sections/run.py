@@ -19,12 +19,20 @@ def data_section(root: Path) -> Section:
         return Section("Data", [], empty=why_missing("download"))
     extracted = (extract or {}).get("category", {})
     sides = (index or {}).get("category", {})
-    names = ("downloaded", "unavailable", "failed", "extracted", "training", "validation")
+    names = (
+        "downloaded",
+        "unavailable",
+        "failed",
+        "extracted",
+        "training",
+        "validation",
+        "kept out",
+    )
     counts = {
         category: [
             *(found[name] for name in ("done", "unavailable", "failed")),
             extracted.get(category, 0),
-            *(sides.get(side, {}).get(category, 0) for side in ("train", "validation")),
+            *(sides.get(side, {}).get(category, 0) for side in ("train", "validation", "duets")),
         ]
         for category, found in download["category"].items()
     }
@@ -35,7 +43,7 @@ def data_section(root: Path) -> Section:
         rows,
         "Videos",
         f"{download['hours']:.2f} hours, {download['bytes'] / 2**20:.0f} MiB, source "
-        f"{download['source']}.",
+        f"{download['source']}. Kept out: duets, which are used only if index.duets is true.",
     )
     tables = [videos]
     for name, found in (("extract", extract), ("index", index)):
