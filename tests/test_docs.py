@@ -474,7 +474,7 @@ def test_published_layout_in_a_fresh_clone(clone: Project, tmp_path: Path) -> No
     shown = run_commands(project.folder, commands)
 
     ran = re.findall(r"Running stage '(\w+)'", shown)
-    assert ran == ["index", "train", "evaluate", "localize", "denoise", "report"]
+    assert ran == ["validate", "index", "train", "evaluate", "localize", "denoise", "report"]
     assert sorted(data.rglob("*.mp3")) == before
     index = json.loads((project.folder / "metrics/index.json").read_text())
     assert index["train"] + index["validation"] == len(before)

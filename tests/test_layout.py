@@ -16,7 +16,7 @@ LAYERS = (
     ("sop.download", "sop.extract", "sop.inference"),
     ("sop.evaluate",),
     ("sop.train", "sop.localize", "sop.denoise"),
-    ("sop.cancellation",),
+    ("sop.cancellation", "sop.validate"),
     ("sop.player",),
     ("sop.separate", "sop.report"),
     ("sop.cli", "stages"),

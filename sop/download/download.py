@@ -50,7 +50,7 @@ def download(params: Params, folder: Path, caches: CachePaths) -> dict[str, Any]
     Raises:
         UserError: the source is empty, too few videos were downloaded, or there is no network.
     """
-    _check_apart(params, folder)
+    check_apart(params, folder)
     source = open_source(params, caches)
     make_folder(folder)
     remove_partials(folder)
@@ -97,7 +97,7 @@ def download(params: Params, folder: Path, caches: CachePaths) -> dict[str, Any]
     return _summary(params.dataset.source, rows, source.duets)
 
 
-def _check_apart(params: Params, folder: Path) -> None:
+def check_apart(params: Params, folder: Path) -> None:
     """Refuse to write where the user's own videos are: other files there would be removed."""
     own = Path(params.dataset.local.folder)
     if params.dataset.source == "local" and own.resolve().is_relative_to(folder.resolve()):

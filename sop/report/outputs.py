@@ -9,7 +9,7 @@ import pandas as pd
 
 from sop.runtime.stage import StageNote, read_note
 
-STAGES = ("download", "extract", "index", "train", "evaluate", "denoise")
+STAGES = ("download", "extract", "index", "train", "evaluate", "localize", "denoise")
 
 
 def read_csv(path: Path, *columns: str, separator: str = ",") -> pd.DataFrame | None:

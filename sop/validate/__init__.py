@@ -1,0 +1,1 @@
+"""Stage `validate`: checks that come before all work."""

@@ -1,0 +1,132 @@
+"""Checks of params.yaml and of what it names."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pygit2
+
+from sop.download.download import check_apart
+from sop.download.local import find_videos
+from sop.download.own_list import read_own_list
+from sop.params import NETS, Params
+from sop.runtime.errors import UserError
+
+# Folders in which stages write.
+OUTPUTS = ("data", "metrics")
+
+VIDEOS = Path("data/videos")
+# DVC removes it before the stage `train` starts.
+MODEL = Path("data/model")
+
+
+def check(params: Params) -> None:
+    """Check what can be checked before any work.
+
+    Initial weights from the web are downloaded, if they are not there yet.
+
+    Args:
+        params: all parameters.
+
+    Raises:
+        UserError: something is wrong; one message names all of it.
+    """
+    checks: list[Callable[[], None]] = [
+        check_folders,
+        check_git,
+        lambda: check_videos(params),
+        lambda: check_training(params),
+        lambda: check_weights(params),
+    ]
+    problems = []
+    for one in checks:
+        try:
+            one()
+        except UserError as error:
+            problems.append(str(error))
+    if problems:
+        raise UserError("; ".join(problems))
+
+
+def check_folders() -> None:
+    """Check that DVC can store what stages write.
+
+    Raises:
+        UserError: a folder is a link to a place outside of the repository.
+    """
+    for name in OUTPUTS:
+        if Path(name).is_symlink():
+            raise UserError(
+                f"{name}: it is a symbolic link, behind which DVC stores nothing; make it a folder "
+                "in which single folders, such as data/videos, are links to another disk"
+            )
+
+
+def check_git() -> None:
+    """Check that the repository has a commit, if there is a repository.
+
+    Raises:
+        UserError: it has none.
+    """
+    try:
+        repository = pygit2.Repository(".")
+    except pygit2.GitError:
+        # DVC works without Git if its option core.no_scm is set.
+        return
+    if repository.head_is_unborn:
+        raise UserError(
+            "git: the repository has no commit, which training needs; run `git add --all`, "
+            "then `git commit`"
+        )
+
+
+def check_videos(params: Params) -> None:
+    """Check the folder or the list of the user's own videos.
+
+    Raises:
+        UserError: it is missing, empty or invalid.
+    """
+    dataset = params.dataset
+    if dataset.source == "local":
+        check_apart(params, VIDEOS)
+        find_videos(Path(dataset.local.folder))
+    elif dataset.source == "list":
+        read_own_list(Path(dataset.lists.own), dataset.fetch.video_url)
+
+
+def check_training(params: Params) -> None:
+    """Check settings of the training that depend on the devices.
+
+    Raises:
+        UserError: a batch cannot be divided among the devices, or the devices have no GPU.
+    """
+    train = params.train
+    if train.devices != "auto":
+        # Imports PyTorch, which takes seconds.
+        from sop.train.loader import make_plan
+
+        make_plan(train, train.batch_size, train.devices)
+    if train.sync_batch_norm and params.device == "cpu":
+        raise UserError("train.sync_batch_norm: PyTorch supports it on GPUs only; set it to false")
+
+
+def check_weights(params: Params) -> None:
+    """Check that the initial weights exist and fit the networks.
+
+    Raises:
+        UserError: a file is missing, damaged, of another architecture, or cannot be downloaded.
+    """
+    sources = {net: getattr(params.model.weights, net) for net in NETS}
+    for net, source in sources.items():
+        if Path(source).resolve().is_relative_to(MODEL.resolve()):
+            raise UserError(
+                f"model.weights.{net}: {source} is removed before the training that would start "
+                "from it; copy it to a place outside of data/model"
+            )
+    if set(sources.values()) != {"scratch"}:
+        # Imports PyTorch, which takes seconds.
+        from sop.model.pixelplayer import build
+        from sop.train.initial_weights import load_initial_weights
+
+        load_initial_weights(
+            build(params.model, params.spectrogram, params.train.seed), params.model
+        )

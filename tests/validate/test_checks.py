@@ -1,0 +1,94 @@
+"""What the stage `validate` finds before any stage runs."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from sop.model.checkpoint import save_player
+from sop.model.pixelplayer import build
+from sop.params import Params
+from sop.runtime.errors import UserError
+from sop.validate.checks import check
+from tests.support.experiment import with_values
+from tests.support.repository import Repository
+
+
+@pytest.fixture(autouse=True)
+def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def error_of(params: Params, values: dict[str, Any]) -> str:
+    try:
+        check(with_values(params, values))
+    except UserError as error:
+        assert "\n" not in str(error)
+        return str(error)
+    return ""
+
+
+def test_default_is_valid(tiny_params: Params, root: Path) -> None:
+    assert error_of(tiny_params, {}) == ""
+    assert list(root.iterdir()) == []
+
+
+def test_all_mistakes_are_named(tiny_params: Params) -> None:
+    values = {"dataset.source": "local", "model.weights.sound": "none.pt"}
+    message = error_of(tiny_params, values)
+    assert "dataset.local.folder: videos is not a folder" in message
+    assert "none.pt: no such checkpoint" in message
+
+
+@pytest.mark.parametrize(
+    ("values", "said"),
+    [
+        ({"dataset.source": "list"}, "videos/list.csv"),
+        (
+            {"dataset.source": "local", "dataset.local.folder": "data/videos/mine"},
+            "dataset.local.folder: data/videos/mine is where this stage writes",
+        ),
+        ({"train.devices": 3}, "train.batch_size 4 .* cannot be shared by 3 devices"),
+        ({"train.sync_batch_norm": True}, "train.sync_batch_norm: .* on GPUs only"),
+        ({"model.weights.vision": "data/model/last.pt"}, "model.weights.vision: .* copy it"),
+    ],
+)
+def test_mistake(tiny_params: Params, values: dict[str, Any], said: str) -> None:
+    with pytest.raises(UserError, match=said):
+        check(with_values(tiny_params, values))
+
+
+def test_initial_weights_must_fit(tiny_params: Params) -> None:
+    player = build(tiny_params.model, tiny_params.spectrogram, seed=1)
+    save_player(Path("start.pt"), player, tiny_params, 1)
+    values = {"model.weights.sound": "start.pt"}
+    assert error_of(tiny_params, values) == ""
+    assert "start.pt: not a checkpoint of this SoundNet" in error_of(
+        tiny_params, values | {"model.sound_width": 8}
+    )
+    torch.save([1], "other.pt")
+    assert "other.pt: not a checkpoint" in error_of(
+        tiny_params, {"model.weights.vision": "other.pt"}
+    )
+
+
+@pytest.mark.parametrize("name", ["data", "metrics"])
+def test_folder_on_another_disk(tiny_params: Params, root: Path, name: str) -> None:
+    disk = root / "disk"
+    disk.mkdir()
+    (root / name).symlink_to(disk)
+    assert error_of(tiny_params, {}).startswith(f"{name}: it is a symbolic link")
+    (root / name).unlink()
+    (root / name).mkdir()
+    (root / name / "videos").symlink_to(disk)
+    assert error_of(tiny_params, {}) == ""
+
+
+def test_repository_without_a_commit(tiny_params: Params, root: Path) -> None:
+    repository = Repository(root)
+    assert error_of(tiny_params, {}).startswith("git: the repository has no commit")
+    repository.write({"params.yaml": "x: 1\n"})
+    repository.commit()
+    assert error_of(tiny_params, {}) == ""
