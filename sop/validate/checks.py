@@ -14,6 +14,9 @@ from sop.runtime.errors import UserError
 # Folders in which stages write.
 OUTPUTS = ("data", "metrics")
 
+# Where DVC makes the folders of experiments that do not run in the project's own.
+TEMPORARY = ".dvc/tmp/exps/"
+
 VIDEOS = Path("data/videos")
 # DVC removes it before the stage `train` starts.
 MODEL = Path("data/model")
@@ -44,6 +47,11 @@ def check(params: Params) -> None:
         except UserError as error:
             problems.append(str(error))
     if problems:
+        if TEMPORARY in str(Path.cwd()):
+            problems.append(
+                "`dvc exp run` with --temp or --queue works in a copy of what Git and DVC track: "
+                "use absolute paths for everything else, or `dvc add` it"
+            )
         raise UserError("; ".join(problems))
 
 

@@ -8,6 +8,7 @@ import copy
 import json
 import math
 import re
+import shutil
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -156,6 +157,29 @@ def test_dvc_shows_metrics_params_plots_and_experiments(ran: Project, tmp_path: 
     table = project.dvc("exp", "show", "--csv")
     assert "small" in table.stdout, table.stderr
     assert "flute" not in table.stdout.splitlines()[0], "no column for each category"
+
+
+@pytest.mark.parametrize("way", ["absolute", "tracked", "neither"])
+def test_experiment_in_a_temporary_folder_has_the_own_videos(
+    ran: Project, tmp_path: Path, way: str
+) -> None:
+    project = ran.copy(tmp_path / "project")
+    for category in ("flute", "violin"):
+        mine = project.folder / "my-videos" / category
+        mine.mkdir(parents=True)
+        for video in (project.folder / "data/videos" / category).glob("*.mp4"):
+            shutil.copy(video, mine)
+    folder = project.folder / "my-videos" if way == "absolute" else Path("my-videos")
+    if way == "tracked":
+        assert project.dvc("add", "my-videos").returncode == 0
+        project.git("add", "my-videos.dvc", ".gitignore")
+    project.set({"dataset.source": "local", "dataset.local.folder": str(folder)})
+    done = project.dvc("exp", "run", "--temp", "-S", "index.seed=2", "download")
+    if way == "neither":
+        assert "error: dataset.local.folder: my-videos is not a folder" in done.stdout + done.stderr
+        assert "use absolute paths" in done.stdout + done.stderr
+    else:
+        assert "copy: 4/4 videos" in done.stdout, done.stderr
 
 
 def test_clone_pulls_everything_and_runs_nothing(ran: Project, tmp_path: Path) -> None:

@@ -86,6 +86,19 @@ def test_folder_on_another_disk(tiny_params: Params, root: Path, name: str) -> N
     assert error_of(tiny_params, {}) == ""
 
 
+def test_folder_of_an_experiment(
+    tiny_params: Params, root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = root / ".dvc/tmp/exps/standalone/x"
+    folder.mkdir(parents=True)
+    monkeypatch.chdir(folder)
+    values = {"dataset.source": "local"}
+    assert "a copy of what Git and DVC track: use absolute paths" in error_of(tiny_params, values)
+    (root / "videos").mkdir()
+    (root / "videos" / "a.mp4").write_bytes(b"x")
+    assert error_of(tiny_params, values | {"dataset.local.folder": str(root / "videos")}) == ""
+
+
 def test_repository_without_a_commit(tiny_params: Params, root: Path) -> None:
     repository = Repository(root)
     assert error_of(tiny_params, {}).startswith("git: the repository has no commit")
