@@ -6,6 +6,7 @@ from pathlib import Path
 import pygit2
 
 from sop.download.download import check_apart
+from sop.download.fetch_settings import check_fetch_settings
 from sop.download.local import find_videos
 from sop.download.own_list import read_own_list
 from sop.params import NETS, Params
@@ -37,6 +38,7 @@ def check(params: Params) -> None:
         check_folders,
         check_git,
         lambda: check_videos(params),
+        lambda: check_fetch_settings(params.dataset),
         lambda: check_training(params),
         lambda: check_weights(params),
     ]

@@ -50,6 +50,12 @@ def test_all_mistakes_are_named(tiny_params: Params) -> None:
             {"dataset.source": "local", "dataset.local.folder": "data/videos/mine"},
             "dataset.local.folder: data/videos/mine is where this stage writes",
         ),
+        (
+            {"dataset.source": "music", "dataset.fetch.cookies": "cookies.json"},
+            "dataset.fetch.cookies: cookies.json",
+        ),
+        ({"dataset.source": "music", "dataset.fetch.proxy": "host:80"}, "dataset.fetch.proxy"),
+        ({"dataset.source": "music", "dataset.fetch.format": "b[["}, "dataset.fetch.format"),
         ({"train.devices": 3}, "train.batch_size 4 .* cannot be shared by 3 devices"),
         ({"train.sync_batch_norm": True}, "train.sync_batch_norm: .* on GPUs only"),
         ({"model.weights.vision": "data/model/last.pt"}, "model.weights.vision: .* copy it"),
