@@ -17,6 +17,10 @@ PYTEST := OMP_NUM_THREADS=1 python -m pytest --numprocesses logical
 install: $(VENV)/installed  ## the pinned requirements and the command `sop`, in .venv
 
 demo: install  ## run the pipeline with params.yaml, then show its metrics
+	@git rev-parse --git-dir > /dev/null 2>&1 || test "$$(dvc config core.no_scm)" = true || { echo \
+		'error: this folder is not in a git repository, which DVC needs: run `git init`,' \
+		'`git add --all` and `git commit --message start`; or `dvc config core.no_scm true`,' \
+		'to work without git' >&2; exit 1; }
 	dvc repro
 	sop summary
 
@@ -54,4 +58,4 @@ $(VENV)/installed: pyproject.toml requirements.txt requirements-dev.txt
 
 clean:  ## remove what the pipeline made; DVC's cache stays
 	rm -rf data/audio data/denoise data/evaluate data/frames data/index data/model data/report \
-		data/videos site
+		data/validated.txt data/videos site

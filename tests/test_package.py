@@ -183,6 +183,35 @@ def test_make_completes_an_environment_in_a_folder_with_spaces(tmp_path: Path) -
     assert "up to date" in again.stdout or "Nothing to be done" in again.stdout
 
 
+def test_demo_outside_of_git_says_what_to_do(tmp_path: Path) -> None:
+    """As in a tree from a zip file; DVC says only that it is no repository."""
+    programs = tmp_path / ".venv" / "bin"
+    programs.mkdir(parents=True)
+    for name in ("Makefile", "pyproject.toml", "requirements.txt", "requirements-dev.txt"):
+        (tmp_path / name).write_bytes((ROOT / name).read_bytes())
+    (tmp_path / ".venv" / "installed").touch()
+    for name, script in (("dvc", 'test "$1" != config || cat no_scm 2> /dev/null'), ("sop", "")):
+        (programs / name).write_text(f"#!/bin/sh\n{script}\n")
+        (programs / name).chmod(0o755)
+
+    def demo() -> "subprocess.CompletedProcess[str]":
+        return subprocess.run(["make", "demo"], cwd=tmp_path, capture_output=True, text=True)
+
+    refused = demo()
+    assert refused.returncode != 0
+    assert "dvc repro" not in refused.stdout
+    assert refused.stderr.splitlines()[0] == (
+        "error: this folder is not in a git repository, which DVC needs: run `git init`, "
+        "`git add --all` and `git commit --message start`; or `dvc config core.no_scm true`, "
+        "to work without git"
+    )
+    (tmp_path / "no_scm").write_text("true\n")
+    assert demo().returncode == 0
+    (tmp_path / "no_scm").unlink()
+    subprocess.run(["git", "init", "--quiet"], cwd=tmp_path, check=True)
+    assert demo().returncode == 0
+
+
 def test_version(project: dict[str, Any], capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as stop:
         main(["--version"])
