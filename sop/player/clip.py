@@ -6,7 +6,7 @@ from typing import Any
 
 import ffmpeg
 
-from sop.media.decoding import STEP_SECONDS, TAIL_SECONDS, Probe, probe, sound_stream
+from sop.media.decoding import MAX_ASPECT, STEP_SECONDS, TAIL_SECONDS, Probe, probe, sound_stream
 from sop.media.ffmpeg import Limits, check_run, file_url, free_memory_limits, input_file, run_to_end
 from sop.runtime.errors import LeftOut
 from sop.runtime.files import replacing
@@ -38,8 +38,8 @@ def write_clip(
 ) -> None:
     """Write a stretch of a video as a small MP4 that browsers play.
 
-    The result has at most 480 lines and 30 pictures per second, upright, with square pixels, as
-    H.264 and AAC.
+    The result has at most 480 lines of 1920 pixels and 30 pictures per second, upright, with square
+    pixels, as H.264 and AAC.
 
     Args:
         video: any file that ffmpeg reads.
@@ -60,7 +60,7 @@ def write_clip(
     streams = input_file(video, **seek, **{"reinit_filter:v": 0})
     # A low or unknown rate, as of pictures that change rarely, is too coarse for an exact cut.
     rate = f"if(gte(source_fps,{CLIP_RATE / 2}),min(source_fps,{CLIP_RATE}),{CLIP_RATE})"
-    lines = f"min(ih,{CLIP_LINES})"
+    lines = shown_height(CLIP_LINES)
     pictures = (
         streams["V:0"]
         .filter("setpts", f"PTS-{lead}/TB")
@@ -143,6 +143,15 @@ def browser_output(pictures: Any, sound: Any, out: Path, **options: Any) -> Any:
         threads=1,
         **({"preset": "veryfast", "crf": 23} | options),
     )
+
+
+def shown_height(lines: int) -> str:
+    """Return ffmpeg's expression for the height of a picture on display.
+
+    Args:
+        lines: maximum height, pixels; the maximum width is `MAX_ASPECT` times that.
+    """
+    return f"min(min(ih,{lines}),{MAX_ASPECT * lines}*ih/(iw*sar))"
 
 
 def synchronised(sound: Any, seconds: float) -> Any:

@@ -29,7 +29,7 @@ from sop.media.ffmpeg import (
     run_ffmpeg,
     run_to_end,
 )
-from sop.player.clip import browser_output, synchronised, wav_input
+from sop.player.clip import browser_output, shown_height, synchronised, wav_input
 from sop.runtime.errors import LeftOut, LeftOutForNow
 from sop.runtime.files import replacing
 
@@ -121,7 +121,8 @@ def read_pictures(
         found: result of `probe`.
         frame_rate: pictures per second; picture n, from 0, is on display at second
             (n + 0.5) / frame_rate.
-        max_lines: maximum height, pixels; None keeps the height of the video.
+        max_lines: maximum height, pixels; the maximum width is `MAX_ASPECT` times that. None keeps
+            the size of the video.
         limits: maximum time, including that of the reader, and memory.
 
     Yields:
@@ -130,14 +131,15 @@ def read_pictures(
     Raises:
         LeftOut: the video is damaged.
     """
-    height = "ih" if max_lines is None else f"min(ih,{max_lines})"
+    height = "ih" if max_lines is None else shown_height(max_lines)
+    across = f"iw*sar*{height}/ih"
     # When the picture size changes, the filters must not restart their timeline at 0.
     streams = input_file(video, **{"reinit_filter:v": 0})
     pictures = (
         streams["V:0"]
         .filter("fps", fps=exact_rate(frame_rate), start_time=0, round="near")
         .filter("trim", end_frame=PictureOutput(frame_rate, 0, 0).count(found.seconds) or 1)
-        .filter("scale", w=f"max(1,round(iw*sar*{height}/ih))", h=height, flags="bicubic")
+        .filter("scale", w=f"max(1,round({across}))", h=f"max(1,round({height}))", flags="bicubic")
         .filter("format", "rgb24")
     )
     command = ffmpeg.output(pictures, "pipe:1", format="image2pipe", vcodec="ppm")

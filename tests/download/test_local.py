@@ -5,11 +5,12 @@ from pathlib import Path
 
 import pytest
 
-from sop.download.container import to_mp4
+from sop.download.container import _codecs, to_mp4
 from sop.download.local import LocalVideo, find_videos
 from sop.media.decoding import probe
-from sop.media.ffmpeg import Limits, binary, probe_header
-from sop.runtime.errors import LeftOut, UserError
+from sop.media.ffmpeg import Header, Limits, binary, probe_header
+from sop.params import Params
+from sop.runtime.errors import LeftOut, LeftOutForNow, UserError
 
 
 def reasons(folder: Path) -> dict[str, str]:
@@ -131,6 +132,44 @@ def test_a_container_named_mp4_that_is_another_is_converted(
     video = make_video(tmp_path / "a.mp4", "-c", "copy", "-f", "matroska")
     to_mp4(video, tmp_path / "b.mp4", Limits())
     assert "mp4" in probe_header(tmp_path / "b.mp4", Limits()).containers
+
+
+@pytest.mark.parametrize("codec", ["libvpx", "libvpx-vp9"])
+def test_odd_size(codec: str, tmp_path: Path, make_video: Callable) -> None:
+    codecs = ("-vf", "scale=95:71", "-c:v", codec, "-deadline", "realtime", "-c:a", "libvorbis")
+    video = make_video(tmp_path / "a.webm", *codecs)
+    assert probe_header(video, Limits()).size == (95, 71)
+    to_mp4(video, tmp_path / "b.mp4", Limits())
+    found = probe(tmp_path / "b.mp4", Limits())
+    assert found.seconds == pytest.approx(2.5, abs=0.1)
+    assert probe_header(tmp_path / "b.mp4", Limits()).size in [(96, 72), (95, 71)]
+
+
+def test_memory_for_a_conversion(tmp_path: Path, ffmpeg_run: Callable) -> None:
+    video = tmp_path / "a.webm"
+    ffmpeg_run(
+        *("-f", "lavfi", "-i", "testsrc2=s=1280x720:r=25:d=2.4", "-f", "lavfi", "-i", "sine=d=2.4"),
+        *("-c:v", "libvpx", "-deadline", "realtime", "-cpu-used", "16", "-c:a", "libvorbis", video),
+    )
+    outcomes = set()
+    for mib in (40, 110, 140):
+        try:
+            to_mp4(video, tmp_path / "b.mp4", Limits.of_parameters(60.0, mib))
+        except LeftOutForNow as reason:
+            expected = f"ffmpeg needs more memory than {mib} MiB (extract.memory_limit_mib)"
+            assert str(reason) == expected
+            outcomes.add(mib)
+    assert {40, 110} <= outcomes
+    to_mp4(video, tmp_path / "b.mp4", Limits())
+
+
+def test_large_pictures_are_converted_in_less_memory(default_params: Params) -> None:
+    limit = default_params.extract.memory_limit_mib << 20
+    for width, height in ((3840, 2160), (4096, 2304)):
+        header = Header((), None, "", (width, height), None, ())
+        held = int(_codecs(header)["rc-lookahead"]) * width * height * 1.5
+        assert held < limit / 4
+    assert "rc-lookahead" not in _codecs(Header((), None, "", (1920, 1080), None, ()))
 
 
 def test_half_a_file_is_not_made_to_look_whole(tmp_path: Path, make_video: Callable) -> None:
