@@ -42,7 +42,9 @@ MESSAGES = {
     "temporary": re.compile(r"try again|not a bot|rate.limit|captcha", re.IGNORECASE),
     "not yet": re.compile(
         r"live event (?:will begin|has ended)|^Premieres? |premiere will begin|^Offline"
-        r"|not currently live|being processed|processing this video|Check back later",
+        r"|not currently live|being processed|processing this video|Check back later"
+        # Often a mistyped `fetch.format`, whose names only the site knows.
+        r"|^Requested format is not available",
         re.IGNORECASE,
     ),
     # yt-dlp appends the advice to use cookies or a password to every message of this kind.

@@ -416,7 +416,7 @@ def test_failed_fetch_keeps_the_old_video(site: Site) -> None:
         ("Video unavailable. This content isn't available, try again later", "temporary"),
         ("Video unavailable. This content isn't available", "temporary"),
         ("The page needs to be reloaded", "temporary"),
-        ("Requested format is not available", "temporary"),
+        ("Requested format is not available", "not yet"),
         ("Unable to download API page: HTTP Error 429: Too Many Requests", "temporary"),
         ("unable to download video data: HTTP Error 403: Forbidden", "temporary"),
         ("Failed to extract any player response", "temporary"),
