@@ -47,7 +47,7 @@ MESSAGES = {
         r"|^Requested format is not available",
         re.IGNORECASE,
     ),
-    # yt-dlp appends the advice to use cookies or a password to every message of this kind.
+    # yt-dlp appends the advice to use cookies or a password to its messages about a log-in.
     "no access": re.compile(
         r"Use --(?:cookies|username)"
         r"|video is private|^Private video|registered users|sign in"
