@@ -35,10 +35,9 @@ def run(options: argparse.Namespace) -> int:
 
     # Imports SciPy, which takes a moment.
     from sop.cli.comparison_text import comparison_text
-    from sop.params import load_params
     from sop.report.comparison import compare
 
-    found = compare(options.a, options.b, Path(), load_params().evaluate.seed)
+    found = compare(options.a, options.b, Path())
     text = json.dumps(found.as_dict(), indent=2) if options.json else comparison_text(found)
     say(*text.split("\n"))
     return 0

@@ -3,7 +3,8 @@
 import textwrap
 from collections.abc import Iterator, Mapping
 
-from sop.report.comparison import DECIDING, MIN_MIXTURES, SAME, UNDECIDED, Comparison, Difference
+from sop.denoise.intervals import MIN_INDEPENDENT
+from sop.report.comparison import DECIDING, SAME, UNDECIDED, Comparison, Difference
 from sop.report.wording import counted
 from sop.runtime.log import printable
 
@@ -16,6 +17,8 @@ def comparison_text(comparison: Comparison) -> str:
         lines += [""]
         lines += textwrap.wrap(f"note: {note}", 80, break_long_words=False, break_on_hyphens=False)
     lines += ["", *_table("dB, means", comparison.measures)]
+    of_a, of_b = ("unknown" if n is None else n for n in comparison.silent_estimates)
+    lines += [f"silent estimates: A {of_a}, B {of_b}"]
     if comparison.verdict != SAME:
         lines += ["", *_table(DECIDING, comparison.category)]
         if len(comparison.category) > 1:
@@ -33,12 +36,16 @@ def _verdict(comparison: Comparison) -> Iterator[str]:
         return
     yield f"{'A and B: ' if comparison.verdict == UNDECIDED else 'B is '}{comparison.verdict}."
     mean = f"{DECIDING} {_decibels(deciding.difference.mean)} dB on average"
-    if deciding.mixtures < MIN_MIXTURES:
+    if deciding.difference.low is None:
         few = counted(deciding.mixtures, "mixture")
-        yield f"{mean}, which may be chance: {few}, at least {MIN_MIXTURES} are needed."
+        yield f"{mean}, which may be chance: {few},"
+        yield (
+            f"{deciding.independent} of them without a common video, "
+            f"at least {MIN_INDEPENDENT} are needed."
+        )
         return
     yield f"{mean}, 95 % interval {_interval(deciding)}."
-    yield "The interval covers the choice of mixtures, not the training seed."
+    yield "The interval covers the choice of videos, not the training seed."
 
 
 def _mixtures(comparison: Comparison) -> str:
@@ -60,9 +67,10 @@ def _table(title: str, rows: Mapping[str, Difference]) -> Iterator[str]:
 
 
 def _interval(row: Difference) -> str:
-    if row.mixtures < MIN_MIXTURES and row.verdict != SAME:
+    low, high = row.difference.low, row.difference.high
+    if low is None or high is None:
         return "too few"
-    return f"{_decibels(row.difference.low)} to {_decibels(row.difference.high)}"
+    return f"{_decibels(low)} to {_decibels(high)}"
 
 
 def _decibels(value: float) -> str:

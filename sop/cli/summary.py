@@ -14,6 +14,9 @@ DETAILS = Path("metrics/details")
 
 MEASURES = ("sdr", "sir", "sar", "si_sdr", "sdr_mixture", "sdr_improvement")
 
+UNKNOWN = "-"
+"""Stands for a value that is undefined, or that metrics of an older version lack."""
+
 NEXT_STEPS = """
 Where to look next
   data/report/index.html         the whole run as a web page with sounds
@@ -73,10 +76,14 @@ def _evaluated(metrics: dict[str, Any]) -> Iterator[str]:
     yield f"{'':18}{'mean':>8}{'median':>8}  dB"
     for name in MEASURES:
         yield f"{name:18}{_decibels(metrics[name]['mean'])}{_decibels(metrics[name]['median'])}"
-    yield from ("", f"{'category':18}{'SDR':>8}{'gain':>8}{'SIR':>8}{'SAR':>8}  dB, means")
+        if name == "sdr":
+            yield f"{'silent_estimates':18}{_silent(metrics):>8}"
+    head = "".join(f"{name:>8}" for name in ("SDR", "silent", "gain", "SIR", "SAR"))
+    yield from ("", f"{'category':18}{head}  dB, means")
     for category, values in metrics["category"].items():
-        columns = (values[name]["mean"] for name in ("sdr", "sdr_improvement", "sir", "sar"))
-        yield f"{category:18}" + "".join(map(_decibels, columns))
+        means = (values[name]["mean"] for name in ("sdr", "sdr_improvement", "sir", "sar"))
+        sdr, *others = map(_decibels, means)
+        yield f"{category:18}{sdr}{_silent(values):>8}{''.join(others)}"
     mixtures = metrics["mixtures"]
     counts = f"{counted(mixtures['counted'], 'mixture')} evaluated"
     yield from ("", f"{counts}, {mixtures['left_out']} left out")
@@ -92,12 +99,23 @@ def _denoised(metrics: dict[str, Any]) -> Iterator[str]:
     for name in ("sdr", "sir", "sar"):
         change = metrics["change"][name]
         if change is not None and metrics["method"] != "none":
+            interval = "too few mixtures for an interval"
+            if change["low"] is not None:
+                interval = f"{change['low']:+.2f} to {change['high']:+.2f}"
             yield (
                 f"  {name.upper()} {metrics['before'][name]:.2f} to {metrics['after'][name]:.2f} "
-                f"dB, change {change['mean']:+.2f} ({change['low']:+.2f} to {change['high']:+.2f})"
+                f"dB, change {change['mean']:+.2f} ({interval})"
                 f", {counted(metrics['mixtures']['held_out'], 'held-out mixture')}"
             )
+    before, after = (_silent(metrics[side]) for side in ("before", "after"))
+    yield f"  silent estimates {before} to {after}"
+
+
+def _silent(metrics: dict[str, Any]) -> int | str:
+    """Return the number of silent estimates, which metrics of an older version lack."""
+    found: int | str = metrics.get("silent_estimates", UNKNOWN)
+    return found
 
 
 def _decibels(value: float | None) -> str:
-    return f"{'-':>8}" if value is None else f"{value:8.2f}"
+    return f"{UNKNOWN:>8}" if value is None else f"{value:8.2f}"

@@ -7,8 +7,8 @@ from typing import Any
 
 import pandas as pd
 
-from sop.denoise.bootstrap import Interval
 from sop.denoise.guard import Kept
+from sop.denoise.intervals import Interval
 from sop.denoise.selection import Denoised
 from sop.denoise.settings import METHODS, NONE, FilterSettings, MethodSettings
 from sop.denoise.trial import DENOISE_MEASURES, NOTEBOOK_SNR, Trial
@@ -67,21 +67,32 @@ def denoise_summary(denoised: Denoised) -> dict[str, Any]:
             return {}
         return {"kept": asdict(denoised.kept.get(candidate, Kept()))}
 
+    def means(candidate: MethodSettings | None) -> dict[str, Any]:
+        values: dict[str, Any] = {name: held_out.mean(name, candidate) for name in DENOISE_MEASURES}
+        return {"sdr": values.pop("sdr"), "silent_estimates": held_out.silent(candidate), **values}
+
     return {
         "method": chosen.method if chosen else NONE,
         "setting": chosen.values if chosen else {},
         "reason": denoised.reason,
         "mixtures": {
             "tuning": tuning.mixtures,
+            "tuning_videos": tuning.videos,
             "held_out": held_out.mixtures,
+            "held_out_videos": held_out.videos,
             "left_out": len(denoised.left_out),
             "reasons": {str(number): why for number, why in sorted(denoised.left_out.items())},
         },
-        "before": {name: held_out.mean(name, None) for name in DENOISE_MEASURES},
-        "after": {name: held_out.mean(name, chosen) for name in DENOISE_MEASURES},
+        "before": means(None),
+        "after": means(chosen),
         "change": changes(chosen),
         "methods": {
-            method: {"setting": best.values, "change": changes(best)} | kept(best)
+            method: {
+                "setting": best.values,
+                "silent_estimates": held_out.silent(best),
+                "change": changes(best),
+            }
+            | kept(best)
             for method, best in tuning.best_of_each_method().items()
         },
         "footnote": {

@@ -17,8 +17,8 @@ from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits
 
 from sop.dataset.seeding import generator
-from sop.denoise.bootstrap import Interval, mean_interval
 from sop.denoise.guard import Kept, total_kept
+from sop.denoise.intervals import MIN_INDEPENDENT, Interval, independent_mixtures, mean_interval
 from sop.denoise.settings import (
     METHODS,
     NONE,
@@ -28,10 +28,10 @@ from sop.denoise.settings import (
     MethodSettings,
     candidates,
 )
-from sop.denoise.trial import TRIAL_MEASURES, Trial
-from sop.evaluate.measures import why_not_comparable
+from sop.denoise.trial import SILENT, TRIAL_MEASURES, Trial
+from sop.evaluate.measures import UnmeasurableError
 from sop.evaluate.records import read_record
-from sop.params import Params
+from sop.params import DenoiseParams, Params
 from sop.runtime.device import one_thread
 from sop.runtime.progress import progress
 
@@ -39,54 +39,81 @@ from sop.runtime.progress import progress
 MAX_SIR_LOSS_DB = 0.1
 
 
+@dataclass(frozen=True)
+class MeasuredTrial:
+    """Measures of the candidates on one mixture."""
+
+    number: int
+    videos: tuple[str, ...]
+    values: NDArray[np.float64]
+    """`Trial.measure` without denoising and of each candidate, (candidates + 1, measures, N)."""
+
+
 class Changes:
     """Changes of the measures by each candidate, mixture by mixture.
 
-    The unit is the mixture, because the sources of a mixture depend on each other.
+    The unit is the mixture, because the sources of a mixture depend on each other. A measure is
+    compared over the sources that have a value without denoising: a sound that was silent has no
+    SAR to change.
 
     Args:
         tried: the candidates.
-        values: `Trial.measure` of each mixture, (candidates + 1, measures, N); the first row is
-            without denoising.
-        seed: seed of the confidence intervals.
+        trials: their measures on each mixture.
     """
 
-    def __init__(
-        self, tried: Sequence[MethodSettings], values: Sequence[NDArray[np.float64]], seed: int
-    ) -> None:
+    def __init__(self, tried: Sequence[MethodSettings], trials: Sequence[MeasuredTrial]) -> None:
         self.tried = list(tried)
-        self.seed = seed
-        means = [value.mean(axis=-1) for value in values]
-        self._means = np.array(means).reshape(-1, len(tried) + 1, len(TRIAL_MEASURES))
+        self._videos = [trial.videos for trial in trials]
+        shape = (len(trials), len(tried) + 1, len(TRIAL_MEASURES))
+        self._means, self._silent = np.full(shape, np.nan), np.zeros(shape[:2], int)
+        for number, trial in enumerate(trials):
+            self._silent[number] = trial.values[:, TRIAL_MEASURES.index(SILENT)].sum(axis=-1)
+            for at, values in enumerate(trial.values.transpose(1, 0, 2)):
+                known = np.isfinite(values[0])
+                if known.any():
+                    self._means[number, :, at] = values[:, known].mean(axis=-1)
         self._cache: dict[tuple[int, str], Interval] = {}
 
     @property
     def mixtures(self) -> int:
         """Number of measured mixtures."""
-        return len(self._means)
+        return len(self._videos)
+
+    @property
+    def videos(self) -> int:
+        """Number of videos in these mixtures."""
+        return len(set().union(*self._videos))
+
+    @property
+    def independent(self) -> int:
+        """Number of these mixtures of which no two have a video in common."""
+        return independent_mixtures(self._videos)
 
     def mean(self, measure: str, candidate: MethodSettings | None) -> float | None:
-        """Return the mean of a measure over the mixtures; None without mixtures.
+        """Return the mean of a measure over the mixtures; None without values.
 
         Args:
             measure: one of `TRIAL_MEASURES`.
             candidate: None for no denoising.
         """
-        row = 0 if candidate is None else 1 + self.tried.index(candidate)
-        means = self._means[:, row, TRIAL_MEASURES.index(measure)]
-        return float(means.mean()) if len(means) else None
+        means = self._means[:, self._row(candidate), TRIAL_MEASURES.index(measure)]
+        known = means[np.isfinite(means)]
+        return float(known.mean()) if len(known) else None
 
-    def changes(self, candidate: MethodSettings, measure: str) -> NDArray[np.float64]:
-        """Return the change of a measure in each mixture, (mixtures,)."""
-        means = self._means[:, :, TRIAL_MEASURES.index(measure)]
-        changes: NDArray[np.float64] = means[:, 1 + self.tried.index(candidate)] - means[:, 0]
-        return changes
+    def silent(self, candidate: MethodSettings | None) -> int:
+        """Return the number of silent sounds."""
+        return int(self._silent[:, self._row(candidate)].sum())
 
     def interval(self, candidate: MethodSettings, measure: str) -> Interval | None:
-        """Return the mean change with its 95 % interval; None without mixtures."""
-        key = (self.tried.index(candidate), measure)
-        if self.mixtures and key not in self._cache:
-            self._cache[key] = mean_interval(self.changes(candidate, measure), self.seed)
+        """Return the mean change with its 95 % interval; None without values."""
+        key = (self._row(candidate), measure)
+        changes = self._changes(candidate, measure)
+        known = np.isfinite(changes)
+        if known.any() and key not in self._cache:
+            videos = [
+                names for names, is_known in zip(self._videos, known, strict=True) if is_known
+            ]
+            self._cache[key] = mean_interval(changes[known], videos)
         return self._cache.get(key)
 
     def improves(self, candidate: MethodSettings) -> bool:
@@ -95,7 +122,9 @@ class Changes:
         Both have to hold for the whole 95 % interval.
         """
         sdr, sir = self.interval(candidate, "sdr"), self.interval(candidate, "sir")
-        return sdr is not None and sir is not None and sdr.low > 0 and sir.low >= -MAX_SIR_LOSS_DB
+        if sdr is None or sir is None or sdr.low is None or sir.low is None:
+            return False
+        return sdr.low > 0 and sir.low >= -MAX_SIR_LOSS_DB
 
     def best(self, among: Iterable[MethodSettings]) -> MethodSettings | None:
         """Return the candidate with the largest mean change of SDR; None without candidates."""
@@ -111,20 +140,19 @@ class Changes:
                 found[method] = best
         return found
 
+    def _row(self, candidate: MethodSettings | None) -> int:
+        return 0 if candidate is None else 1 + self.tried.index(candidate)
+
+    def _changes(self, candidate: MethodSettings, measure: str) -> NDArray[np.float64]:
+        """Return the change of a measure in each mixture, (mixtures,); NaN without a value."""
+        means = self._means[:, :, TRIAL_MEASURES.index(measure)]
+        changes: NDArray[np.float64] = means[:, self._row(candidate)] - means[:, 0]
+        return changes
+
     def _mean_change(self, candidate: MethodSettings, measure: str) -> float:
         """Return the mean change of a measure; 0 without mixtures."""
-        values = self.changes(candidate, measure)
+        values = self._changes(candidate, measure)
         return float(values.mean()) if len(values) else 0.0
-
-
-@dataclass(frozen=True)
-class MeasuredTrial:
-    """Measures of the candidates on one mixture."""
-
-    number: int
-    videos: tuple[str, ...]
-    values: NDArray[np.float64]
-    """`Trial.measure` without denoising and of each candidate, (candidates + 1, measures, N)."""
 
 
 @dataclass(frozen=True)
@@ -172,10 +200,11 @@ def denoise(paths: Sequence[Path], params: Params) -> Denoised:
         def measured(position: int) -> MeasuredTrial | None:
             record = read_record(paths[position])
             trial = Trial(record, params)
-            if reason := why_not_comparable(record.videos, trial.truth, trial.before):
-                left_out[record.number] = reason
+            try:
+                values = trial.measure([None, *tried])
+            except UnmeasurableError as reason:
+                left_out[record.number] = str(reason)
                 return None
-            values = trial.measure([None, *tried])
             bounded.update(trial.bounded)
             for settings, one in trial.kept.items():
                 kept[settings].append(one)
@@ -191,13 +220,13 @@ def denoise(paths: Sequence[Path], params: Params) -> Denoised:
     for_tuning, for_measuring = split(videos, params.denoise.tuning_fraction, params.denoise.seed)
     every = candidates(params.denoise)
     on_tuning = measure("tune", for_tuning, every)
-    tuning = Changes(every, [trial.values for trial in on_tuning], params.denoise.seed)
-    chosen, reason = choose(params.denoise.method, tuning)
+    tuning = Changes(every, on_tuning)
+    chosen, reason = choose(params.denoise, tuning)
     finalists = list(tuning.best_of_each_method().values())
     if chosen is not None and chosen not in finalists:
         finalists.append(chosen)
     on_held_out = measure("hold out", for_measuring, finalists)
-    held_out = Changes(finalists, [trial.values for trial in on_held_out], params.denoise.seed)
+    held_out = Changes(finalists, on_held_out)
     by_number = {trial.number: trial for trial in on_held_out}
     all_kept = {settings: total_kept(parts) for settings, parts in kept.items()}
     return Denoised(chosen, reason, tuning, held_out, by_number, left_out, bounded, all_kept)
@@ -225,30 +254,41 @@ def split(
     return tuning, [n for n, count in enumerate(counts) if not count]
 
 
-def choose(method: str, tuning: Changes) -> tuple[MethodSettings | None, str]:
+def choose(params: DenoiseParams, tuning: Changes) -> tuple[MethodSettings | None, str]:
     """Choose a candidate by its changes on the tuning mixtures.
 
     Args:
-        method: `denoise.method`.
+        params: the method, and the fewest mixtures and videos that may choose it.
         tuning: the changes by all candidates.
 
     Returns:
         The candidate, None for no denoising, and the reason.
     """
-    if method == NONE:
+    if params.method == NONE:
         return None, "denoise.method is none"
-    if method != "auto":
+    if params.method != "auto":
         (forced,) = tuning.best_of_each_method().values()
-        return forced, f"denoise.method is {method}"
-    if not tuning.mixtures:
-        return None, "no mixture is left for tuning; evaluate more mixtures or videos"
+        return forced, f"denoise.method is {params.method}"
+    mixtures = f"{tuning.mixtures} {'mixture' if tuning.mixtures == 1 else 'mixtures'}"
+    videos = f"{tuning.videos} {'video' if tuning.videos == 1 else 'videos'}"
+    fewest = params.min_tuning_mixtures, params.min_tuning_videos, MIN_INDEPENDENT
+    if (
+        tuning.mixtures < fewest[0]
+        or tuning.videos < fewest[1]
+        or tuning.independent < MIN_INDEPENDENT
+    ):
+        return None, (
+            f"{mixtures} of {videos} for tuning, {tuning.independent} of them without a common "
+            f"video, are too few: at least {fewest[0]} (denoise.min_tuning_mixtures) of "
+            f"{fewest[1]} (denoise.min_tuning_videos), {fewest[2]} without a common video, are "
+            "needed; evaluate more mixtures or videos"
+        )
     best = tuning.best(filter(tuning.improves, tuning.tried))
     if best is None:
         return None, "no candidate was significantly better on the mixtures for tuning"
     sdr = tuning.interval(best, "sdr")
     assert sdr is not None
-    mixtures = f"{tuning.mixtures} {'mixture' if tuning.mixtures == 1 else 'mixtures'}"
     return best, (
-        f"best of {len(tuning.tried)} on {mixtures} for tuning: SDR {sdr.mean:+.2f} dB "
+        f"best of {len(tuning.tried)} on {mixtures} of {videos} for tuning: SDR {sdr.mean:+.2f} dB "
         f"({sdr.low:+.2f} to {sdr.high:+.2f})"
     )

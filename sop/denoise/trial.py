@@ -20,7 +20,7 @@ from sop.denoise.settings import (
     WienerSettings,
 )
 from sop.denoise.wiener import em_wiener, renormalised
-from sop.evaluate.measures import Sounds, bss_eval, si_sdr, why_not_measurable
+from sop.evaluate.measures import Sounds, is_silent, measure
 from sop.evaluate.records import Record
 from sop.model.spectrogram import istft
 from sop.params import Params
@@ -30,7 +30,11 @@ DENOISE_MEASURES = ("sdr", "sir", "sar", "si_sdr", "mse", "snr")
 # The SNR of the notebook that this stage follows: mean over standard deviation of the waveform. It
 # says nothing about noise and is kept for comparison only.
 NOTEBOOK_SNR = "mean_over_std"
-TRIAL_MEASURES = (*DENOISE_MEASURES, NOTEBOOK_SNR)
+
+SILENT = "silent"
+"""1 for a silent sound, otherwise 0."""
+
+TRIAL_MEASURES = (*DENOISE_MEASURES, NOTEBOOK_SNR, SILENT)
 
 # An LMS rate that would diverge is reduced to this fraction of the smallest rate that diverges.
 STABLE_FRACTION = 0.5
@@ -78,19 +82,26 @@ class Trial:
         else:
             assert isinstance(candidate, RenormaliseSettings | WienerSettings)
             sounds = self._masked(candidate)
-        silent = [why_not_measurable(sound) is not None for sound in sounds]
-        return np.where(np.array(silent)[:, None], self.before, sounds)
+        return np.where(is_silent(sounds)[:, None], self.before, sounds)
 
     def measure(self, tried: Sequence[MethodSettings | None]) -> NDArray[np.float64]:
-        """Measure the sounds that each candidate makes, (candidates, `TRIAL_MEASURES`, N)."""
+        """Measure the sounds that each candidate makes.
+
+        Returns:
+            (candidates, `TRIAL_MEASURES`, N); NaN where a silent sound has no value.
+
+        Raises:
+            UnmeasurableError: a true sound is silent.
+        """
         sounds = np.stack([self.after(candidate) for candidate in tried]).astype(np.float64)
         truth = self.truth.astype(np.float64)
-        bss = bss_eval(truth, sounds)
+        found = measure(truth, sounds, self.record.videos)
         errors = np.mean((sounds - truth) ** 2, axis=-1)
         snr = 10 * np.log10(np.mean(truth**2, axis=-1) / np.maximum(errors, 1e-20))
-        notebook = sounds.mean(axis=-1) / sounds.std(axis=-1)
-        values = [bss.sdr, bss.sir, bss.sar, si_sdr(truth, sounds), errors, snr, notebook]
-        return np.stack(values, axis=1)
+        spread = np.where(found.silent, np.nan, sounds.std(axis=-1))
+        notebook = sounds.mean(axis=-1) / spread
+        ratios = (found.sdr, found.sir, found.sar, found.si_sdr)
+        return np.stack([*ratios, errors, snr, notebook, found.silent], axis=1)
 
     def _filtered(self, candidate: FilterSettings, target: int) -> Sounds:
         """Filter one sound with all others as references, (L,)."""

@@ -20,6 +20,25 @@ SILENCE = 1e-5
 
 FILTER_TAPS = 512  # length of the distortion filter that BSS Eval allows, as in mir_eval
 
+# Most that a silent estimate scores, dB.
+SILENT_SCORE_DB = 0.0
+
+
+class UnmeasurableError(ValueError):
+    """True sounds with which nothing can be compared; the message gives the reason."""
+
+
+class Measures(NamedTuple):
+    """Measures of estimates, each (..., N) in dB."""
+
+    sdr: Decibels
+    sir: Decibels
+    sar: Decibels
+    """NaN for silent estimates, which have no artifacts and no signal."""
+    si_sdr: Decibels
+    silent: NDArray[np.bool_]
+    """Whether the estimate is silent."""
+
 
 class BssEval(NamedTuple):
     """BSS Eval of estimates, each (..., N) in dB."""
@@ -27,6 +46,45 @@ class BssEval(NamedTuple):
     sdr: Decibels
     sir: Decibels
     sar: Decibels
+
+
+def measure(truth: Signals, estimates: Signals, names: Sequence[str] = ()) -> Measures:
+    """Measure estimates of the sources of a mixture; all callers measure through this function.
+
+    Silence scores no more than doing nothing: a silent estimate gets the score of the mixture, but
+    at most `SILENT_SCORE_DB`, in SDR, SIR and SI-SDR. An estimate with a sample that is not finite
+    counts as silent.
+
+    Args:
+        truth: true sounds, (N, L).
+        estimates: estimated sounds in the same order, (..., N, L); the leading dimensions are sets
+            of estimates to compare.
+        names: names of the sources, for the reason.
+
+    Raises:
+        UnmeasurableError: a true sound is silent or not finite.
+    """
+    for number, sound in enumerate(truth):
+        if reason := why_not_measurable(sound):
+            name = names[number] if len(names) else f"source {number + 1}"
+            raise UnmeasurableError(f"{name} {reason}")
+    silent = np.asarray(is_silent(estimates))
+    mixture = truth.sum(axis=0)
+    # If the sources cancel each other, any estimate is better than the mixture.
+    instead = truth if is_silent(mixture) else mixture
+    measured = np.where(silent[..., None], instead, estimates)
+    bss = bss_eval(truth, measured)
+    scores = [
+        np.where(silent, np.minimum(values, SILENT_SCORE_DB), values)
+        for values in (bss.sdr, bss.sir, si_sdr(truth, measured))
+    ]
+    return Measures(
+        sdr=scores[0],
+        sir=scores[1],
+        sar=np.where(silent, np.nan, bss.sar),
+        si_sdr=scores[2],
+        silent=silent,
+    )
 
 
 def bss_eval(references: Signals, estimates: Signals, taps: int = FILTER_TAPS) -> BssEval:
@@ -104,37 +162,37 @@ def si_sdr(references: Signals, estimates: Signals) -> Decibels:
     return _decibels(np.sum(target**2, axis=-1), np.sum((estimate - target) ** 2, axis=-1))
 
 
+def finite_or_silent(sounds: Sounds) -> Sounds:
+    """Return sounds (..., L), with silence for those that contain a sample that is not finite."""
+    finite = np.isfinite(sounds).all(axis=-1, keepdims=True)
+    usable: Sounds = np.where(finite, sounds, np.float32(0))
+    return usable
+
+
+def is_silent(signals: Signals) -> NDArray[np.bool_]:
+    """Return which signals (..., L) are silent or contain a sample that is not finite, (...)."""
+    usable = np.where(np.isfinite(signals).all(axis=-1, keepdims=True), signals, 0)
+    # SI-SDR removes the mean, so a constant signal counts as silent.
+    silent: NDArray[np.bool_] = (np.abs(usable).sum(axis=-1) <= SILENCE) | (
+        np.ptp(usable, axis=-1) == 0
+    )
+    return silent
+
+
 def why_not_measurable(signal: Signals) -> str | None:
-    """Return why BSS Eval and SI-SDR are undefined for a signal (L,); None if they are defined."""
+    """Return why nothing can be compared with a signal (L,); None if something can."""
     if not np.isfinite(signal).all():
         return "contains a sample that is not finite"
-    # SI-SDR removes the mean, so a constant signal counts as silent.
-    if np.abs(signal).sum() <= SILENCE or np.ptp(signal) == 0:
-        return "is silent"
-    return None
-
-
-def why_not_comparable(names: Sequence[str], truth: Signals, estimates: Signals) -> str | None:
-    """Return the reason why estimates cannot be measured; None if they can.
-
-    Args:
-        names: names of the sources, for the reason.
-        truth: true sounds, (N, L).
-        estimates: separated sounds, (N, L).
-    """
-    for signals, prefix in ((truth, ""), (estimates, "the estimate for ")):
-        for name, signal in zip(names, signals, strict=True):
-            if reason := why_not_measurable(signal):
-                return f"{prefix}{name} {reason}"
-    return None
+    return "is silent" if is_silent(signal) else None
 
 
 def summarise(values: Mapping[str, Signals | list[float]]) -> dict[str, dict[str, float | None]]:
-    """Return mean and median of each measure; None for a measure without values."""
+    """Return mean and median of each measure over its finite values; None if there are none."""
     statistics: dict[str, Any] = {"mean": np.mean, "median": np.median}
+    finite = {name: np.asarray(column)[np.isfinite(column)] for name, column in values.items()}
     return {
         name: {key: float(of(column)) if len(column) else None for key, of in statistics.items()}
-        for name, column in values.items()
+        for name, column in finite.items()
     }
 
 

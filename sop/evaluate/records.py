@@ -16,7 +16,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from sop.evaluate.measures import Sounds
+from sop.evaluate.measures import Sounds, finite_or_silent
 from sop.model.spectrogram import separate, stft, to_linear_frequency
 from sop.params import Params
 from sop.runtime.errors import UserError
@@ -68,8 +68,8 @@ class Record(NamedTuple):
             threshold: threshold of binary masks; see `separate`.
         """
         spectrum, batch = self.spectrum(params)[None], torch.from_numpy(masks)[None]
-        sounds: Sounds = separate(spectrum, batch, params.spectrogram, threshold)[0].numpy()
-        return sounds
+        sounds = separate(spectrum, batch, params.spectrogram, threshold)[0].numpy()
+        return finite_or_silent(sounds)
 
     def truth(self, params: Params) -> Sounds:
         """Return the true sounds, cut to the length of the estimates, (N, L)."""

@@ -44,7 +44,9 @@ def write_results(
     make_folder(sounds)
     rows = table(score for score in scores if isinstance(score, Score))
     write_text(plots / MIXTURES_FILE, rows.to_csv(index=False, float_format="%.4f"))
-    categories = rows.groupby("category")[list(MEASURES)].mean().reset_index()
+    by_category = rows.groupby("category")
+    categories = by_category[list(MEASURES)].mean().reset_index()
+    categories["silent"] = by_category["silent"].sum().to_numpy()
     write_text(plots / CATEGORIES_FILE, categories.to_csv(index=False, float_format="%.4f"))
     return scores
 

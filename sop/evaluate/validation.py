@@ -21,10 +21,10 @@ from sop.evaluate.measures import (
     MEASURES,
     Decibels,
     Sounds,
-    bss_eval,
-    si_sdr,
+    UnmeasurableError,
+    finite_or_silent,
+    measure,
     summarise,
-    why_not_comparable,
 )
 from sop.model.pixelplayer import PixelPlayer, normalize_frames, separation_loss
 from sop.model.spectrogram import istft, separate
@@ -41,7 +41,9 @@ class Score:
     videos: tuple[Video, ...]
     loss: float
     measures: dict[str, Decibels]
-    """Each of `MEASURES`, (N,) in dB."""
+    """Each of `MEASURES`, (N,) in dB; SAR is NaN for silent estimates."""
+    silent: NDArray[np.bool_]
+    """Whether each estimate is silent, (N,)."""
 
 
 @dataclass(frozen=True)
@@ -78,17 +80,20 @@ class SeparatedMixture:
         return self.sources[:, : self.estimates.shape[-1]]
 
     def score(self) -> Score | SkippedMixture:
-        """Measure the separated sounds; a mixture with a silent sound cannot be measured."""
-        names = [video.name for video in self.videos]
-        if reason := why_not_comparable(names, self.truth, self.estimates):
-            return SkippedMixture(self.number, reason)
+        """Measure the separated sounds; a mixture with a silent true sound cannot be measured."""
         unseparated = np.broadcast_to(self.mixture, self.estimates.shape)
-        bss = bss_eval(self.truth, np.stack([self.estimates, unseparated]))
-        sdr, sdr_mixture = bss.sdr
-        invariant = si_sdr(self.truth, self.estimates)
-        values = (sdr, bss.sir[0], bss.sar[0], invariant, sdr_mixture, sdr - sdr_mixture)
+        sounds = np.stack([self.estimates, unseparated])
+        try:
+            found = measure(self.truth, sounds, [video.name for video in self.videos])
+        except UnmeasurableError as reason:
+            return SkippedMixture(self.number, str(reason))
+        sdr, sdr_mixture = found.sdr
+        values = (
+            *(sdr, found.sir[0], found.sar[0], found.si_sdr[0]),
+            *(sdr_mixture, sdr - sdr_mixture),
+        )
         measures = dict(zip(MEASURES, values, strict=True))
-        return Score(self.number, self.videos, self.loss, measures)
+        return Score(self.number, self.videos, self.loss, measures, found.silent[0])
 
 
 def separate_mixtures(
@@ -148,14 +153,16 @@ def _read(reader: MixtureReader, batch: Sequence[Sequence[Video]]) -> list[Mixtu
 
 
 def table(scores: Iterable[Score]) -> pd.DataFrame:
-    """Return one row for each source of each mixture."""
+    """Return one row for each source of each mixture; `silent` is 1 for a silent estimate."""
     rows = [
         [score.number, position + 1, video.category, video.name]
         + [score.measures[name][position] for name in MEASURES]
+        + [int(score.silent[position])]
         for score in scores
         for position, video in enumerate(score.videos)
     ]
-    return pd.DataFrame(rows, columns=["mixture", "source", "category", "video", *MEASURES])
+    columns = ["mixture", "source", "category", "video", *MEASURES, "silent"]
+    return pd.DataFrame(rows, columns=columns)
 
 
 def evaluation_summary(results: Iterable[Score | SkippedMixture]) -> dict[str, Any]:
@@ -174,7 +181,7 @@ def evaluation_summary(results: Iterable[Score | SkippedMixture]) -> dict[str, A
     by_category = rows.groupby("category")
     return {
         **_summary(rows),
-        "loss": float(np.mean([result.loss for result in counted])),
+        "loss": summarise({"loss": [result.loss for result in counted]})["loss"]["mean"],
         "mixtures": {
             "counted": len(counted),
             "left_out": len(skipped),
@@ -184,8 +191,9 @@ def evaluation_summary(results: Iterable[Score | SkippedMixture]) -> dict[str, A
     }
 
 
-def _summary(rows: pd.DataFrame) -> dict[str, dict[str, float | None]]:
-    return summarise({name: rows[name].to_numpy() for name in MEASURES})
+def _summary(rows: pd.DataFrame) -> dict[str, Any]:
+    measures = summarise({name: rows[name].to_numpy() for name in MEASURES})
+    return {"sdr": measures.pop("sdr"), "silent_estimates": int(rows["silent"].sum()), **measures}
 
 
 def _separate(
@@ -216,6 +224,6 @@ def _separate(
                 params.train,
             )
             losses.append(float(loss))
-    made = zip(whole, estimates, masks.cpu().numpy(), losses, strict=True)
+    made = zip(whole, finite_or_silent(estimates), masks.cpu().numpy(), losses, strict=True)
     for (number, mixture), results in zip(mixtures.items(), made, strict=True):
         yield SeparatedMixture(number, mixture.videos, mixture.audio, *results)

@@ -14,11 +14,12 @@ from scipy.optimize import linear_sum_assignment
 
 from sop.dataset.index import Video
 from sop.download.synthetic.truth import read_truth
-from sop.evaluate.measures import Decibels, Sounds, bss_eval
+from sop.evaluate.measures import Decibels, Sounds, UnmeasurableError, measure
 from sop.inference.localization import Localization, Region
 from sop.inference.recording import Recording
 from sop.inference.separator import Separator
 from sop.params import ExtractParams
+from sop.runtime.errors import LeftOut
 
 Kind = Literal["silent", "solo", "distractor", "duet"]
 Box = tuple[float, float, float, float]
@@ -60,7 +61,10 @@ class LocalizationResult:
     overlaps: tuple[float, ...]
     """For each player, intersection over union of its box and its region's; 0 without a region."""
     scores: Mapping[str, Decibels]
-    """Each of `DUET_MEASURES` of the regions' sounds, (N,); no players except for duets."""
+    """Each of `DUET_MEASURES` of the regions' sounds, (N,); no players except for duets. SAR is NaN
+    for silent sounds."""
+    silent: int
+    """Number of these sounds that are silent."""
 
 
 def scenes(
@@ -113,16 +117,20 @@ def measure_localization(separator: Separator, scene: LocalizationScene) -> Loca
     players, regions = linear_sum_assignment(inside, maximize=True)
     on_player = {int(n) for n, k in zip(players, regions, strict=True) if inside[n, k]}
     matched = [(n, box, region_of.get(n)) for n, box in enumerate(scene.boxes)]
-    scores = np.empty((len(DUET_MEASURES), 0))
+    scores, silent = np.empty((len(DUET_MEASURES), 0)), 0
     if scene.kind == "duet":
         mixture = stems.sum(axis=0)
         # The estimate of a player without a region is the mixture.
         estimates = np.stack(
             [sounds[region_of[n]] if n in region_of else mixture for n in range(len(stems))]
         )
-        estimates = np.where(estimates.any(axis=1, keepdims=True), estimates, mixture)
-        bss = bss_eval(stems, np.stack([estimates, np.broadcast_to(mixture, estimates.shape)]))
-        scores = np.stack([bss.sdr[0], bss.sir[0], bss.sar[0], bss.sdr[0] - bss.sdr[1]])
+        sets = np.stack([estimates, np.broadcast_to(mixture, estimates.shape)])
+        try:
+            found = measure(stems, sets, [f"player {n + 1}" for n in range(len(stems))])
+        except UnmeasurableError as reason:
+            raise LeftOut(f"{scene.name}: {reason}") from None
+        scores = np.stack([found.sdr[0], found.sir[0], found.sar[0], found.sdr[0] - found.sdr[1]])
+        silent = int(found.silent[0].sum())
     return LocalizationResult(
         scene.kind,
         len(where.regions),
@@ -132,6 +140,7 @@ def measure_localization(separator: Separator, scene: LocalizationScene) -> Loca
             0.0 if k is None else _overlap(where.regions[k].box, box) for _, box, k in matched
         ),
         scores=dict(zip(DUET_MEASURES, scores, strict=True)),
+        silent=silent,
     )
 
 
@@ -169,9 +178,10 @@ def localization_summary(
             one.regions == 1 and all(one.pointed) for one in by_kind["distractor"]
         ),
         "duets": {
-            name: _mean(value for one in duets for value in one.scores[name])
+            name: _mean(value for one in duets for value in one.scores[name] if np.isfinite(value))
             for name in DUET_MEASURES
-        },
+        }
+        | {"silent_estimates": sum(one.silent for one in duets)},
         "left_out": left_out,
     }
 

@@ -2,11 +2,12 @@
 
 Two evaluations are compared mixture by mixture, on those that both separated. Mixtures differ far
 more in difficulty than models do in quality; pairing removes the difficulty from the difference.
+What is left is common to the mixtures of a video, which the intervals take into account.
 """
 
 import csv
 import io
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from sop.denoise.bootstrap import Interval, mean_interval
+from sop.denoise.intervals import Interval, independent_mixtures, mean_interval
 from sop.evaluate.measures import MEASURES
 from sop.report.param_changes import ParamChange, changed_params
 from sop.report.revisions import Revision, find_revision, how_to_repair, read_text
@@ -32,9 +33,6 @@ WORSE = "worse"
 SAME = "the same"
 UNDECIDED = "no significant difference"
 
-MIN_MIXTURES = 6
-"""Fewest mixtures for a verdict: 5 all favour the same one of two equals in 6 % of cases."""
-
 MIXTURE_PARAMS = (
     "dataset.",
     "extract.",
@@ -44,6 +42,9 @@ MIXTURE_PARAMS = (
     "evaluate.seed.",
 )
 """Parameters and sections that decide which mixtures are evaluated, and what they contain."""
+
+SILENT = "silent"
+"""Column that says which estimates are silent; results of older revisions lack it."""
 
 DECIMALS = 9
 """Rounding of differences, in digits: values of four decimals have no exact binary sums."""
@@ -58,6 +59,8 @@ class Difference:
 
     mixtures: int
     """Number of mixtures in which both have a value."""
+    independent: int
+    """Number of these mixtures of which no two have a video in common."""
     a: float
     """Mean of A in dB."""
     b: float
@@ -72,11 +75,10 @@ class Difference:
         """Verdict on B: `BETTER`, `WORSE`, `SAME` or `UNDECIDED`."""
         if self.difference == (0, 0, 0):
             return SAME
-        if self.mixtures >= MIN_MIXTURES:
-            if self.difference.low > 0:
-                return BETTER
-            if self.difference.high < 0:
-                return WORSE
+        if self.difference.low is not None and self.difference.low > 0:
+            return BETTER
+        if self.difference.high is not None and self.difference.high < 0:
+            return WORSE
         return UNDECIDED
 
     def as_dict(self) -> dict[str, Any]:
@@ -99,6 +101,8 @@ class Comparison:
     """Difference of each measure; measures without a pair of values are left out."""
     category: dict[str, Difference]
     """Difference of `DECIDING` in each category."""
+    silent_estimates: tuple[int | None, int | None]
+    """Number of silent estimates in the paired mixtures of A and of B; None if it is unknown."""
     params: list[ParamChange] | None
     """Parameters that differ; None if they could not be read."""
     notes: list[str]
@@ -117,20 +121,20 @@ class Comparison:
             "verdict": self.verdict,
             "mixtures": {"paired": self.paired, "a": self.mixtures[0], "b": self.mixtures[1]},
             "measures": {name: value.as_dict() for name, value in self.measures.items()},
+            "silent_estimates": dict(zip("ab", self.silent_estimates, strict=True)),
             "category": {name: value.as_dict() for name, value in self.category.items()},
             "params": None if self.params is None else [p.as_dict() for p in self.params],
             "notes": self.notes,
         }
 
 
-def compare(a: str, b: str, folder: Path, seed: int) -> Comparison:
+def compare(a: str, b: str, folder: Path) -> Comparison:
     """Compare the measures of two revisions on the mixtures that both evaluated.
 
     Args:
         a: any git revision, the name of a DVC experiment, or `workspace`.
         b: the same.
         folder: the project's, inside a git repository.
-        seed: seed of the bootstrap that gives the intervals.
 
     Raises:
         UserError: a revision is unknown, its measures are missing or damaged, or no mixture is in
@@ -150,7 +154,10 @@ def compare(a: str, b: str, folder: Path, seed: int) -> Comparison:
     if pairs.empty:
         raise UserError(_nothing_in_common(revisions, mixtures, params))
 
-    found = {name: _difference(pairs, name, seed) for name in COMPARED}
+    videos = {
+        number: tuple(names) for number, names in pairs["video_b"].groupby("mixture", sort=False)
+    }
+    found = {name: _difference(pairs, name, videos) for name in COMPARED}
     measures = {name: difference for name, difference in found.items() if difference}
     if DECIDING not in measures:
         raise UserError(
@@ -162,7 +169,7 @@ def compare(a: str, b: str, folder: Path, seed: int) -> Comparison:
     if params and all(difference.verdict == SAME for difference in measures.values()):
         notes.append("parameters differ but no result does: has `dvc repro` run since?")
     groups = pairs.groupby("category_b")
-    categories = {str(name): _difference(rows, DECIDING, seed) for name, rows in groups}
+    categories = {str(name): _difference(rows, DECIDING, videos) for name, rows in groups}
     return Comparison(
         a=revisions[0],
         b=revisions[1],
@@ -170,6 +177,7 @@ def compare(a: str, b: str, folder: Path, seed: int) -> Comparison:
         mixtures=mixtures,
         measures=measures,
         category={name: difference for name, difference in categories.items() if difference},
+        silent_estimates=(_silent(pairs["silent_a"]), _silent(pairs["silent_b"])),
         params=params,
         notes=notes,
     )
@@ -179,8 +187,8 @@ def _scores(revision: Revision, folder: Path) -> pd.DataFrame:
     """Read the measures of a revision.
 
     Returns:
-        `video`, `category` and each of `MEASURES` in dB, by mixture and source; NaN where there is
-        no finite value.
+        `video`, `category`, each of `MEASURES` in dB and `silent`, 1 for a silent estimate, by
+        mixture and source; NaN where there is no finite value.
 
     Raises:
         UserError: the file is missing, empty or damaged.
@@ -198,7 +206,10 @@ def _scores(revision: Revision, folder: Path) -> pd.DataFrame:
                 raise ValueError(f"line {reader.line_num} has more or fewer cells than the header")
             try:
                 source = int(cells["mixture"]), int(cells["source"])
-                values = {name: float(cells.get(name, "").strip() or "nan") for name in MEASURES}
+                values = {
+                    name: float(cells.get(name, "").strip() or "nan")
+                    for name in (*MEASURES, SILENT)
+                }
             except ValueError as error:
                 raise ValueError(f"line {reader.line_num}: {error}") from None
             if source in rows:
@@ -237,22 +248,35 @@ def _values(pairs: pd.DataFrame, name: str) -> pd.DataFrame:
     return pairs[[f"{name}_a", f"{name}_b"]].dropna()
 
 
-def _difference(pairs: pd.DataFrame, name: str, seed: int) -> Difference | None:
+def _silent(column: pd.Series) -> int | None:
+    """Return the number of silent estimates; None if a result does not say it."""
+    return None if column.isna().any() else int(column.sum())
+
+
+def _difference(
+    pairs: pd.DataFrame, name: str, videos: Mapping[int, Sequence[str]]
+) -> Difference | None:
     """Compute the difference of a measure; None without any values.
 
     The sources of a mixture are not independent, so their mean counts as one sample.
+
+    Args:
+        pairs: rows of `_pair`.
+        name: the measure.
+        videos: names of all videos of each mixture.
     """
-    mixtures = _values(pairs, name).groupby("mixture")
-    means = [np.mean(values.to_numpy(), axis=0) for _, values in mixtures]
-    if not means:
+    mixtures = dict(list(_values(pairs, name).groupby("mixture")))
+    if not mixtures:
         return None
-    a, b = np.transpose(means)
+    a, b = np.transpose([np.mean(values.to_numpy(), axis=0) for values in mixtures.values()])
+    of_mixtures = [videos[number] for number in mixtures]
     differences = np.round(b - a, DECIMALS)
     return Difference(
-        mixtures=len(means),
+        mixtures=len(mixtures),
+        independent=independent_mixtures(of_mixtures),
         a=float(a.mean()),
         b=float(b.mean()),
-        difference=mean_interval(differences, seed),
+        difference=mean_interval(differences, of_mixtures),
         better=float(np.mean(differences > 0)),
     )
 
@@ -264,8 +288,8 @@ def _missing_values(pairs: pd.DataFrame) -> Iterator[str]:
             yield f"{name} is left out: no source has a value in both"
         elif missing:
             yield (
-                f"{name} of {missing} of {len(pairs)} sources is left out: missing or not finite "
-                "in A or B"
+                f"{name} of {missing} of {len(pairs)} sources is left out: undefined (a silent "
+                "estimate has no SAR), missing or not finite in A or B"
             )
 
 

@@ -94,7 +94,7 @@ def write_report(root: Path, folder: Path, plots: Path, params: Params) -> Path:
         denoised = denoise_section(denoise, sweep, held_out)
 
     title = f"The Sound of Pixels: {params.dataset.source}"
-    _write_run_page(root, folder, title, params.evaluate.seed)
+    _write_run_page(root, folder, title)
     training = training_section(root / "metrics/train/plots/metrics")
     content = PageContent(
         title=title,
@@ -105,13 +105,13 @@ def write_report(root: Path, folder: Path, plots: Path, params: Params) -> Path:
     return write_page(folder, content)
 
 
-def _write_run_page(root: Path, folder: Path, title: str, seed: int) -> None:
+def _write_run_page(root: Path, folder: Path, title: str) -> None:
     """Write the page on this run: how it differs from the last commit, times, and the machine."""
     written, (head, is_changed) = timestamp(), describe_head(root)
     changes = ", with uncommitted changes" if is_changed else ""
     comparison = Section("Comparison", [], empty=why_missing("evaluate"))
     if read_evaluation(root):
-        comparison = comparison_section(root, seed, head, written)
+        comparison = comparison_section(root, head, written)
     content = PageContent(
         title=f"{title}: this run",
         origin=f"Written on {written} on host {host_name()}, from {head}{changes}.",

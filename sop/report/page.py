@@ -20,7 +20,7 @@ import pandas as pd
 import vl_convert
 from markupsafe import Markup
 
-from sop.denoise.bootstrap import Interval
+from sop.denoise.intervals import Interval
 from sop.player.embedded import SHARED_STYLE, WHOLE_SCRIPT, digest, script_json
 from sop.report import charts
 from sop.runtime.files import write_text
@@ -128,7 +128,8 @@ class MixtureTable:
     """All sources of all mixtures, to be searched, sorted and opened."""
 
     scores: pd.DataFrame
-    """A row for each source: `mixture`, `category`, `video`, and measures of `MEASURE_NAMES`."""
+    """A row for each source: `mixture`, `category`, `video`, and measures of `MEASURE_NAMES`;
+    `silent` is 1 for a silent estimate."""
     files: Mapping[int, MixtureFiles] = field(default_factory=dict)
     """Files of the mixtures that have any, by number."""
 
@@ -288,6 +289,7 @@ def _mixtures(table: MixtureTable, measures: Sequence[str]) -> Iterator[dict[str
                 {
                     "category": row["category"],
                     "video": row["video"],
+                    "silent": row.get("silent") == 1,
                     "measures": [charts.finite(row[name], 4) for name in measures],
                     "files": _addresses(own),
                 }
@@ -303,6 +305,10 @@ def _addresses(files: Mapping[str, str]) -> dict[str, str]:
 
 def _written(cell: Cell, format: Format = "text") -> str:
     """Return a cell as text; a dash where there is no value."""
+    if isinstance(cell, Interval) and cell.low is None:
+        return Markup('{} <span class="interval">[too few]</span>').format(
+            _written(cell.mean, format)
+        )
     if isinstance(cell, Interval):
         mean, low, high = (_written(value, format) for value in cell)
         return Markup('{} <span class="interval">[{}, {}]</span>').format(mean, low, high)

@@ -253,7 +253,7 @@ class Trainer:
         self.group.barrier()
 
     def validate(self, epoch: int) -> dict[str, float]:
-        """Return loss and measures on the first validation mixtures; empty if none has a score."""
+        """Return loss and measures on the first validation mixtures, those that have a value."""
         separations = separate_mixtures(
             self.state.output_model,
             self.validation,
@@ -266,16 +266,23 @@ class Trainer:
         measured = [mixture.score() for mixture in separations]
         prefix = f"epoch {epoch}/{self.params.train.epochs}"
         if not any(isinstance(result, Score) for result in measured):
-            # All masks may be empty early in training.
             logger.info(f"{prefix}: no validation mixture could be measured")
             return {}
         results = evaluation_summary(measured)
         means = {name: results[name]["mean"] for name in MEASURES}
+        found = {"loss": results["loss"], **means}
+        known = {name: value for name, value in found.items() if value is not None}
+        silent = results["silent_estimates"]
         logger.info(
-            f"{prefix}: validation loss {results['loss']:.4f}, "
-            + ", ".join(f"{name} {value:.2f} dB" for name, value in means.items())
+            f"{prefix}: validation "
+            + ", ".join(
+                f"loss {value:.4f}" if name == "loss" else f"{name} {value:.2f} dB"
+                for name, value in known.items()
+            )
+            # Many masks may be empty early in training.
+            + (f"; {silent} estimates are silent" if silent else "")
         )
-        return {"loss": results["loss"], **means}
+        return {**known, "silent_estimates": silent}
 
     def save_model(self, path: Path) -> None:
         """Write the current model."""

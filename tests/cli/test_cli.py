@@ -25,6 +25,7 @@ MEASURES = ("sdr", "sir", "sar", "si_sdr", "sdr_mixture", "sdr_improvement")
 
 def metrics(**changes: Any) -> dict[str, Any]:
     values = {name: {"mean": 1.0 + at, "median": -1.0 - at} for at, name in enumerate(MEASURES)}
+    values |= {"silent_estimates": 2}
     return {
         **values,
         "loss": 0.5,
@@ -210,7 +211,8 @@ def test_summary(evaluated: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for at, name in enumerate(MEASURES):
         assert [name, f"{1 + at}.00", f"{-1 - at}.00"] in table
     for category in ("cello_acoustic_guitar", "flute"):
-        assert [category, "1.00", "6.00", "2.00", "3.00"] in table
+        assert [category, "1.00", "2", "6.00", "2.00", "3.00"] in table
+    assert table[2] == ["silent_estimates", "2"]
     assert "3 mixtures evaluated, 1 left out" in lines
     assert "  mixture 2: a.wav: holds no sound" in lines
     assert any("data/evaluate/" in line for line in lines)
@@ -306,6 +308,43 @@ def test_keys_of_a_checkpoint_are_shown_without_control_characters(
     assert shown.stderr.count("\n") == 1
     assert shown.stderr.rstrip().isprintable()
     assert r"model.\x1b[31m\n: unknown key" in shown.stderr
+
+
+def denoise_metrics(low: float | None) -> dict[str, Any]:
+    values = {"sdr": 1.0, "sir": 2.0, "sar": None, "silent_estimates": 3}
+    change = {"mean": 0.39, "low": low, "high": None if low is None else 0.5}
+    return {
+        "method": "nlms",
+        "setting": {"taps": 4},
+        "reason": "denoise.method is nlms",
+        "mixtures": {"held_out": 1},
+        "before": values,
+        "after": values | {"silent_estimates": 1},
+        "change": {"sdr": change, "sir": change, "sar": None},
+    }
+
+
+@pytest.mark.parametrize(("low", "said"), [(0.1, "+0.10 to +0.50"), (None, "too few")])
+def test_summary_of_denoising(
+    evaluated: Path, capsys: pytest.CaptureFixture[str], low: float | None, said: str
+) -> None:
+    evaluated.with_name("denoise.json").write_text(json.dumps(denoise_metrics(low)))
+    assert main(["summary"]) == 0
+    out = capsys.readouterr().out
+    assert f"SDR 1.00 to 1.00 dB, change +0.39 ({said}" in out
+    assert "silent estimates 3 to 1" in out
+
+
+def test_summary_of_silence_and_of_older_metrics(
+    evaluated: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    changed = metrics(sar={"mean": None, "median": None})
+    del changed["silent_estimates"]
+    evaluated.write_text(json.dumps(changed))
+    assert main(["summary"]) == 0
+    table = [line.split() for line in capsys.readouterr().out.splitlines()]
+    assert ["sar", "-", "-"] in table
+    assert ["silent_estimates", "-"] in table
 
 
 def test_summary_of_a_damaged_file(evaluated: Path) -> None:

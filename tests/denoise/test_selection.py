@@ -12,7 +12,7 @@ from numpy.testing import assert_allclose
 
 from sop.denoise.guard import GuardedFilter
 from sop.denoise.results import denoise_summary, held_out_table, sweep_table, write_denoised
-from sop.denoise.selection import Changes, choose, denoise, split
+from sop.denoise.selection import Changes, MeasuredTrial, choose, denoise, split
 from sop.denoise.settings import (
     METHODS,
     LmsSettings,
@@ -27,8 +27,8 @@ from sop.denoise.trial import DENOISE_MEASURES, TRIAL_MEASURES, Trial
 from sop.evaluate.measures import bss_eval, si_sdr
 from sop.evaluate.records import Record, record_paths, write_record
 from sop.model.spectrogram import stft, to_log_frequency
-from sop.params import Params
-from tests.support.experiment import with_values
+from sop.params import Params, load_params
+from tests.support.experiment import ROOT, with_values
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -42,6 +42,8 @@ def params(tiny_params: Params) -> Params:
         {
             "denoise.method": "auto",
             "denoise.tuning_fraction": 0.5,
+            "denoise.min_tuning_mixtures": 6,
+            "denoise.min_tuning_videos": 12,
             "denoise.taps": [4, 16],
             "denoise.lms_rates": [1e-4],
             "denoise.nlms_rates": [0.01],
@@ -81,11 +83,15 @@ def record(params: Params, number: int, blur: float = 0.35, sources: int = 2) ->
 @pytest.fixture(scope="module")
 def records(params: Params, tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
     folder = tmp_path_factory.mktemp("evaluate")
-    for number in range(16):
-        made = record(params, number)
-        # With few videos, the split by video leaves complete mixtures on both sides.
-        first, second = f"flute/{number % 4}", f"cello/{number // 4 % 2}"
-        write_record(folder, made._replace(videos=(first, second)))
+    names = [f"flute/{n:02}" for n in range(28)]
+    # Pairs of videos of the same side of the split.
+    pairs = [
+        (names[a], names[b])
+        for side in split([(name,) for name in names], 0.5, params.denoise.seed)
+        for a, b in zip(side[::2], side[1::2], strict=True)
+    ]
+    for number, pair in enumerate(pairs):
+        write_record(folder, record(params, number)._replace(videos=pair))
     return record_paths(folder)
 
 
@@ -182,50 +188,117 @@ def test_no_video_is_on_both_sides_of_the_split() -> None:
     assert split(mixtures, 0.4, seed=1) == sides != split(mixtures, 0.4, seed=2)
 
 
-def planted(changes: dict[str, list[float]], tried: list[MethodSettings]) -> Changes:
-    """Return changes with given values of SDR and SIR for each candidate and mixture."""
+def planted(
+    changes: dict[str, list[float]], tried: list[MethodSettings], videos: int | None = None
+) -> Changes:
+    """Return changes with given values of SDR and SIR for each candidate and mixture.
+
+    Args:
+        changes: of each candidate and mixture, by measure.
+        tried: the candidates.
+        videos: number of videos that the mixtures share; by default, none share one.
+    """
     count = len(changes["sdr"][0])
     values = np.zeros((count, len(tried) + 1, len(TRIAL_MEASURES), 2))
     for name, of_candidates in changes.items():
         for position, change in enumerate(of_candidates, start=1):
             values[:, position, DENOISE_MEASURES.index(name)] = np.array(change)[:, None]
-    return Changes(tried, list(values), seed=0)
+    names = [(f"{2 * n}", f"{2 * n + 1}") for n in range(count)]
+    if videos:
+        names = [(f"{n % videos}", f"{(n + 1 + n // videos) % videos}") for n in range(count)]
+    made = zip(range(count), names, values, strict=True)
+    return Changes(tried, [MeasuredTrial(*one) for one in made])
+
+
+def chosen_by(params: Params, tuning: Changes, method: str = "auto", **fewest: int):
+    values = {f"denoise.min_tuning_{name}": value for name, value in fewest.items()}
+    return choose(with_values(params, {"denoise.method": method, **values}).denoise, tuning)
 
 
 A, B = NlmsSettings(taps=4, rate=0.01), RenormaliseSettings(power=2.0)
 SURE, UNSURE = [0.9, 1.1] * 20, [-6.0, 8.4] * 20
 
 
-def test_auto_chooses_a_significant_improvement() -> None:
+def test_auto_chooses_a_significant_improvement(params) -> None:
     tuning = planted({"sdr": [UNSURE, SURE], "sir": [[0.0] * 40] * 2}, [A, B])
-    chosen, reason = choose("auto", tuning)
+    chosen, reason = chosen_by(params, tuning)
     assert chosen == B
-    assert "SDR +1.00 dB" in reason
+    assert "on 40 mixtures of 80 videos for tuning: SDR +1.00 dB" in reason
 
 
-def test_auto_chooses_none_without_significant_improvement() -> None:
+def test_auto_chooses_none_without_significant_improvement(params) -> None:
     for sdr in (UNSURE, [0.0] * 40, [-value for value in SURE]):
         tuning = planted({"sdr": [sdr], "sir": [[0.0] * 40]}, [A])
-        assert choose("auto", tuning)[0] is None
+        assert chosen_by(params, tuning)[0] is None
 
 
-def test_auto_chooses_none_with_a_loss_of_sir() -> None:
+def test_auto_chooses_none_with_a_loss_of_sir(params) -> None:
     tuning = planted({"sdr": [SURE], "sir": [[-0.2] * 40]}, [A])
-    assert choose("auto", tuning)[0] is None
+    assert chosen_by(params, tuning)[0] is None
     tuning = planted({"sdr": [SURE], "sir": [[-0.05] * 40]}, [A])
-    assert choose("auto", tuning)[0] == A
+    assert chosen_by(params, tuning)[0] == A
 
 
-def test_forced_method_is_chosen_even_if_worse() -> None:
+def test_forced_method_is_chosen_even_if_worse(params) -> None:
     tuning = planted({"sdr": [[-2.0, -2.1]], "sir": [[-3.0, -3.0]]}, [A])
-    assert choose("nlms", tuning)[0] == A
-    assert choose("none", tuning)[0] is None
+    assert chosen_by(params, tuning, "nlms")[0] == A
+    assert chosen_by(params, tuning, "none")[0] is None
 
 
-def test_auto_chooses_none_without_tuning_mixtures() -> None:
-    chosen, reason = choose("auto", Changes([A, B], [], seed=0))
-    assert chosen is None
-    assert "no mixture is left for tuning" in reason
+def test_auto_needs_mixtures_and_videos(params) -> None:
+    """One mixture was enough: it has an interval of no width above zero."""
+    for count, videos, fewest, said in (
+        (0, None, {}, "0 mixtures of 0 videos for tuning"),
+        (1, None, {"mixtures": 1, "videos": 1}, "1 mixture of 2 videos for tuning, 1 of them"),
+        (19, None, {"mixtures": 20}, "at least 20 (denoise.min_tuning_mixtures)"),
+        (40, 13, {"videos": 14}, "of 14 (denoise.min_tuning_videos)"),
+        (40, 6, {"mixtures": 1, "videos": 1}, "6 without a common video, are needed"),
+    ):
+        changes = {"sdr": [[0.39] * count], "sir": [[0.0] * count]}
+        chosen, reason = chosen_by(params, planted(changes, [A], videos), **fewest)
+        assert chosen is None
+        assert "are too few: at least " in reason
+        assert said in reason
+    changes = {"sdr": [[0.39] * 20], "sir": [[0.0] * 20]}
+    assert chosen_by(params, planted(changes, [A]), mixtures=20, videos=20)[0] == A
+
+
+def test_defaults_ask_for_mixtures_and_videos() -> None:
+    defaults = load_params(ROOT / "params.yaml").denoise
+    assert (defaults.min_tuning_mixtures, defaults.min_tuning_videos) == (20, 20)
+
+
+def test_changes_of_silent_sounds(params) -> None:
+    """A sound that is silent before has no SAR to change; the other measures count it."""
+    values = np.zeros((2, len(TRIAL_MEASURES), 2))
+    sdr, sar, silent = (TRIAL_MEASURES.index(name) for name in ("sdr", "sar", "silent"))
+    values[:, sdr] = [[4, 0], [6, 6]]
+    values[:, sar] = [[10, np.nan], [11, 20]]
+    values[0, silent] = [0, 1]
+    muted = values.copy()
+    muted[0, sar], muted[0, silent] = np.nan, 1
+    changes = Changes([A], [MeasuredTrial(0, ("a", "b"), values), MeasuredTrial(1, "cd", muted)])
+    assert (changes.silent(None), changes.silent(A)) == (3, 0)
+    assert changes.mean("sdr", None) == 2
+    assert changes.mean("sar", None) == 10
+    assert changes.interval(A, "sdr") == (4, None, None)
+    assert changes.interval(A, "sar") == (1, None, None)
+
+
+def test_silent_separated_sounds_are_measured_and_counted(params, tmp_path) -> None:
+    for number in range(2):
+        made = record(params, number)
+        masks = made.masks.copy()
+        masks[1] *= number
+        write_record(tmp_path, made._replace(masks=masks))
+    denoised = denoise(record_paths(tmp_path), replace_share(params, 0.01))
+    summary = denoise_summary(denoised)
+    assert summary["mixtures"]["left_out"] == 0
+    assert summary["before"]["silent_estimates"] == summary["after"]["silent_estimates"] == 1
+    assert summary["methods"]["nlms"]["silent_estimates"] == 1
+    assert summary["before"]["sdr"] is not None
+    assert held_out_table(denoised)["sar"].isna().sum() > 0
+    json.dumps(summary, allow_nan=False)
 
 
 @pytest.fixture(scope="module")
@@ -288,7 +361,7 @@ def test_sounds_of_the_shown_mixtures_are_written(denoised, records, params, tmp
         *(
             f"sounds/00{number}/{name}-denoised.wav"
             for number in range(2)
-            for name in ("1-flute", "2-cello")
+            for name in ("1-flute", "2-flute")
         ),
     ]
     trial = Trial(record(params, 0), params)
@@ -328,7 +401,7 @@ def test_single_mixture_chooses_none(params, tmp_path) -> None:
     denoised = denoise(record_paths(tmp_path), replace_share(params, 0.01))
     assert denoised.chosen is None
     summary = denoise_summary(denoised)
-    assert summary["reason"].startswith("no mixture is left for tuning")
+    assert summary["reason"].startswith("0 mixtures of 0 videos for tuning")
     assert summary["mixtures"]["held_out"] == 1
     write_denoised(denoised, record_paths(tmp_path), params, tmp_path / "s", tmp_path / "p")
 
@@ -347,7 +420,7 @@ def replace_share(params: Params, share: float) -> Params:
 
 
 def test_interval_of_equal_changes_has_no_width() -> None:
-    changes = planted({"sdr": [[1.0, 1.0, 1.0]], "sir": [[0.0] * 3]}, [A])
+    changes = planted({"sdr": [[1.0] * 6], "sir": [[0.0] * 6]}, [A])
     assert changes.interval(A, "sdr") == (1.0, 1.0, 1.0)
 
 

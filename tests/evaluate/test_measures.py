@@ -1,3 +1,4 @@
+import re
 import subprocess
 import warnings
 from pathlib import Path
@@ -6,8 +7,9 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from sop.evaluate.measures import bss_eval, si_sdr, summarise
+from sop.evaluate.measures import UnmeasurableError, bss_eval, measure, si_sdr, summarise
 from sop.media.ffmpeg import binary
+from tests.support.experiment import ROOT
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -206,8 +208,74 @@ def test_si_sdr_of_a_constant_reference_is_an_error() -> None:
         si_sdr(constant, sounds)
 
 
+def quiet_first(gain: float) -> Sounds:
+    """Return two sources, the first one scaled."""
+    sounds = coloured(2, np.random.default_rng(11))
+    sounds[0] *= gain
+    return sounds
+
+
+def test_measures_of_sounding_estimates_are_bss_eval_and_si_sdr() -> None:
+    truth = coloured(2, np.random.default_rng(12))
+    sets = np.stack([leaky(truth, np.random.default_rng(n)) for n in range(3)])
+    found = measure(truth, sets)
+    for ours, expected in zip(found[:3], bss_eval(truth, sets), strict=True):
+        np.testing.assert_array_equal(ours, expected)
+    np.testing.assert_array_equal(found.si_sdr, si_sdr(truth, sets))
+    assert not found.silent.any()
+
+
+@pytest.mark.parametrize("value", [0.0, 0.25, np.nan, np.inf])
+def test_silent_estimate_scores_as_the_mixture_but_at_most_zero(value: float) -> None:
+    truth = quiet_first(0.1)
+    mixture = np.broadcast_to(truth.sum(axis=0), truth.shape)
+    silent = truth + 0.1 * truth[::-1]
+    for at in (0, 1):
+        estimates = silent.copy()
+        estimates[at] = value
+        found, alone, of_mixture = (
+            measure(truth, sounds) for sounds in (estimates, silent, mixture)
+        )
+        assert found.silent.tolist() == [at == 0, at == 1]
+        for name in ("sdr", "sir", "si_sdr"):
+            ours, best, bound = (getattr(made, name) for made in (found, alone, of_mixture))
+            assert ours[at] == pytest.approx(min(0, bound[at]), abs=1e-9)
+            assert ours[1 - at] == best[1 - at]
+        assert np.isnan(found.sar[at]) and found.sar[1 - at] == alone.sar[1 - at]
+    # The mixture is below 0 dB for the quiet source only.
+    assert of_mixture.sdr[0] < -10 < 10 < of_mixture.sdr[1]
+
+
+def test_silence_never_scores_more_than_doing_nothing_or_zero() -> None:
+    rng = np.random.default_rng(13)
+    for gain in (1e-3, 0.1, 1.0, 10.0):
+        truth = quiet_first(gain)
+        both = measure(truth, np.stack([np.zeros_like(truth), truth[::-1] + truth]))
+        assert (both.sdr[0] <= 0).all() and both.silent[0].all()
+        assert (both.sdr[0] <= both.sdr[1] + 1e-9).all()
+    cancelling = coloured(1, rng) * np.array([[1], [-1]])
+    assert measure(cancelling, np.zeros_like(cancelling)).sdr.tolist() == [0, 0]
+
+
+def test_silent_truth_cannot_be_measured() -> None:
+    truth = coloured(2, np.random.default_rng(14))
+    for value, reason in ((0.0, "is silent"), (0.25, "is silent"), (np.nan, "not finite")):
+        wrong = truth.copy()
+        wrong[1] = value
+        with pytest.raises(UnmeasurableError, match=f"cello/b .*{reason}|cello/b {reason}"):
+            measure(wrong, truth, ["flute/a", "cello/b"])
+
+
+def test_measures_have_one_entrance() -> None:
+    """A caller of BSS Eval or SI-SDR itself would have to treat silence on its own."""
+    raw = re.compile(r"import.*\b(bss_eval|si_sdr)\b|^    (bss_eval|si_sdr),$", re.MULTILINE)
+    files = [path for name in ("sop", "stages") for path in (ROOT / name).rglob("*.py")]
+    assert len(files) > 50
+    assert [path for path in files if raw.search(path.read_text(encoding="utf-8"))] == []
+
+
 def test_summary_has_mean_and_median_or_nothing() -> None:
-    values = {"sdr": [1.0, 2.0, 9.0], "sir": np.array([4.0, 5.0]), "sar": []}
+    values = {"sdr": [1.0, np.nan, 2.0, 9.0], "sir": np.array([4.0, 5.0]), "sar": [np.nan]}
     assert summarise(values) == {
         "sdr": {"mean": 4.0, "median": 2.0},
         "sir": {"mean": 4.5, "median": 4.5},

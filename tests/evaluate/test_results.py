@@ -156,7 +156,7 @@ def test_no_shown_mixtures(
 def test_shown_mixture_without_a_score(
     tmp_path: Path, separations: list[SeparatedMixture], tiny_params: Params
 ) -> None:
-    silent = replace(separations[0], estimates=np.zeros_like(separations[0].estimates))
+    silent = replace(separations[0], sources=np.zeros_like(separations[0].sources))
     written = Written(tmp_path, [silent], tiny_params)
     assert isinstance(written.scores[0], SkippedMixture)
     files = written.files()
@@ -164,6 +164,21 @@ def test_shown_mixture_without_a_score(
     assert pd.read_csv(written.plots / "mixtures.csv").empty
 
 
+def test_mixture_of_silent_estimates(
+    tmp_path: Path, separations: list[SeparatedMixture], tiny_params: Params
+) -> None:
+    silent = replace(separations[0], estimates=np.zeros_like(separations[0].estimates))
+    written = Written(tmp_path, [silent, separations[2]], tiny_params)
+    assert "sounds/000/mixture.wav" in written.files()
+    rows = pd.read_csv(written.plots / "mixtures.csv")
+    assert rows["silent"].tolist() == [1, 1, 0, 0]
+    assert rows["sar"].isna().tolist() == [True, True, False, False]
+    assert (rows["sdr"][:2] <= 0).all()
+    categories = pd.read_csv(written.plots / "categories.csv")
+    assert categories["silent"].sum() == 2
+
+
 def test_empty_table() -> None:
-    assert list(table([]).columns) == ["mixture", "source", "category", "video", *MEASURES]
+    names = ["mixture", "source", "category", "video"]
+    assert list(table([]).columns) == [*names, *MEASURES, "silent"]
     assert table([]).empty

@@ -1,3 +1,4 @@
+import json
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -65,7 +66,8 @@ def score(number: int, names: tuple[str, ...], start: float, loss: float = 0.5) 
         name: start + 10 * at + np.arange(len(names), dtype=float)
         for at, name in enumerate(MEASURES)
     }
-    return Score(number, tuple(video(name) for name in names), loss, values)
+    heard = np.zeros(len(names), bool)
+    return Score(number, tuple(video(name) for name in names), loss, values, heard)
 
 
 def separated(player: PixelPlayer, videos: list[Video], params: Params, count: int) -> list[Any]:
@@ -249,15 +251,55 @@ def test_score_has_every_measure_of_every_source() -> None:
 
 def test_unmeasurable_mixture_is_skipped_with_its_reason() -> None:
     truth, estimates = separation().truth, separation().estimates
-    silent, constant, broken = truth.copy(), truth.copy(), estimates.copy()
-    silent[1], constant[0], broken[1, 5] = 0, 0.25, np.nan
+    silent, constant = truth.copy(), truth.copy()
+    silent[1], constant[0] = 0, 0.25
     for changes, reason in (
         ({"sources": silent}, "cello/b is silent"),
         ({"sources": constant}, "flute/a is silent"),
-        ({"estimates": silent}, "the estimate for cello/b is silent"),
-        ({"estimates": broken}, "the estimate for cello/b contains a sample that is not finite"),
+        ({"sources": silent, "estimates": 0 * estimates}, "cello/b is silent"),
     ):
         assert separation(number=7, **changes).score() == SkippedMixture(7, reason)
+
+
+def test_silence_is_not_rewarded() -> None:
+    """With one good mixture and nine with a muted source, the mean was that of the good one."""
+    good = separation(0, estimates=separation(0).truth + 0.01 * separation(0).truth[::-1])
+    muted = []
+    for number in range(1, 10):
+        estimates = separation(number).estimates.copy()
+        estimates[1] = 0
+        muted.append(separation(number, estimates=estimates))
+    made = evaluation_summary(result.score() for result in [good, *muted])
+    assert made["mixtures"] == {"counted": 10, "left_out": 0, "reasons": {}}
+    assert made["silent_estimates"] == 9
+    assert made["category"]["cello"]["silent_estimates"] == 9
+    assert made["category"]["flute"]["silent_estimates"] == 0
+    scores = [result.score() for result in muted]
+    for score_of in scores:
+        assert isinstance(score_of, Score)
+        assert score_of.silent.tolist() == [False, True]
+        sdr, mixture = (score_of.measures[name][1] for name in ("sdr", "sdr_mixture"))
+        assert sdr == pytest.approx(min(0, mixture), abs=1e-4)
+        assert np.isnan(score_of.measures["sar"][1])
+    cello = [good.score().measures["sdr"][1], *(one.measures["sdr"][1] for one in scores)]
+    assert made["category"]["cello"]["sdr"]["mean"] == pytest.approx(np.mean(cello))
+    assert made["category"]["cello"]["sdr"]["mean"] < 6
+    # SAR is a mean over the sounding estimates.
+    assert made["category"]["cello"]["sar"]["mean"] == good.score().measures["sar"][1]
+    json.dumps(made, allow_nan=False)
+
+
+def test_model_that_returns_no_numbers_is_measured_as_silent(
+    tiny_videos: list[Video], tiny_params: Params
+) -> None:
+    player = player_of(tiny_params, bias=float("nan"))
+    params = with_values(tiny_params, {"model.mask": "ratio", "train.loss": "l1"})
+    made = evaluation_summary(one.score() for one in separated(player, tiny_videos, params, 2))
+    assert made["silent_estimates"] == 4
+    assert made["sdr"]["mean"] <= 0
+    assert made["sar"] == {"mean": None, "median": None}
+    assert made["loss"] is None
+    json.dumps(made, allow_nan=False)
 
 
 def test_quiet_sounds_are_counted() -> None:
@@ -291,7 +333,7 @@ def test_summary_counts_and_averages_over_sources() -> None:
     assert made["category"]["cello"]["sdr"] == {"mean": 2.5, "median": 2.5}
     assert made["category"]["flute"]["sdr"] == {"mean": 0.0, "median": 0.0}
     assert made["category"]["tuba"]["sar"] == {"mean": 25.0, "median": 25.0}
-    assert made["category"]["tuba"].keys() == set(MEASURES)
+    assert made["category"]["tuba"].keys() == {*MEASURES, "silent_estimates"}
 
 
 def test_summary_equals_a_plain_computation() -> None:

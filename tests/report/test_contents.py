@@ -230,7 +230,7 @@ def test_only_the_page_on_the_run_changes_with_it(
 
 @pytest.mark.slow
 def test_comparison_with_a_commit(root: Path) -> None:
-    section = comparison_section(root, 0, "commit X", "a day")
+    section = comparison_section(root, "commit X", "a day")
     lead, table = section.blocks
     assert lead.text.startswith("Compared with commit X, when this report was written on a day: ")
     assert lead.text.endswith("the results are the same.")
@@ -240,7 +240,7 @@ def test_comparison_with_a_commit(root: Path) -> None:
 
 def test_comparison_without_git(tmp_path: Path) -> None:
     assert describe_head(tmp_path) == ("no commit", False)
-    section = comparison_section(tmp_path, 0, "no commit", "a day")
+    section = comparison_section(tmp_path, "no commit", "a day")
     assert not section.blocks
     assert section.empty.startswith("Not compared with no commit: HEAD: cannot be looked up")
     assert parameter_section(tmp_path, "no commit").empty == "params.yaml cannot be read."

@@ -112,7 +112,7 @@ class MixtureDialog {
       "section",
       {},
       make("h3", {}, source.category),
-      make("p", { class: "name" }, source.video),
+      make("p", { class: "name" }, named(source)),
       make("dl", { class: "measures" }, ...cells),
       sideBySide(
         videoFigure("Video with its original sound", files.video, files.frame),

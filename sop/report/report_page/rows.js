@@ -41,7 +41,7 @@ class Rows {
       {},
       make("td", { class: "number" }, mark, open),
       make("td", {}, source.category),
-      make("td", { class: "name" }, source.video),
+      make("td", { class: "name" }, named(source)),
       ...source.measures.map((value, k) =>
         make("td", { class: "number" }, decibels(value, this.measures[k][0] === "sdr_improvement")),
       ),
@@ -55,7 +55,7 @@ class Rows {
       video: source.video,
       values: source.measures,
       others: mixture.sources.filter((_, k) => k !== position).map((other) => other.category),
-      text: `${number} ${source.category} ${source.video}`.toLowerCase(),
+      text: `${number} ${source.category} ${named(source)}`.toLowerCase(),
     };
   }
 
@@ -118,6 +118,11 @@ class Rows {
   order() {
     return [...new Set(this.visible.map((row) => row.number))];
   }
+}
+
+// The name of a source's video, and whether its estimate is silent.
+function named(source) {
+  return source.silent ? `${source.video} (silent estimate)` : source.video;
 }
 
 // With one category, its rows match; with two, both rows of the mixtures that contain them.

@@ -14,17 +14,16 @@ from sop.runtime.errors import UserError
 from sop.runtime.plain_yaml import parse_yaml
 
 
-def comparison_section(root: Path, seed: int, head: str, written: str) -> Section:
+def comparison_section(root: Path, head: str, written: str) -> Section:
     """Compare this run with the commit that is checked out.
 
     Args:
         root: of the repository.
-        seed: seed of the bootstrap.
         head: description of the commit.
         written: time at which the report is written.
     """
     try:
-        found = compare("HEAD", WORKSPACE, root, seed)
+        found = compare("HEAD", WORKSPACE, root)
     except UserError as error:
         reason = f"{error}".rstrip(".")
         return Section("Comparison", [], empty=f"Not compared with {head}: {reason}.")
@@ -37,7 +36,9 @@ def comparison_blocks(found: Comparison, head: str, written: str) -> list[Text |
     verdict = {SAME: "the results are the same", UNDECIDED: f"there is {UNDECIDED}"}.get(
         found.verdict, f"the results of this report are {found.verdict}"
     )
-    notes = [f"Note: {note}." for note in found.notes]
+    before, now = ("unknown" if n is None else n for n in found.silent_estimates)
+    silent = f"Silent estimates: {now} in this report, {before} in {commit}."
+    notes = [silent, *(f"Note: {note}." for note in found.notes)]
     table = Table(
         [
             Column("Mean, dB"),

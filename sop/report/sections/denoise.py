@@ -5,7 +5,7 @@ from typing import Any
 
 import pandas as pd
 
-from sop.denoise.bootstrap import Interval
+from sop.denoise.intervals import Interval
 from sop.denoise.settings import NONE, MethodSettings, settings_of
 from sop.report import charts
 from sop.report.page import MEASURE_NAMES, Cell, Chart, Column, Section, Table, Text
@@ -47,10 +47,13 @@ def denoise_section(
     before = [metrics["before"][name] for name in SHOWN_MEASURES]
     # Mean, then its change, of each measure.
     columns = [Column("Method"), Column("Setting")]
-    rows: list[list[Cell]] = [["not denoised", ""]]
+    held_out_mixtures = counted(metrics["mixtures"]["held_out"], "held-out mixture")
+    rows: list[list[Cell]] = [[f"not denoised ({held_out_mixtures})", ""]]
     for name, value in zip(SHOWN_MEASURES, before, strict=True):
         columns += [Column(MEASURE_NAMES[name], "decibels"), Column("Change", "change")]
         rows[0] += [value, None]
+    columns.append(Column("Silent estimates", "count"))
+    rows[0].append(metrics["before"].get("silent_estimates"))
     emphasized = []
     for method, found in metrics["methods"].items():
         is_chosen = (method, found["setting"]) == (metrics["method"], metrics["setting"])
@@ -61,11 +64,12 @@ def denoise_section(
             change = found["change"][name]
             after = None if value is None or change is None else value + change["mean"]
             row += [after, None if change is None else Interval(**change)]
+        row.append(found.get("silent_estimates"))
         rows.append(row)
     footnote = metrics["footnote"]
     notebook = footnote["mean_over_std"]
     note = (
-        f"Means in dB over {counted(metrics['mixtures']['held_out'], 'held-out mixture')}; changes "
+        f"Means in dB over {held_out_mixtures}; changes "
         f"with 95 % intervals. For comparison only, {footnote['about']}: "
         f"{_number(notebook['before'])} before, {_number(notebook['after'])} after."
     )

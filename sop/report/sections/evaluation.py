@@ -13,7 +13,7 @@ from threadpoolctl import threadpool_limits
 
 from sop.denoise.settings import MethodSettings
 from sop.denoise.trial import Trial
-from sop.evaluate.measures import MEASURES, bss_eval
+from sop.evaluate.measures import MEASURES, measure, summarise
 from sop.evaluate.records import read_record, record_paths
 from sop.evaluate.results import MIXTURES_FILE
 from sop.localize.measures import KINDS
@@ -63,7 +63,9 @@ class Step(NamedTuple):
     sir: float | None
     """Mean in dB."""
     sar: float | None
-    """Mean in dB."""
+    """Mean in dB, without silent estimates."""
+    silent: int
+    """Number of silent estimates."""
 
 
 def read_evaluation(root: Path) -> Evaluation | None:
@@ -102,15 +104,20 @@ def result_section(metrics: Mapping[str, Any]) -> Section:
     ]
     mixtures = metrics["mixtures"]
     reasons = Counter(mixtures["reasons"].values())
-    means = f"Means over the sources of {counted(mixtures['counted'], 'mixture')}."
+    silent = metrics.get("silent_estimates", 0)
+    means = (
+        f"Means over the sources of {counted(mixtures['counted'], 'mixture')}; "
+        f"{counted(silent, 'silent estimate')}."
+    )
+    lead = Text(means, "lead")
     if not reasons:
-        return Section("Result", [figures, Text(f"{means} All mixtures could be measured.")])
+        return Section("Result", [lead, figures, Text("All mixtures could be measured.")])
     left_out = Table(
         [Column("Mixtures", "count"), Column("Reason")],
         [[number, reason] for reason, number in reasons.items()],
     )
-    note = f"{means} {counted(reasons.total(), 'mixture')} could not be measured:"
-    return Section("Result", [figures, Text(note), left_out])
+    note = f"{counted(reasons.total(), 'mixture')} could not be measured:"
+    return Section("Result", [lead, figures, Text(note), left_out])
 
 
 def scale_steps(
@@ -129,6 +136,7 @@ def scale_steps(
 
     Returns:
         The steps, and the number of mixtures that they are means over; none if there is no mixture.
+        The steps are named with these mixtures, as the means of the section `Result` are over all.
     """
     wanted = set(evaluation.scores["mixture"])
     if held_out is not None and len(held_out):
@@ -144,7 +152,7 @@ def scale_steps(
         ("Ideal ratio masks", "bound", "masks computed from the true sources"),
     ]
 
-    def measure(path: Path) -> NDArray[np.float64]:
+    def measured(path: Path) -> NDArray[np.float64]:
         trial = Trial(read_record(path), params)
         ideal = ideal_masks(trial.record, params)
         sets = [
@@ -154,16 +162,22 @@ def scale_steps(
             trial.record.masked(ideal["binary"], params, threshold=0.5),
             trial.record.masked(ideal["ratio"], params),
         ]
-        measured = bss_eval(trial.truth, np.stack(sets))
-        means: NDArray[np.float64] = np.stack(measured, axis=1).mean(axis=-1)
-        return means
+        found = measure(trial.truth, np.stack(sets), trial.record.videos)
+        return np.stack([found.sdr, found.sir, found.sar, found.silent], axis=1)
 
     with one_thread(), threadpool_limits(1), ThreadPoolExecutor(params.worker_count) as pool:
-        shown = progress(pool.map(measure, records), "scale", len(records), unit="mixture")
-        means = np.mean(list(shown), axis=0)
+        shown = progress(pool.map(measured, records), "scale", len(records), unit="mixture")
+        # (steps, measures, sources of all mixtures)
+        values = np.concatenate(list(shown), axis=-1)
     # The mixture has no artifacts: its SAR is rounding error.
-    means[0, 2] = np.nan
-    made = [Step(*step, *row.tolist()) for step, row in zip(steps, means, strict=True)]
+    values[0, 2] = np.nan
+    held_out_only = "held-out " if held_out is not None and len(held_out) else ""
+    on = counted(len(records), f"{held_out_only}mixture")
+    made = []
+    for (name, kind, meaning), (*ratios, silent) in zip(steps, values, strict=True):
+        means = summarise(dict(zip(("sdr", "sir", "sar"), ratios, strict=True)))
+        mean = {measure_name: statistics["mean"] for measure_name, statistics in means.items()}
+        made.append(Step(f"{name} ({on})", kind, meaning, **mean, silent=int(silent.sum())))
     return made, len(records)
 
 
@@ -180,8 +194,13 @@ def scale_section(steps: Sequence[Step], count: int, is_held_out: bool) -> Secti
     measured = any(sdr is not None and np.isfinite(sdr) for _, sdr, _ in values)
     names = [Column(MEASURE_NAMES[name], "decibels") for name in ("sdr", "sir", "sar")]
     table = Table(
-        [Column("Estimates"), *names, Column("Meaning", "prose")],
-        [[step.name, step.sdr, step.sir, step.sar, step.meaning] for step in steps],
+        [
+            Column("Estimates"),
+            *names,
+            Column("Silent estimates", "count"),
+            Column("Meaning", "prose"),
+        ],
+        [[step.name, step.sdr, step.sir, step.sar, step.silent, step.meaning] for step in steps],
         emphasized=[n for n, step in enumerate(steps) if step.kind == "model"],
         note=f"Means in dB over {counted(count, 'mixture')}{choice}.",
     )
