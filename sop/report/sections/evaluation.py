@@ -64,7 +64,7 @@ class Step(NamedTuple):
     """Mean in dB."""
     sar: float | None
     """Mean in dB, without silent estimates."""
-    silent: int
+    silent: int = 0
     """Number of silent estimates."""
 
 
