@@ -353,8 +353,8 @@ class DenoiseParams(Section):
     seed: Seed
     method: Literal["auto", "none", "lms", "nlms", "rls", "renormalise", "wiener"]
     tuning_fraction: ProperFraction
-    min_tuning_mixtures: Count
-    min_tuning_videos: Count
+    min_tuning_mixtures: Annotated[Count, Field(le=1_000_000)]
+    min_tuning_videos: Annotated[Count, Field(le=1_000_000)]
     taps: Annotated[list[Annotated[int, Field(ge=1, le=4096)]], Field(min_length=1)]
     lms_rates: Annotated[list[Annotated[Positive, Field(le=1_000_000)]], Field(min_length=1)]
     nlms_rates: Annotated[list[Annotated[float, Field(gt=0, lt=2)]], Field(min_length=1)]

@@ -127,11 +127,12 @@ def made_up_parameters() -> ParameterTable:
 
 def made_up_comparison() -> Comparison:
     measures = {
-        "sdr": Difference(256, 6.4, 7.1, Interval(0.7, 0.41, 0.98), 0.7),
-        "sir": Difference(256, 10.1, 10.0, Interval(-0.1, -0.5, 0.3), 0.4),
+        "sdr": Difference(256, 40, 6.4, 7.1, Interval(0.7, 0.41, 0.98), 0.7),
+        "sir": Difference(256, 40, 10.1, 10.0, Interval(-0.1, -0.5, 0.3), 0.4),
     }
     a, b = Revision("HEAD", "1b5ed50" + "0" * 33), Revision("workspace", None)
-    return Comparison(a, b, 256, (256, 256), measures, {}, [], ["sar is left out: no value"])
+    notes = ["sar is left out: no value"]
+    return Comparison(a, b, 256, (256, 256), measures, {}, (None, 3), [], notes)
 
 
 def denoise_metrics(reason: str = "best of 40 on 60 mixtures for tuning") -> dict[str, Any]:
@@ -500,7 +501,8 @@ def test_numbers(whole: Any) -> None:
     result = whole.locator("#result").inner_text()
     for text in ("7.10 dB", "median 6.92", "\u22120.34 dB", "+6.76 dB"):
         assert text in result
-    assert "256 mixtures. 3 mixtures could not be measured" in result
+    assert "Means over the sources of 256 mixtures; 0 silent estimates." in result
+    assert "3 mixtures could not be measured" in result
     assert "2\ta source is silent" in result
     assert "Only 24 of 30 videos" in whole.locator("#warnings").inner_text()
     located = whole.locator("#localization").inner_text()
@@ -521,7 +523,10 @@ def test_comparison_names_its_revision_and_time(whole: Any) -> None:
     assert f"{when}: the results of this report are better." in text
     assert re.search(r"This report\s+1b5ed50", text)
     assert "SDR\t7.10\t6.40\t+0.70 [+0.41, +0.98]" in text
-    assert "Paired over the 256 mixtures in both. Note: sar is left out: no value." in text
+    silent = "Silent estimates: 3 in this report, unknown in 1b5ed50."
+    assert (
+        f"Paired over the 256 mixtures in both. {silent} Note: sar is left out: no value." in text
+    )
     assert f"Written on {WRITTEN} on host A, from {HEAD}." in whole.locator("header").inner_text()
 
 
