@@ -392,7 +392,7 @@ def test_too_few_validation_videos(
     assert not (tmp_path / "live" / "plots" / "metrics").exists()
 
 
-def test_validation_without_scores(
+def test_validation_of_silent_estimates(
     tmp_path: Path,
     tiny_params: Params,
     tiny_videos: list[Video],
@@ -407,7 +407,11 @@ def test_validation_without_scores(
     run = Run(tmp_path, params, tiny_videos).train()
     assert float(run.state()["synthesizer.bias"]) == -50
     assert len(run.logged("train/loss")) == 2
-    assert "no validation mixture could be measured" in capsys.readouterr().out
+    assert "; 4 estimates are silent" in capsys.readouterr().out
+    assert run.logged("validation/silent_estimates") == [4, 4]
+    assert max(run.logged("validation/sdr")) <= 0
+    # Silence has no SAR.
+    assert "sar" not in run.summary()["validation"]
 
 
 @pytest.mark.slow
