@@ -204,3 +204,13 @@ def test_remix_of_another_track(tmp_path: Path, ffmpeg_run: Callable) -> None:
     sound_of(video, tmp_path / "sound.wav")
     remix = write_remix(video, found, tmp_path / "sound.wav", tmp_path / "remix", LIMITS)
     assert pitch(*sound_of(remix)) == pytest.approx(660, abs=3)
+
+
+@pytest.mark.parametrize("name", ["x.wav", "x.txt", "x.mp3", "x"])
+def test_the_suffix_does_not_decide(name: str, tmp_path: Path, make_video: Callable) -> None:
+    video = make_video(tmp_path / "a.mp4").rename(tmp_path / name)
+    found = probe(video, LIMITS)
+    assert found.format == "h264 96x72, aac 22050 Hz mono"
+    sound_of(video, tmp_path / "sound.wav")
+    remix = write_remix(video, found, tmp_path / "sound.wav", tmp_path / "remix", LIMITS)
+    assert remix.suffix == ".mp4"
