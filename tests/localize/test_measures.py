@@ -13,6 +13,7 @@ from sop.localize.measures import (
     scenes,
 )
 from sop.params import Params
+from sop.runtime.errors import LeftOut
 from tests.support.experiment import with_values
 from tests.support.planted import HIGH_HZ, LOW_HZ, ArrayRecording, plant, separator_of, tone
 
@@ -57,6 +58,20 @@ def test_missed_player_is_measured_with_the_mixture(tiny_params: Params) -> None
     assert found.pointed == found.placed == (True, False)
     assert found.overlaps[1] == 0
     assert found.scores["sdr_improvement"][1] == pytest.approx(0, abs=1e-6)
+
+
+def test_duet_with_a_silent_stem_is_left_out(planted: Separator) -> None:
+    with pytest.raises(LeftOut, match="a_b/a_b_000: player 2 is silent"):
+        measure_localization(planted, duet(high=0 * HIGH))
+
+
+def test_silent_sounds_of_regions_are_counted(planted: Separator) -> None:
+    found = measure_localization(planted, duet())
+    assert found.silent == 0
+    scores = {**found.scores, "sar": np.array([20.0, np.nan])}
+    summary = localization_summary([replace(found, scores=scores, silent=1)], {})
+    assert summary["duets"]["silent_estimates"] == 1
+    assert summary["duets"]["sar"] == 20
 
 
 def test_summary_counts_what_is_right(planted: Separator) -> None:
