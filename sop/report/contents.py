@@ -70,10 +70,10 @@ def write_report(root: Path, folder: Path, plots: Path, params: Params) -> Path:
     sweep = read_csv(root / "metrics/denoise" / SWEEP_FILE, "method", "sdr_change")
     held_out = read_csv(root / "metrics/denoise" / HELD_OUT_FILE, "mixture", "method", "sdr")
 
-    result, scale, mixtures, located = (
-        Section(name, [], empty=why_missing("evaluate"))
-        for name in ("Result", "Scale", "Mixtures", "Localization")
+    result, scale, mixtures = (
+        Section(name, [], empty=why_missing("evaluate")) for name in ("Result", "Scale", "Mixtures")
     )
+    located = Section("Localization", [], empty=why_missing("localize"))
     if evaluation := read_evaluation(root):
         settings, scores = chosen_settings(denoise), evaluation.scores
         files = _write_files(root, folder, plots, params, evaluation, settings)

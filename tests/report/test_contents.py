@@ -283,7 +283,7 @@ def test_run_of_nothing(tmp_path: Path, params: Params) -> None:
     stale.parent.mkdir(parents=True)
     stale.touch()
     text = reported(tmp_path, params).read_text(encoding="utf-8")
-    for stage in ("evaluate", "train", "denoise", "download"):
+    for stage in ("evaluate", "train", "localize", "denoise", "download"):
         assert f"The stage `{stage}` has not run." in text
     assert not stale.exists()
 

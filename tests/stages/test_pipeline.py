@@ -7,14 +7,18 @@ one project that has run, and ask DVC which stages are stale instead of running 
 import copy
 import json
 import math
+import os
 import re
 import shutil
 import subprocess
-from collections.abc import Iterator
+import sys
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import networkx
+import psutil
 import pytest
 import yaml
 from dvc.repo import Repo
@@ -157,6 +161,47 @@ def test_dvc_shows_metrics_params_plots_and_experiments(ran: Project, tmp_path: 
     table = project.dvc("exp", "show", "--csv")
     assert "small" in table.stdout, table.stderr
     assert "flute" not in table.stdout.splitlines()[0], "no column for each category"
+
+
+def test_training_that_outlives_dvc_is_not_joined_by_another(ran: Project, tmp_path: Path) -> None:
+    """After `kill -9` of DVC, its stage goes on."""
+    project = ran.copy(tmp_path / "project")
+    project.set({"train.epochs": 40, "checkpoint_seconds": 0.0})
+    lock = project.folder / "data/locks/train"
+    with subprocess.Popen(
+        [sys.executable, "-m", "dvc", "repro", "train"],
+        cwd=project.folder,
+        env={
+            **os.environ,
+            "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
+        },
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    ) as dvc:
+        wait_for(lambda: (project.folder / "data/training/train.pt").is_file())
+        dvc.kill()
+    owner = psutil.Process(json.loads(lock.read_text())["pid"])
+
+    second = project.dvc("repro", "train")
+    assert second.returncode != 0
+    assert f"error: train: it is running in this folder already, as process {owner.pid}" in (
+        second.stderr
+    )
+    assert "Traceback" not in second.stderr
+    assert owner.is_running()
+
+    owner.terminate()
+    owner.wait(120)
+    third = project.dvc("repro", "train")
+    assert third.returncode == 0, third.stderr
+    assert "resuming after step" in third.stdout
+
+
+def wait_for(condition: Callable[[], bool], seconds: float = 300) -> None:
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.05)
 
 
 @pytest.mark.parametrize("way", ["absolute", "tracked", "neither"])
