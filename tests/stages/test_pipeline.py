@@ -128,6 +128,17 @@ def test_repro_of_what_is_fresh_runs_nothing(changed: Project) -> None:
     assert changed.repro() == []
 
 
+def test_same_work_gives_the_same_bytes(ran: Project, tmp_path: Path) -> None:
+    """No output has a path, a time or a process id, so that what is made again stays fresh."""
+    # At another place, and by other processes.
+    project = ran.copy(tmp_path / "elsewhere")
+    lock = (project.folder / "dvc.lock").read_bytes()
+    assert project.repro("--force", "--single-item", "train") == ["train"]
+    assert stale(project) == []
+    assert (project.folder / "dvc.lock").read_bytes() == lock
+    assert project.repro() == []
+
+
 def test_metrics_do_not_depend_on_workers(ran: Project, tmp_path: Path) -> None:
     project = ran.copy(tmp_path / "project")
     before = project.metrics()
