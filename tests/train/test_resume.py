@@ -160,7 +160,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory, short: Params, tiny_videos: l
     """Train undisturbed, killed repeatedly, stopped by signals, and with several ranks."""
     folder = tmp_path_factory.mktemp("runs")
     # No checkpoint except the one after the signal.
-    long = with_values(short, {"checkpoint_seconds": 1e6, "train.epochs": 100})
+    long = with_values(short, {"checkpoint_seconds": 1e5, "train.epochs": 100})
     # Two micro-batches have their own batch statistics on one rank as well as on two.
     shared = with_values(
         short, {"train.micro_batches": 2, "train.epochs": 5, "train.ema_decay": None}

@@ -370,8 +370,11 @@ def test_unreadable_list_gives_one_line(
 def test_diverged_loss_names_the_learning_rate(
     tmp_path: Path, tiny_params: Params, tiny_videos: list[Video]
 ) -> None:
-    rates = {"sound": 1e30, "vision": 1e30, "synthesizer": 1e30}
-    run = Run(tmp_path, with_values(tiny_params, {"train.learning_rate": rates}), tiny_videos)
+    # More than params.yaml allows, so that the second step diverges.
+    values = dict.fromkeys(("sound", "vision", "synthesizer"), 1e30)
+    rates = tiny_params.train.learning_rate.model_copy(update=values)
+    train = tiny_params.train.model_copy(update={"learning_rate": rates})
+    run = Run(tmp_path, tiny_params.model_copy(update={"train": train}), tiny_videos)
     said = (
         r"^train: the loss is (nan|inf) at step 2 with .*/.*; lower train\.learning_rate, .* 1e\+30"
     )
