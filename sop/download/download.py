@@ -65,7 +65,7 @@ def download(params: Params, folder: Path, caches: CachePaths) -> dict[str, Any]
     saver = PeriodicSaver(lambda: write_manifest(rows, folder))
     unreached, limit = 0, min(LOST_NETWORK, max(len(missing), VERY_FEW + 1))
     work = partial(_make, source.make, folder)
-    made = map_unordered(work, missing, source.workers, source.processes)
+    made = map_unordered(work, missing, source.workers, source.processes, source.action)
     with saver.saving_at_the_end():
         for wanted, result in progress(made, source.action, len(missing)):
             if isinstance(result, LeftOut):

@@ -4,18 +4,21 @@ import logging
 import multiprocessing
 import os
 import pickle
+import queue
+import signal
 import sys
 import time
+import traceback
 from collections.abc import Callable, Iterable, Iterator
 from concurrent import futures
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from functools import partial
 from itertools import chain, islice
+from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any, TypeVar
 
-from sop.runtime.errors import LeftOut, LeftOutForNow, UserError
+from sop.runtime.errors import LeftOut, LeftOutForNow, UserError, disk_error, stoppable
 
 logger = logging.getLogger(__name__)
 
@@ -28,6 +31,9 @@ QUEUED_PER_WORKER = 2
 # Timeout of the scheduler's answer, and the interval between two counts of the workers.
 ANSWER_SECONDS = 30.0
 COUNT_SECONDS = 5.0
+
+# Maximum time that processes get to remove their temporary files when the work is stopped.
+END_SECONDS = 5.0
 
 
 @dataclass(frozen=True)
@@ -54,7 +60,11 @@ class _Pool:
 
 
 def map_unordered(
-    work: Callable[[Item], Result], items: Iterable[Item], workers: Workers, processes: bool = False
+    work: Callable[[Item], Result],
+    items: Iterable[Item],
+    workers: Workers,
+    processes: bool = False,
+    what: str = "work",
 ) -> Iterator[tuple[Item, Result | LeftOut]]:
     """Apply `work` to every item; yield each item with its result in the order of completion.
 
@@ -67,9 +77,10 @@ def map_unordered(
         workers: number and place of the workers.
         processes: True runs `work` in processes (for CPU work in Python), False in threads (for
             work that waits for a network, a disk or another program). A cluster ignores it.
+        what: name of the work, for messages.
 
     Raises:
-        UserError: the scheduler cannot be reached.
+        UserError: the scheduler cannot be reached, or a process was killed.
     """
     remaining = iter(items)
     first = list(islice(remaining, 1))
@@ -79,7 +90,9 @@ def map_unordered(
     remaining = chain(first, remaining)
     running: dict[futures.Future[Any], Item] = {}
     cluster = workers.scheduler is not None
-    opened = _cluster_pool(work, workers) if cluster else _local_pool(work, workers, processes)
+    opened = (
+        _cluster_pool(work, workers) if cluster else _local_pool(work, workers, processes, what)
+    )
     failure: UserError | None = None
     with opened as pool:
         while True:
@@ -109,19 +122,127 @@ def map_unordered(
 
 
 @contextmanager
-def _local_pool(work: Callable[[Any], Any], workers: Workers, processes: bool) -> Iterator[_Pool]:
+def _local_pool(
+    work: Callable[[Any], Any], workers: Workers, processes: bool, what: str
+) -> Iterator[_Pool]:
     count = min(workers.count, workers.limit or workers.count)
-    # A forked process would inherit locks that threads of this one may hold.
-    spawn = partial(futures.ProcessPoolExecutor, mp_context=multiprocessing.get_context("spawn"))
-    executor: futures.Executor = (spawn if processes else futures.ThreadPoolExecutor)(count)
+    executor = futures.ThreadPoolExecutor(count)
+    pool = _Processes(work, count, what) if processes else None
     try:
         yield _Pool(
-            lambda item: executor.submit(work, item),
+            lambda item: executor.submit(pool.apply if pool else work, item),
             lambda future: future.result(),
             lambda: QUEUED_PER_WORKER * count,
         )
+        executor.shutdown(wait=True)
     finally:
-        executor.shutdown(wait=True, cancel_futures=True)
+        executor.shutdown(wait=False, cancel_futures=True)
+        if pool is not None:
+            pool.end()
+        executor.shutdown(wait=True)
+
+
+class _Processes:
+    """Processes that apply a function to one item at a time, each for one thread.
+
+    The executor of processes in Python's library can wait forever after one of them was killed,
+    because they share queues. Here each has a pipe of its own, which ends with it.
+
+    Args:
+        work: the function.
+        count: number of processes. Each is started when it is needed.
+        what: name of the work, for messages.
+    """
+
+    def __init__(self, work: Callable[[Any], Any], count: int, what: str) -> None:
+        self.work = work
+        self.what = what
+        self.started: list[_Process] = []
+        self.ending = False
+        self.idle: queue.SimpleQueue[_Process | None] = queue.SimpleQueue()
+        for _ in range(count):
+            self.idle.put(None)
+
+    def apply(self, item: Any) -> Any:
+        """Return the result of an item, or raise its exception."""
+        process = self.idle.get()
+        try:
+            if process is None:
+                process = _Process(self.work)
+                self.started.append(process)
+                if self.ending:
+                    process.process.terminate()
+            return process.apply(item, self.what)
+        finally:
+            self.idle.put(process)
+
+    def end(self) -> None:
+        """Stop the processes. One that is at work removes its temporary files first."""
+        self.ending = True
+        for process in self.started:
+            process.process.terminate()
+        for process in self.started:
+            process.process.join(END_SECONDS)
+            process.process.kill()
+            process.process.join(END_SECONDS)
+
+
+class _Process:
+    """A process and the pipe to it."""
+
+    def __init__(self, work: Callable[[Any], Any]) -> None:
+        # A forked process would inherit locks that threads of this one may hold.
+        context = multiprocessing.get_context("spawn")
+        self.connection, theirs = context.Pipe()
+        self.process = context.Process(target=_serve, args=(theirs,), daemon=True)
+        self.process.start()
+        theirs.close()
+        # The end of the process is reported where a result is missing.
+        with suppress(OSError):
+            self.connection.send(work)
+
+    def apply(self, item: Any, what: str) -> Any:
+        try:
+            self.connection.send(item)
+            result, error, trace = self.connection.recv()
+        except (EOFError, OSError):
+            raise self._ended(what) from None
+        if error is not None:
+            raise error from (None if isinstance(error, LeftOut | UserError) else Exception(trace))
+        return result
+
+    def _ended(self, what: str) -> Exception:
+        self.process.join(END_SECONDS)
+        status = self.process.exitcode
+        if status is None or status >= 0:
+            return RuntimeError(f"{what}: a process ended with status {status}")
+        try:
+            name = signal.Signals(-status).name
+        except ValueError:
+            name = f"signal {-status}"
+        return UserError(
+            f"{what}: a worker process was killed ({name}); if memory was full, lower workers in "
+            "params.yaml; finished files are kept, run again"
+        )
+
+
+def _serve(connection: Connection) -> None:
+    """Receive a function, then answer each item with its result, its error and a traceback."""
+    with suppress(EOFError, OSError, KeyboardInterrupt), stoppable():
+        work = connection.recv()
+        while True:
+            item = connection.recv()
+            answer: tuple[Any, Exception | None, str] = (None, None, "")
+            try:
+                answer = (work(item), None, "")
+            except Exception as error:
+                trace = traceback.format_exc()
+                answer = (None, disk_error(error) or error, f"in a worker process:\n{trace}")
+            try:
+                message = pickle.dumps(answer)
+            except Exception:
+                message = pickle.dumps((None, RuntimeError(answer[2] or repr(answer[0])), ""))
+            connection.send_bytes(message)
 
 
 @contextmanager
