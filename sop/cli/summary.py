@@ -107,8 +107,9 @@ def _denoised(metrics: dict[str, Any]) -> Iterator[str]:
                 f"dB, change {change['mean']:+.2f} ({interval})"
                 f", {counted(metrics['mixtures']['held_out'], 'held-out mixture')}"
             )
-    before, after = (_silent(metrics[side]) for side in ("before", "after"))
-    yield f"  silent estimates {before} to {after}"
+    if metrics["method"] != "none":
+        before, after = (_silent(metrics[side]) for side in ("before", "after"))
+        yield f"  silent estimates {before} to {after}"
 
 
 def _silent(metrics: dict[str, Any]) -> int | str:

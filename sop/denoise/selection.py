@@ -278,10 +278,10 @@ def choose(params: DenoiseParams, tuning: Changes) -> tuple[MethodSettings | Non
         or tuning.independent < MIN_INDEPENDENT
     ):
         return None, (
-            f"{mixtures} of {videos} for tuning, {tuning.independent} of them without a common "
-            f"video, are too few: at least {fewest[0]} (denoise.min_tuning_mixtures) of "
-            f"{fewest[1]} (denoise.min_tuning_videos), {fewest[2]} without a common video, are "
-            "needed; evaluate more mixtures or videos"
+            f"too few mixtures for tuning: {mixtures} (at least {fewest[0]}, "
+            f"denoise.min_tuning_mixtures) of {videos} (at least {fewest[1]}, "
+            f"denoise.min_tuning_videos), {tuning.independent} without a common video (at least "
+            f"{fewest[2]}); add videos, or raise evaluate.mixtures"
         )
     best = tuning.best(filter(tuning.improves, tuning.tried))
     if best is None:

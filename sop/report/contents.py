@@ -85,7 +85,7 @@ def write_report(root: Path, folder: Path, plots: Path, params: Params) -> Path:
             spec = charts.scale([(step.name, step.sdr, step.kind) for step in steps])
             charts.write_png(spec, plots / "scale.png")
         result = result_section(evaluation.metrics)
-        scale = scale_section(steps, count, is_held_out=held_out is not None)
+        scale = scale_section(steps, count, is_held_out=held_out is not None and len(held_out) > 0)
         mixtures = mixture_section(scores, files)
     if localization is not None:
         located = localization_section(localization)

@@ -104,12 +104,18 @@ def check_videos(params: Params) -> None:
 
 
 def check_training(params: Params) -> None:
-    """Check settings of the training that depend on the devices.
+    """Check the device, and settings of the training that depend on the devices.
 
     Raises:
-        UserError: a batch cannot be divided among the devices, or the devices have no GPU.
+        UserError: this machine lacks the device, a batch cannot be divided among the devices, or
+            the devices have no GPU.
     """
     train = params.train
+    if params.device.startswith("cuda"):
+        # Imports PyTorch, which takes seconds.
+        from sop.runtime.device import choose_device
+
+        choose_device(params.device)
     if train.devices != "auto":
         # Imports PyTorch, which takes seconds.
         from sop.train.loader import make_plan

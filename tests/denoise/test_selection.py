@@ -248,16 +248,16 @@ def test_forced_method_is_chosen_even_if_worse(params) -> None:
 def test_auto_needs_mixtures_and_videos(params) -> None:
     """One mixture was enough: it has an interval of no width above zero."""
     for count, videos, fewest, said in (
-        (0, None, {}, "0 mixtures of 0 videos for tuning"),
-        (1, None, {"mixtures": 1, "videos": 1}, "1 mixture of 2 videos for tuning, 1 of them"),
-        (19, None, {"mixtures": 20}, "at least 20 (denoise.min_tuning_mixtures)"),
-        (40, 13, {"videos": 14}, "of 14 (denoise.min_tuning_videos)"),
-        (40, 6, {"mixtures": 1, "videos": 1}, "6 without a common video, are needed"),
+        (0, None, {}, ": 0 mixtures (at least 6, denoise.min_tuning_mixtures) of 0 videos"),
+        (1, None, {"mixtures": 1, "videos": 1}, ": 1 mixture (at least 1, "),
+        (19, None, {"mixtures": 20}, "19 mixtures (at least 20, "),
+        (40, 13, {"videos": 14}, "13 videos (at least 14, "),
+        (40, 6, {"mixtures": 1, "videos": 1}, " without a common video (at least 6)"),
     ):
         changes = {"sdr": [[0.39] * count], "sir": [[0.0] * count]}
         chosen, reason = chosen_by(params, planted(changes, [A], videos), **fewest)
         assert chosen is None
-        assert "are too few: at least " in reason
+        assert "too few mixtures for tuning: " in reason
         assert said in reason
     changes = {"sdr": [[0.39] * 20], "sir": [[0.0] * 20]}
     assert chosen_by(params, planted(changes, [A]), mixtures=20, videos=20)[0] == A
@@ -402,7 +402,7 @@ def test_single_mixture_chooses_none(params, tmp_path) -> None:
     denoised = denoise(record_paths(tmp_path), replace_share(params, 0.01))
     assert denoised.chosen is None
     summary = denoise_summary(denoised)
-    assert summary["reason"].startswith("0 mixtures of 0 videos for tuning")
+    assert summary["reason"].startswith("too few mixtures for tuning: 0 mixtures (")
     assert summary["mixtures"]["held_out"] == 1
     write_denoised(denoised, record_paths(tmp_path), params, tmp_path / "s", tmp_path / "p")
 

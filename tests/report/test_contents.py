@@ -310,6 +310,19 @@ def test_damaged_evaluation(root: Path, tmp_path: Path, name: str) -> None:
 
 
 @pytest.mark.slow
+def test_nothing_is_held_out(root: Path, params: Params, tmp_path: Path) -> None:
+    """With few videos all mixtures may have one in common, so that no table has a row."""
+    shutil.copytree(root / "metrics", tmp_path / "metrics")
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data/evaluate").symlink_to(root / "data/evaluate")
+    table = tmp_path / "metrics/denoise/held_out.csv"
+    table.write_text(table.read_text().partition("\n")[0] + "\n")
+    page = reported(tmp_path, params)
+    assert len(contents(page)["mixtures"]) == 5
+    assert "Means in dB over 5 mixtures." in page.read_text("utf-8")
+
+
+@pytest.mark.slow
 def test_damaged_denoise_metrics(root: Path, params: Params, tmp_path: Path) -> None:
     shutil.copytree(root / "metrics/denoise", tmp_path / "metrics/denoise")
     (tmp_path / "metrics/details").mkdir()
@@ -341,3 +354,18 @@ def test_duets_that_are_kept_out_are_counted(tmp_path: Path) -> None:
     (table,) = data_section(tmp_path).blocks
     assert [column.name for column in table.columns][-3:] == ["training", "validation", "kept out"]
     assert [row[-3:] for row in table.rows] == [[1, 1, 2], [1, 1, 0], [0, 0, 2]]
+
+
+def test_videos_that_are_left_out_have_their_reason(tmp_path: Path) -> None:
+    found = {
+        "source": "local",
+        "hours": 0.1,
+        "bytes": 100,
+        "category": {"flute": {"done": 1, "unavailable": 1, "failed": 1}},
+        "unavailable": {"count": 1, "reasons": {"videos/flute/a.mp4": "contains no sound"}},
+        "failed": {"count": 1, "reasons": {"videos/flute/b.mp4": "took longer than 1 s"}},
+    }
+    write_json(tmp_path / "metrics/details/download.json", found)
+    _, gone, failed = data_section(tmp_path).blocks
+    assert gone.rows == [("videos/flute/a.mp4", "contains no sound")]
+    assert failed.rows == [("videos/flute/b.mp4", "took longer than 1 s")]

@@ -57,6 +57,7 @@ def test_all_mistakes_are_named(tiny_params: Params) -> None:
         ({"dataset.source": "music", "dataset.fetch.proxy": "host:80"}, "dataset.fetch.proxy"),
         ({"dataset.source": "music", "dataset.fetch.format": "b[["}, "dataset.fetch.format"),
         ({"train.devices": 3}, "train.batch_size 4 .* cannot be shared by 3 devices"),
+        ({"device": "cuda:99"}, "device: 'cuda:99' does not exist on this machine"),
         ({"train.sync_batch_norm": True}, "train.sync_batch_norm: .* on GPUs only"),
         ({"model.weights.vision": "data/model/last.pt"}, "model.weights.vision: .* copy it"),
     ],

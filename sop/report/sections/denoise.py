@@ -30,7 +30,9 @@ def denoised_sdr(metrics: Mapping[str, Any], held_out: pd.DataFrame) -> pd.DataF
     rows = held_out[(held_out["method"] == metrics["method"]) & (held_out["method"] != NONE)]
     # Of a method with two settings, the last one is the chosen one.
     rows = rows.drop_duplicates(["mixture", "source"], keep="last")
-    return rows[["mixture", "source", "sdr"]].rename(columns={"sdr": "sdr_denoised"})
+    rows = rows[["mixture", "source", "sdr"]].rename(columns={"sdr": "sdr_denoised"})
+    # The columns of a table without rows have no numeric type.
+    return rows.astype({"mixture": int, "source": int, "sdr_denoised": float})
 
 
 def denoise_section(

@@ -46,8 +46,13 @@ def data_section(root: Path) -> Section:
         f"{download['source']}. Kept out: duets, which are used only if index.duets is true.",
     )
     tables = [videos]
-    for name, found in (("extract", extract), ("index", index)):
-        if reasons := (found or {}).get("left_out", {}).get("reasons", {}):
+    for name, found, kind in (
+        ("download", download, "unavailable"),
+        ("download for now", download, "failed"),
+        ("extract", extract, "left_out"),
+        ("index", index, "left_out"),
+    ):
+        if reasons := (found or {}).get(kind, {}).get("reasons", {}):
             columns = [Column("video"), Column("reason")]
             tables.append(Table(columns, sorted(reasons.items()), f"Left out by {name}"))
     return Section("Data", tables)
