@@ -41,6 +41,9 @@ VisionKind = Literal["resnet18fc", "resnet18dilated", "resnet18half"]
 SynthesizerKind = Literal["linear", "bias"]
 Pooling = Literal["maxpool", "avgpool", "attention"]
 Net = Literal["sound", "vision", "synthesizer"]
+# Maximum number of problems in one message; each element of a long list can be one.
+MAX_DESCRIBED = 50
+
 NETS: tuple[Net, ...] = ("sound", "vision", "synthesizer")
 
 # Such as the path of a file, which cannot have the other characters.
@@ -542,7 +545,10 @@ def validate(kind: type[P], values: Any, name: str) -> P:
                 f"{name}: parameters are missing, it is from another version of this project; "
                 "train the model again with `dvc repro train`"
             ) from None
-        raise UserError(f"{name}: {'; '.join(_describe(error, kind))}") from None
+        problems = _describe(error, kind)
+        if len(problems) > MAX_DESCRIBED:
+            problems[MAX_DESCRIBED:] = [f"and {len(problems) - MAX_DESCRIBED} more"]
+        raise UserError(f"{name}: {'; '.join(problems)}") from None
 
 
 def differences_from_published(model: ModelParams, nets: Iterable[Net]) -> list[str]:

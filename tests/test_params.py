@@ -517,3 +517,11 @@ def test_params_for_inference() -> None:
     values["spectrogram"]["stft_hop"] = 513
     with pytest.raises(UserError, match=r"^model\.pt: spectrogram\.stft_hop 513"):
         validate(InferenceParams, values, "model.pt")
+
+
+def test_a_message_about_a_long_list_is_short() -> None:
+    values = copy.deepcopy(VALUES)
+    values["dataset"]["lists"]["categories"] = [1] * 1000
+    with pytest.raises(UserError, match=r"; and 950 more$") as caught:
+        validate(Params, values, "params.yaml")
+    assert "categories.49: 1 is not allowed" in str(caught.value)

@@ -10,6 +10,8 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from sop.denoise.settings import FilterSettings
 from sop.inference.localization import MAX_REGIONS, Localization, regions_at
 from sop.inference.recording import Recording, decoded_recording
@@ -220,7 +222,17 @@ def _localize(
     wanted = options.regions
     # Checked before the work.
     places = [fractions_of(x, y, size) for x, y in options.places]
-    localization = separator.localize(recording, None if places else wanted, "localizing")
+    # Finite weights of a damaged file may be so large that what they compute overflows.
+    overflow = UserError(
+        "the model computes values that are not finite; restore its file, or train it again"
+    )
+    try:
+        with np.errstate(all="ignore"):
+            localization = separator.localize(recording, None if places else wanted, "localizing")
+    except np.linalg.LinAlgError:
+        raise overflow from None
+    if not np.isfinite(localization.energy).all():
+        raise overflow
     if places:
         height, width = localization.energy.shape
         return replace(localization, regions=tuple(regions_at(places, (height, width))))

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 import soundfile
+import torch
 from PIL import Image
 
 from sop.cli.main import main
@@ -236,6 +237,18 @@ def test_impossible_options_leave_nothing(
     with pytest.raises(UserError, match=message):
         write_separation(video, tmp_path / "a" / "out", planted, SeparationOptions(**options))
     assert not (tmp_path / "a").exists()
+
+
+@pytest.mark.parametrize("net", ["sound", "vision"])
+def test_weights_that_overflow_are_reported(
+    tmp_path: Path, planted_params: Params, video: Path, net: str
+) -> None:
+    model, generator = separator_of(planted_params), torch.Generator().manual_seed(0)
+    for weights in getattr(model.player, net).parameters():
+        weights.data = 1e38 * torch.sign(torch.randn(weights.shape, generator=generator))
+    with pytest.raises(UserError, match=r"^the model computes values that are not finite; "):
+        write_separation(video, tmp_path / "out", model)
+    assert not list(tmp_path.iterdir())
 
 
 def test_more_regions_than_found(tmp_path: Path, planted_params: Params, video: Path) -> None:
