@@ -1,6 +1,7 @@
 """Download and extract on a real Dask cluster of this machine."""
 
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -18,6 +19,7 @@ import pytest
 from sop.download.download import download
 from sop.download.sources import CachePaths
 from sop.extract.extraction import extract
+from sop.media.binary import binary
 from sop.params import Params, validate
 from sop.runtime.errors import LeftOut, LeftOutForNow, UserError
 from sop.runtime.parallel import Workers, map_unordered
@@ -122,10 +124,14 @@ def test_other_ffmpeg_version_on_a_worker(
 ) -> None:
     other = tmp_path / "other" / "ffmpeg"
     other.parent.mkdir()
-    other.write_text("#!/bin/sh\necho ffmpeg version 0.1 of another machine\n")
+    # It works, or the worker would use the bundled one.
+    rename = "s/ffmpeg version [^ ]*/ffmpeg version 8.1-x/"
+    other.write_text(
+        f"#!/bin/bash\n'{binary()}' \"$@\" 2> >({shutil.which('sed')} '{rename}' >&2)\n"
+    )
     other.chmod(0o755)
     cluster.start("worker", cluster.address, "--nthreads=1", path=str(other.parent))
-    with pytest.raises(UserError, match=r"ffmpeg on .*: the version differs .*=0\.1, there .*"):
+    with pytest.raises(UserError, match=r"ffmpeg on .*: the version differs .*=8\.1-x, there .*"):
         run(folders, Workers(1, cluster.address))
     assert folders.tree().keys() == {"audio/manifest.json", "frames/manifest.json"}
 

@@ -19,6 +19,7 @@ KILLED = 3
 
 # Ends in an item that takes longer than the test, while it writes a file.
 LONG = """
+import signal
 from functools import partial
 from pathlib import Path
 from sop.runtime.errors import run, stoppable
@@ -31,6 +32,8 @@ def main():
         list(map_unordered(work, range(4), Workers(2), processes=True))
 
 if __name__ == "__main__":
+    # A program that was started in the background ignores Ctrl-C otherwise.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     run(main)
 """
 

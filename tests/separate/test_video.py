@@ -298,15 +298,15 @@ def test_place_that_cannot_be_written(source: Path, tmp_path: Path) -> None:
 
 def test_read_pictures(tmp_path: Path) -> None:
     video = tmp_path / f"{ODD_NAME}.mp4"
-    command = [binary(), "-v", "error", "-f", "lavfi", "-i", "testsrc=s=121x60:r=10:d=2,setsar=2"]
+    command = [binary(), "-v", "error", "-f", "lavfi", "-i", "testsrc=s=119x60:r=10:d=2,setsar=2"]
     command += ["-f", "lavfi", "-i", "sine=d=2", "-c:v", "libx264", "-pix_fmt", "yuv444p"]
     subprocess.run([*command, f"file:{video}"], check=True, stdin=subprocess.DEVNULL)
     whole = list(read_pictures(video, Probe(2.0), 10.0, None, LIMITS))
-    assert [picture.shape for picture in whole] == [(60, 242, 3)] * 20
+    assert [picture.shape for picture in whole] == [(60, 238, 3)] * 20
     small = list(read_pictures(video, Probe(2.0), 5.0, 30, LIMITS))
-    assert [picture.shape for picture in small] == [(30, 121, 3)] * 10
+    assert [picture.shape for picture in small] == [(30, 119, 3)] * 10
     (first,) = read_pictures(video, Probe(0.05), 5.0, 90, LIMITS)
-    assert first.shape == (60, 242, 3)
+    assert first.shape == (60, 238, 3)
 
 
 def test_pictures_are_not_read_to_the_end(tmp_path: Path) -> None:
