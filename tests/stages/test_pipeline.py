@@ -60,9 +60,9 @@ def ran(tmp_path_factory: pytest.TempPathFactory) -> Project:
 
 @pytest.fixture
 def changed(ran: Project) -> Iterator[Project]:
-    """The same project; its params.yaml is restored after the test."""
+    """The same project; what its stages depend on is restored after the test."""
     yield ran
-    ran.git("checkout", "--quiet", "params.yaml")
+    ran.git("checkout", "--quiet", "params.yaml", "dvc.lock")
 
 
 def stale(project: Project) -> list[str]:
