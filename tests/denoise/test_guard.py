@@ -232,7 +232,8 @@ def healthy() -> Case:
 @pytest.mark.parametrize("settings", FILTERS, ids=str)
 def test_guard_does_not_change_a_result_that_is_not_louder(settings: FilterSettings) -> None:
     result, kept, raw = guarded(healthy(), settings)
-    np.testing.assert_array_equal(result, raw)
+    # Compiled sums are not always in the same order, so that the last bit of a sample can differ.
+    np.testing.assert_allclose(result, raw, rtol=1e-12, atol=1e-15)
     assert kept == Kept()
     assert not kept
     assert str(kept) == ""
