@@ -18,6 +18,10 @@ from sop.runtime.log import show_log
 from sop.runtime.parallel import Workers
 from tests.support.experiment import ROOT, TINY, Reference, with_values
 
+# Under `make test` a `make` that a test starts would print more, and share its jobs.
+for name in ("MAKEFLAGS", "MFLAGS", "MAKELEVEL", "MAKEOVERRIDES"):
+    os.environ.pop(name, None)
+
 pytest_plugins = ("tests.support.videos", "tests.support.pages", "tests.support.planted")
 
 
