@@ -164,6 +164,9 @@ class SyntheticParams(Section):
     seed: Seed
     solos: Annotated[Count, Field(le=10_000)]
     duets: Annotated[CountOrZero, Field(le=100_000)]
+    same_duets: Annotated[CountOrZero, Field(le=100_000)]
+    resting_solos: Annotated[CountOrZero, Field(le=10_000)]
+    resting_duets: Annotated[CountOrZero, Field(le=100_000)]
     seconds: Annotated[float, Field(ge=2, le=600)]
     width: Annotated[int, Field(ge=32, le=1_920, multiple_of=2)]
     height: Annotated[int, Field(ge=32, le=1_920, multiple_of=2)]

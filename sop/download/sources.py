@@ -105,7 +105,8 @@ def _synthetic(params: SyntheticParams, workers: Workers) -> VideoSource:
     code = sorted(Path(synthetic.__file__).parent.glob("*.py"))
     tools = f"{_hash(' '.join(sha256(path) for path in code))} {binary.version()}"
     # The number of videos changes none of them; the seed is named on its own.
-    look = params.model_dump(exclude={"solos", "duets", "seed"})
+    numbers = {"solos", "duets", "resting_solos", "same_duets", "resting_duets"}
+    look = params.model_dump(exclude={*numbers, "seed"})
     videos, planned = [], synthetic.plan(params, params.seed)
     for video in planned:
         made_from = "synthetic:" + _hash(f"{video} {look} {params.seed} {tools}")

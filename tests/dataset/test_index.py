@@ -274,6 +274,16 @@ def test_duets_are_listed_apart_or_join(extracted: Extracted, tmp_path: Path) ->
     assert ("acoustic_guitar",) in found
 
 
+def test_duets_of_one_instrument_are_duets(extracted: Extracted, tmp_path: Path) -> None:
+    extracted.add("flute_flute/0")
+    known = {**OF_SOURCE, "flute_flute": ("flute", "flute")}
+    index = build_index(extracted.audio, extracted.frames, PARAMS, FRAME_RATE, known)
+    write_index(index, tmp_path / "index")
+    duets = {video.category: video for video in read_index(tmp_path / "index" / DUETS)}
+    assert duets.keys() == {"acoustic_guitar_violin", "flute_violin", "flute_flute"}
+    assert duets["flute_flute"].instruments == ("flute", "flute")
+
+
 def test_duets_that_are_kept_out_are_counted_with_their_reason(
     extracted: Extracted, caplog: pytest.LogCaptureFixture
 ) -> None:

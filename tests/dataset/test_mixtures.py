@@ -194,6 +194,13 @@ def test_instruments_of_duets_do_not_meet_again(tiny_params: Params) -> None:
     assert len(partners["tuba"]) == 5
 
 
+def test_duet_of_one_instrument_does_not_meet_that_instrument(tiny_params: Params) -> None:
+    videos = paper("flute/a", "flute+flute/a", "cello+cello/a", "tuba/a")
+    sampler = MixtureSampler(videos, tiny_params.mixture, TRAIN)
+    partners = {sampler.sample(1, generator(SEED, "t", n))[1].category for n in range(50)}
+    assert partners == {"cello+cello", "tuba"}
+
+
 def test_every_other_video_is_drawn_equally_often(tiny_params: Params) -> None:
     videos = paper(*(f"i{n}/v" for n in range(5)))
     sampler = MixtureSampler(videos, tiny_params.mixture, TRAIN)

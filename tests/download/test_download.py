@@ -19,7 +19,10 @@ from tests.support.server import Server, file_of, serving, status
 from tests.support.stress import repeats
 
 ROOT = Path(__file__).parents[2]
-TINY = {"solos": 1, "duets": 1, "seconds": 2.0, "width": 64, "height": 48, "frame_rate": 12}
+TINY = {
+    **dict.fromkeys(("same_duets", "resting_solos", "resting_duets"), 0),
+    **{"solos": 1, "duets": 1, "seconds": 2.0, "width": 64, "height": 48, "frame_rate": 12},
+}
 CLIPS = ROOT.parent / "shared" / "music-clips"
 
 
@@ -53,6 +56,13 @@ def test_synthetic_videos(params: Params, tmp_path: Path) -> None:
     assert len([name for name in after if before.get(name) != after[name]]) == 2
     download(params, tmp_path / "one")
     assert tree(tmp_path / "one") == files
+    # Videos of other kinds are added likewise.
+    more = changed(params, synthetic={"same_duets": 1, "resting_duets": 1})
+    summary = download(more, tmp_path / "one")
+    assert len(summary["duets"]) == 3
+    assert {len(set(instruments)) for instruments in summary["duets"].values()} == {1, 2}
+    after = times(tmp_path / "one")
+    assert len([name for name in after if before.get(name) != after[name]]) == 4
 
 
 def test_local_videos(params: Params, own: Path, tmp_path: Path) -> None:

@@ -1,17 +1,18 @@
 import subprocess
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from numpy.testing import assert_allclose
 from PIL import Image, ImageDraw
 from scipy.signal import istft, resample_poly, stft
 
 from sop.download.synthetic import INSTRUMENTS, PlannedVideo, Truth, plan, read_truth, render
-from sop.download.synthetic.melody import Note, melody
+from sop.download.synthetic.melody import Note, Rest, melody, melody_with_rests
 from sop.download.synthetic.pen import Pen
-from sop.download.synthetic.player import Look, Pose, draw_player, look, poses
+from sop.download.synthetic.player import Look, Pose, draw_player, idle, look, poses
 from sop.download.synthetic.scene import RenderedScene
 from sop.download.synthetic.sound import stems
 from sop.download.synthetic.timbre import synthesize
@@ -19,17 +20,27 @@ from sop.media.ffmpeg import binary
 
 SEED = 3
 WIDTH, HEIGHT, RATE = 96, 72, 22050
-PARAMS = SimpleNamespace(
-    solos=1, duets=5, seconds=2.5, width=WIDTH, height=HEIGHT, frame_rate=12, sample_rate=RATE
-)
+FORMAT = {"seconds": 2.5, "width": WIDTH, "height": HEIGHT, "frame_rate": 12, "sample_rate": RATE}
+
+
+def settings(**numbers: int) -> SimpleNamespace:
+    """Parameters of short videos, with these numbers of videos and none of other kinds."""
+    none = dict.fromkeys(("solos", "duets", "same_duets", "resting_solos", "resting_duets"), 0)
+    return SimpleNamespace(**none | FORMAT | numbers)
+
+
+PARAMS = settings(solos=1, duets=5)
 SOLO = PlannedVideo("trumpet", "trumpet_000", ("trumpet",), 0)
 DUET = PlannedVideo("cello_flute", "cello_flute_000", ("cello", "flute"), 0)
+SAME = PlannedVideo("flute_flute", "flute_flute_000", ("flute", "flute"), 0)
+RESTING_SOLO = PlannedVideo("violin", "violin_rest_000", ("violin",), 0, rests=True)
+RESTING_DUET = PlannedVideo("cello_flute", "cello_flute_rest_000", ("cello", "flute"), 0, resting=1)
 
 
 @pytest.fixture(scope="module")
 def videos(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("videos")
-    for video in (SOLO, DUET):
+    for video in (SOLO, DUET, SAME, RESTING_SOLO, RESTING_DUET):
         render(video, PARAMS, SEED, folder)
     return folder
 
@@ -96,24 +107,63 @@ def test_plan():
 
 
 def test_more_videos_keep_the_earlier_ones():
-    fewer = plan(SimpleNamespace(solos=2, duets=7), SEED)
-    more = plan(SimpleNamespace(solos=5, duets=30), SEED)
+    fewer = plan(settings(solos=2, duets=7), SEED)
+    more = plan(settings(solos=5, duets=30), SEED)
     assert fewer[:20] == more[:20]
     assert fewer[20:] == more[50:57]
+    for kind in ("same_duets", "resting_solos", "resting_duets"):
+        fewer = plan(settings(**{kind: 3}), SEED)
+        more = plan(settings(**{kind: 13, "solos": 1}), SEED)[10:]
+        assert fewer == more[: len(fewer)]
+
+
+def test_names_are_unique():
+    kinds = {"duets": 60, "same_duets": 40, "resting_solos": 3, "resting_duets": 60}
+    planned = plan(settings(solos=3, **kinds), SEED)
+    assert len(planned) == 30 + 60 + 40 + 30 + 60
+    assert len({video.name for video in planned}) == len(planned)
+    assert all(video.category == "_".join(video.instruments) for video in planned)
+
+
+def test_every_instrument_has_its_resting_solos():
+    planned = plan(settings(resting_solos=2), SEED)
+    assert [video.category for video in planned] == [*INSTRUMENTS, *INSTRUMENTS]
+    assert all(video.rests and video.resting is None for video in planned)
+    assert planned[0].name == "accordion_rest_000"
+
+
+def test_duets_of_one_instrument_use_all_instruments_evenly():
+    planned = plan(settings(same_duets=20), SEED)
+    assert all(len(set(video.instruments)) == 1 for video in planned)
+    for first in (0, 10):
+        played = [video.instruments[0] for video in planned[first : first + 10]]
+        assert sorted(played) == list(INSTRUMENTS)
+        assert played != list(INSTRUMENTS)
+
+
+def test_resting_duets_alternate_between_two_instruments_and_one():
+    planned = plan(settings(resting_duets=20), SEED)
+    assert [len(set(video.instruments)) for video in planned] == [2, 1] * 10
+    for kind, times in ((planned[::2], 2), (planned[1::2], 1)):
+        played = [name for video in kind for name in set(video.instruments)]
+        assert all(played.count(instrument) == times for instrument in INSTRUMENTS)
+    assert {video.resting for video in planned} == {0, 1}
 
 
 def test_duets_use_all_instruments_evenly():
-    duets = plan(SimpleNamespace(solos=0, duets=10), SEED)
+    duets = plan(settings(duets=10), SEED)
     played = [instrument for video in duets for instrument in video.instruments]
     assert all(played.count(instrument) == 2 for instrument in INSTRUMENTS)
 
 
 def test_another_seed_plans_other_duets():
-    params = SimpleNamespace(solos=0, duets=10)
+    params = settings(duets=10)
     assert plan(params, 1) != plan(params, 2)
 
 
-@pytest.mark.parametrize("video", [SOLO, DUET], ids=lambda video: video.name)
+@pytest.mark.parametrize(
+    "video", [SOLO, DUET, SAME, RESTING_SOLO, RESTING_DUET], ids=lambda video: video.name
+)
 def test_rendering_is_reproducible(videos: Path, tmp_path: Path, video):
     render(video, PARAMS, SEED, tmp_path)
     for name in (f"{video.name}.mp4", f"{video.name}.truth.npz"):
@@ -129,6 +179,112 @@ def test_a_video_depends_on_its_name_and_the_seed(videos: Path, tmp_path: Path):
     for name in ("trumpet_001", "trumpet_000"):
         other = read_truth(tmp_path / "trumpet" / f"{name}.truth.npz").stems
         assert not np.array_equal(stem, other)
+
+
+def test_earlier_videos_stay_as_they_are(videos: Path):
+    """Another order of random choices would change all of these numbers, of before the rests."""
+    solo, duet = truth_of(videos, SOLO), truth_of(videos, DUET)
+    early = [[9832, -5308, -796, 2255, 430], [3048, -5344, 1548, -758, 6260]]
+    assert_allclose(solo.stems[:, 5000:35000:7000], [[-8414, -9, 16689, -928, 1500]], atol=2)
+    assert_allclose(duet.stems[:, 5000:35000:7000], early, atol=2)
+    assert_allclose(solo.boxes[:, 14], [[21.7, 18.24, 55.77, 58.1]], atol=0.01)
+    places = [[57.21, 20.07, 85.35, 60.11], [5.05, 10.6, 41.22, 55.74]]
+    assert_allclose(duet.boxes[:, 14], places, atol=0.01)
+    colours = {SOLO: [[91, 101, 107], [107, 112, 123]], DUET: [[113, 95, 90], [115, 92, 89]]}
+    for video, corners in colours.items():
+        frame = decoded_frames(videos / video.category / f"{video.name}.mp4")[14]
+        upper = frame[:24].reshape(24, 3, 32, 3).mean(axis=(0, 2))
+        assert_allclose(upper[[0, 2]], corners, atol=1)
+        with np.load(videos / video.category / f"{video.name}.truth.npz") as file:
+            assert file.files == [field.name for field in fields(Truth) if field.name != "rests"]
+
+
+def test_truth_without_rests_is_read(videos: Path):
+    """As every file was written before there were rests."""
+    truth = truth_of(videos, DUET)
+    assert truth.rests.shape == (2, truth.boxes.shape[1])
+    assert not truth.rests.any()
+    assert truth.resting == (False, False)
+
+
+def test_players_of_one_instrument_play_and_look_differently(videos: Path):
+    truth = truth_of(videos, SAME)
+    first, second = (
+        set(truth.onsets_seconds[truth.onset_instruments == number].tolist()) for number in (0, 1)
+    )
+    assert first
+    assert second
+    assert not first & second
+    rng = np.random.default_rng(SEED)
+    assert look("flute", rng) != look("flute", rng)
+
+
+def test_resting_player_of_a_duet_is_marked_and_silent(videos: Path):
+    truth = truth_of(videos, RESTING_DUET)
+    assert truth.resting == (False, True)
+    assert truth.rests.all(axis=1).tolist() == [False, True]
+    assert truth.rests.any(axis=1).tolist() == [False, True]
+    assert truth.stems[0].any()
+    assert not truth.stems[1].any()
+    assert set(truth.onset_instruments.tolist()) == {0}
+
+
+def test_solo_rests_for_a_while(videos: Path):
+    truth = truth_of(videos, RESTING_SOLO)
+    assert truth.resting == (False,)
+    assert 0.2 < truth.rests.mean() < 0.55
+    (resting,) = truth.rests
+    samples = np.repeat(resting, RATE // truth.frame_rate)
+    stem = truth.stems[0, : len(samples)].astype(float)
+    assert stem[samples].std() < 0.3 * stem[~samples].std()
+
+
+@pytest.mark.parametrize("instrument", INSTRUMENTS)
+@pytest.mark.parametrize("seconds", [2.0, 6.0])
+def test_no_note_sounds_in_a_long_rest(instrument: str, seconds: float):
+    middles = []
+    for index in range(30):
+        rng = np.random.default_rng([SEED, index])
+        notes, rests = melody_with_rests(instrument, seconds, rng)
+        assert notes
+        assert notes == sorted(notes, key=lambda note: note.onset_seconds)
+        assert len(rests) in (1, 2)
+        total = sum(end - begin for begin, end in rests)
+        assert 0.25 * seconds <= total <= 0.5 * seconds
+        assert all(-1e-9 <= begin < end <= seconds + 1e-9 for begin, end in rests)
+        for played in notes:
+            ends = played.onset_seconds + played.seconds
+            assert played.seconds > 0.05
+            assert ends <= seconds + 1e-9
+            for begin, end in rests:
+                assert ends <= begin + 1e-9 or played.onset_seconds >= end - 1e-9
+        middles.append(any(begin < seconds / 2 < end for begin, end in rests))
+    assert any(middles)
+    assert not all(middles)
+
+
+def test_player_at_rest_neither_strikes_nor_bows():
+    times = np.arange(0, 6, 1 / 16)
+    notes = [Note(onset, 0.3, 220.0 + onset, 0.8) for onset in (0.2, 0.7, 4.5, 5.0)]
+    motion = np.sin(2 * np.pi * 0.25 * times)
+    resting = idle([Rest(1.2, 4.4)], times, motion, motion, held=0.3)
+    followed = poses(notes, times, 0.0, resting)
+    inside = [pose for pose, second in zip(followed, times, strict=True) if 1.5 < second < 4.1]
+    bows = np.array([pose.bow for pose in inside])
+    assert all(pose.level == 0 and pose.strike < 0.01 and pose.rest == 1 for pose in inside)
+    assert {pose.count for pose in inside} == {2}
+    playing = np.abs(np.diff([pose.bow for pose in followed[4:14]])).mean()
+    assert 0 < np.abs(np.diff(bows)).mean() < 0.3 * playing
+    assert followed[4] == poses(notes, times, 0.0)[4]
+
+
+def test_player_that_rests_all_through_holds_its_instrument():
+    times = np.arange(0, 6, 1 / 16)
+    resting = idle([Rest(-1, 7)], times, np.sin(times), np.cos(times), held=0.6)
+    waiting = poses([], times, 0.5, resting)
+    assert all((pose.level, pose.strike, pose.count) == (0, 0, 0) for pose in waiting)
+    assert all(0.4 < pose.pitch < 0.8 for pose in waiting)
+    assert len({pose.bow for pose in waiting}) > 10
 
 
 @pytest.mark.parametrize("video", [SOLO, DUET], ids=lambda video: video.name)
@@ -171,7 +327,7 @@ def test_truth_is_complete_and_needs_no_pickle(videos: Path):
 
 
 def test_failure_of_ffmpeg(tmp_path: Path):
-    odd = SimpleNamespace(**{**vars(PARAMS), "width": 97})
+    odd = SimpleNamespace(**vars(PARAMS) | {"width": 97})
     with pytest.raises(RuntimeError, match=r"trumpet_000\.mp4: ffmpeg failed: .*width"):
         render(SOLO, odd, SEED, tmp_path)
     assert not [path for path in tmp_path.rglob("*") if path.is_file()]

@@ -16,6 +16,9 @@ from tests.support.experiment import ROOT
 SMALL = {
     "dataset.synthetic.solos": 2,
     "dataset.synthetic.duets": 1,
+    "dataset.synthetic.same_duets": 0,
+    "dataset.synthetic.resting_solos": 0,
+    "dataset.synthetic.resting_duets": 0,
     "dataset.synthetic.seconds": 3.0,
     "dataset.synthetic.width": 64,
     "dataset.synthetic.height": 48,

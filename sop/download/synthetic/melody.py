@@ -29,6 +29,15 @@ class Note(NamedTuple):
     """Loudness, 0 to 1."""
 
 
+class Rest(NamedTuple):
+    """A time in which a player does not play."""
+
+    begin_seconds: float
+    """Start of the rest."""
+    end_seconds: float
+    """End of the rest."""
+
+
 class _Style(NamedTuple):
     """Typical melodies of an instrument."""
 
@@ -64,6 +73,8 @@ _PHRASE_NOTES = (5, 12)
 _REST_SECONDS = (0.12, 0.5)
 _SHORTEST_SECONDS = 0.1
 _REST_WITHIN_PHRASE = 0.05
+_LONG_RESTS_SHARE = (0.25, 0.5)
+"""Share of the video in which a player rests who rests for a while."""
 
 
 def melody(instrument: str, seconds: float, rng: Generator) -> list[Note]:
@@ -101,6 +112,53 @@ def melody(instrument: str, seconds: float, rng: Generator) -> list[Note]:
             now += beats * beat
         now += rng.uniform(*_REST_SECONDS)
     return notes
+
+
+def melody_with_rests(
+    instrument: str, seconds: float, rng: Generator
+) -> tuple[list[Note], list[Rest]]:
+    """Compose a melody with one or two long rests, which together take 25 to 50 % of the video.
+
+    A rest begins where a note would, or where the melody ends; notes that would ring into it are
+    cut, and the melody goes on after it.
+
+    Args:
+        instrument: one of `INSTRUMENTS`.
+        seconds: length of the video; no note exceeds it.
+        rng: source of all random choices.
+
+    Returns:
+        Notes sorted by onset, and the rests in order.
+    """
+    total = seconds * rng.uniform(*_LONG_RESTS_SHARE)
+    playing = seconds - total
+    notes = melody(instrument, playing, rng)
+    moments = sorted({note.onset_seconds for note in notes} | {playing})
+    count = min(int(rng.integers(1, 3)), len(moments))
+    first = rng.uniform(0.35, 0.65)
+    lengths = [total] if count == 1 else [first * total, (1 - first) * total]
+    moved: list[Note] = []
+    rests: list[Rest] = []
+    passed, begin = 0.0, 0.0
+    for moment, length in zip(
+        sorted(rng.choice(moments, count, replace=False).tolist()), lengths, strict=True
+    ):
+        moved += _excerpt(notes, begin, moment, passed)
+        rests.append(Rest(moment + passed, moment + passed + length))
+        passed, begin = passed + length, moment
+    return moved + _excerpt(notes, begin, playing, passed), rests
+
+
+def _excerpt(notes: list[Note], begin: float, end: float, later: float) -> list[Note]:
+    """The notes that begin in [begin, end), cut at the end and moved to a later time."""
+    return [
+        note._replace(
+            onset_seconds=note.onset_seconds + later,
+            seconds=min(note.seconds, end - note.onset_seconds),
+        )
+        for note in notes
+        if begin <= note.onset_seconds < end
+    ]
 
 
 def _pitches(style: _Style, rng: Generator) -> list[int]:

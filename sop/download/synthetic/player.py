@@ -12,12 +12,16 @@ import numpy as np
 from numpy.random import Generator
 from numpy.typing import NDArray
 
-from sop.download.synthetic.melody import Note
+from sop.download.synthetic.melody import Note, Rest
 from sop.download.synthetic.pen import Colour, Pen, Point, rgb
 
 _DARK: Colour = (28, 26, 30)
 _IVORY: Colour = (240, 236, 222)
 _SHOULDER = 0.15
+_EASE_SECONDS = 0.25
+_IDLE_BOW = 0.2
+"""How far the bow drifts at rest: a fifth of the speed at which it moves while playing."""
+_IDLE_HAND = 0.12
 
 
 @dataclass(frozen=True)
@@ -34,6 +38,8 @@ class Pose:
     """Position of the pitch in the range of the melody, 0 to 1."""
     count: int
     """Number of onsets so far."""
+    rest: float = 0.0
+    """1 at rest, 0 while playing."""
 
 
 class Look(NamedTuple):
@@ -54,14 +60,57 @@ class Look(NamedTuple):
     """Hue shift of the xylophone's bars, in turns."""
 
 
-def poses(notes: Sequence[Note], times: NDArray[np.float64], bow: float) -> list[Pose]:
+@dataclass(frozen=True)
+class Idle:
+    """Aimless slow motion of a player at rest; each array has one value per frame."""
+
+    rest: NDArray[np.float64]
+    """1 at rest, 0 while playing, with soft changes that begin and end within the rest."""
+    bow: NDArray[np.float64]
+    """Drift of the bow or bellows, in units of `Pose.bow`."""
+    hand: NDArray[np.float64]
+    """Drift of the hand, in units of `Pose.pitch`."""
+    held: float
+    """Position of the hand of a player without notes, 0 to 1."""
+
+
+def idle(
+    rests: Sequence[Rest],
+    times: NDArray[np.float64],
+    bow: NDArray[np.float64],
+    hand: NDArray[np.float64],
+    held: float,
+) -> Idle:
+    """Return the idle motion of a player.
+
+    Args:
+        rests: when it rests, at least once.
+        times: times in seconds, one per frame.
+        bow: motion of the bow, -1 to 1, one value per frame.
+        hand: motion of the hand, likewise.
+        held: position of the hand of a player without notes, 0 to 1.
+    """
+    begins, ends = np.array(rests).T
+    inside = np.minimum(times[:, None] - begins, ends - times[:, None]).max(axis=1)
+    weight = np.clip(inside / _EASE_SECONDS, 0, 1)
+    return Idle(weight, _IDLE_BOW * weight * bow, _IDLE_HAND * weight * hand, held)
+
+
+def poses(
+    notes: Sequence[Note], times: NDArray[np.float64], bow: float, resting: Idle | None = None
+) -> list[Pose]:
     """Return the poses of a player that follow its notes.
 
     Args:
-        notes: melody, sorted by onset.
+        notes: melody, sorted by onset; none if the player rests all through.
         times: evenly spaced times in seconds, one per frame.
         bow: initial position of the bow, -1 to 1.
+        resting: motion in the rests; None if the player has none.
     """
+    waiting = not notes
+    if waiting:
+        # The player waits for a note that comes after the video.
+        notes = [Note(float(times[-1]) + 1.0, 1.0, 440.0, 1.0)]
     onsets = np.array([note.onset_seconds for note in notes])
     lengths = np.array([note.seconds for note in notes])
     strengths = np.array([note.loudness for note in notes])
@@ -78,9 +127,16 @@ def poses(notes: Sequence[Note], times: NDArray[np.float64], bow: float) -> list
     playing = np.clip(np.searchsorted(onsets, times, side="right") - 1, 0, None)
     direction = np.where(counts % 2 == 0, 1.0, -1.0)
     seconds_per_frame = float(times[1] - times[0]) if len(times) > 1 else 0.0
-    moved = np.cumsum(direction * (0.15 + levels)) * seconds_per_frame * 3.2 + bow
+    speeds = direction * (0.15 + levels)
+    if resting:
+        speeds = speeds * (1 - resting.rest)
+    moved = np.cumsum(speeds) * seconds_per_frame * 3.2 + bow
     bows = np.abs((moved + 1) % 4 - 2) - 1
-    columns = (levels, strikes, bows, heights[playing], counts)
+    columns = [levels, strikes, bows, heights[playing], counts]
+    if resting:
+        hands = np.full(len(times), resting.held) if waiting else heights[playing]
+        moving = [np.clip(bows + resting.bow, -1, 1), np.clip(hands + resting.hand, 0, 1)]
+        columns = [levels, strikes, *moving, counts, resting.rest]
     return [Pose(*row) for row in zip(*(column.tolist() for column in columns), strict=True)]
 
 
@@ -308,7 +364,9 @@ def _xylophone(pen: Pen, style: Look, pose: Pose) -> None:
     for side in (-1, 1):
         strikes = (pose.count % 2 == 0) == (side > 0)
         height = 0.16 * (1 - pose.strike) if strikes else 0.17
-        head = (left + step * (0.5 + played) if strikes else 0.22 * side, 0.7 - height)
+        # At rest the mallet drifts; while playing it is always above a bar.
+        above = played + pose.rest * (pose.pitch * (bars - 1) - played)
+        head = (left + step * (0.5 + above) if strikes else 0.22 * side, 0.7 - height)
         hand = (0.22 * side * 0.9 + 0.25 * head[0], 0.52 - 0.4 * height)
         _arm(pen, style, side, hand, bend=0.06 * side)
         pen.line([hand, head], 0.018, _IVORY)

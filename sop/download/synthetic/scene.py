@@ -8,9 +8,9 @@ from numpy.random import Generator
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
-from sop.download.synthetic.melody import Note
+from sop.download.synthetic.melody import Note, Rest
 from sop.download.synthetic.pen import Box, Colour, Pen, rgb
-from sop.download.synthetic.player import draw_player, look, poses
+from sop.download.synthetic.player import draw_player, idle, look, poses
 
 FloatArray = NDArray[np.float64]
 
@@ -39,6 +39,7 @@ class RenderedScene:
         frame_rate: int,
         frames: int,
         rng: Generator,
+        rests: Sequence[Sequence[Rest]] | None = None,
     ) -> None:
         """Choose colours, places and motions; nothing is drawn yet.
 
@@ -51,6 +52,7 @@ class RenderedScene:
             frame_rate: frames per second.
             frames: number of frames, F.
             rng: source of all random choices.
+            rests: long rests of each instrument, with idle motion; None = nobody has any.
         """
         self._size = (width, height)
         self._times = np.arange(frames) / frame_rate
@@ -60,9 +62,12 @@ class RenderedScene:
         ]
         slots = _slots(len(instruments), width, height)
         order = rng.permutation(len(instruments))
+        rests = rests or [()] * len(instruments)
         self._players = [
-            _Player(name, notes, slots[place], self._times, rng)
-            for name, notes, place in zip(instruments, melodies, order, strict=True)
+            _Player(name, notes, own_rests, slots[place], self._times, rng)
+            for name, notes, own_rests, place in zip(
+                instruments, melodies, rests, order, strict=True
+            )
         ]
         self.boxes: NDArray[np.float32] = np.array(
             [[player.box(f, width, height) for f in range(frames)] for player in self._players],
@@ -145,9 +150,19 @@ class _Player:
     """One player: its looks, its poses, and its way through the frame."""
 
     def __init__(
-        self, instrument: str, notes: Sequence[Note], slot: Box, times: FloatArray, rng: Generator
+        self,
+        instrument: str,
+        notes: Sequence[Note],
+        rests: Sequence[Rest],
+        slot: Box,
+        times: FloatArray,
+        rng: Generator,
     ) -> None:
-        self._poses = poses(notes, times, float(rng.uniform(-1, 1)))
+        resting = None
+        if rests:
+            bow, hand = (_drift(times, 0.25, rng) for _ in range(2))
+            resting = idle(rests, times, bow, hand, held=float(rng.uniform()))
+        self._poses = poses(notes, times, float(rng.uniform(-1, 1)), resting)
         self._instrument = instrument
         self._look = look(instrument, rng)
         self._mirrored = bool(rng.uniform() < 0.5)

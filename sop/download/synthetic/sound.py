@@ -28,18 +28,21 @@ def stems(
 
     Args:
         instruments: names, N.
-        melodies: notes of each instrument.
+        melodies: notes of each instrument; the stem of one without notes is zero.
         seconds: length of the video.
         sample_rate: sample rate, Hz.
         rng: source of the room, the levels, the noise and the differences between notes.
 
     Returns:
-        Stems, (N, L), equally loud within 3 dB; their sum peaks at 0.5 to 0.9 of full scale.
+        Stems, (N, L), equally loud within 3 dB, if not zero; their sum peaks at 0.5 to 0.9 of full
+        scale.
     """
     length = round(seconds * sample_rate)
     room = _room(sample_rate, rng)
     played = np.zeros((len(instruments), length))
     for stem, instrument, notes in zip(played, instruments, melodies, strict=True):
+        if not notes:
+            continue
         for note in notes:
             sound = synthesize(instrument, note, rng, sample_rate)
             start = round(note.onset_seconds * sample_rate)

@@ -1,6 +1,6 @@
 """Ground truth of a rendered video: sound, place and onsets of each instrument."""
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -31,17 +31,29 @@ class Truth:
     """Onsets of all notes, sorted."""
     onset_instruments: NDArray[np.int64]
     """Index in `instruments` of the instrument of each onset."""
+    rests: NDArray[np.bool_]
+    """Whether each player rests for long in each frame, (N, F); short rests of a melody are not
+    marked."""
+
+    @property
+    def resting(self) -> tuple[bool, ...]:
+        """For each player, whether it rests all through."""
+        return tuple(bool(own.all()) for own in self.rests)
 
 
 def write_truth(path: Path, truth: Truth) -> None:
-    """Write an .npz file that NumPy reads without pickles."""
+    """Write an .npz file that NumPy reads without pickles; it names rests only if there are any."""
+    arrays = dict(vars(truth))
+    if not truth.rests.any():
+        del arrays["rests"]
     with replacing(path) as partial:
-        np.savez(partial, **vars(truth))
+        np.savez(partial, **arrays)
 
 
 def read_truth(path: Path) -> Truth:
     """Read a file of `write_truth`."""
     with np.load(path, allow_pickle=False) as file:
-        arrays = {field.name: file[field.name] for field in fields(Truth)}
+        arrays = {name: file[name] for name in file.files}
+    arrays.setdefault("rests", np.zeros(arrays["boxes"].shape[:2], dtype=np.bool_))
     values = {name: array if array.ndim else int(array) for name, array in arrays.items()}
     return Truth(**values | {"instruments": tuple(arrays["instruments"].tolist())})
