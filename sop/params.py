@@ -162,16 +162,25 @@ class SyntheticParams(Section):
     """Rendered videos with ground truth."""
 
     seed: Seed
-    solos: Annotated[Count, Field(le=10_000)]
+    solos: Annotated[CountOrZero, Field(le=10_000)]
     duets: Annotated[CountOrZero, Field(le=100_000)]
     same_duets: Annotated[CountOrZero, Field(le=100_000)]
     resting_solos: Annotated[CountOrZero, Field(le=10_000)]
     resting_duets: Annotated[CountOrZero, Field(le=100_000)]
+    talkers: Annotated[CountOrZero, Field(le=100_000)]
+    talker_pairs: Annotated[CountOrZero, Field(le=100_000)]
     seconds: Annotated[float, Field(ge=2, le=600)]
     width: Annotated[int, Field(ge=32, le=1_920, multiple_of=2)]
     height: Annotated[int, Field(ge=32, le=1_920, multiple_of=2)]
     frame_rate: Annotated[Count, Field(le=60)]
     sample_rate: Annotated[int, Field(ge=8000, le=96000)]
+
+    @property
+    def has_videos(self) -> bool:
+        """Whether there is a video of any kind."""
+        instruments = (self.solos, self.duets, self.same_duets)
+        resting = (self.resting_solos, self.resting_duets)
+        return any((*instruments, *resting, self.talkers, self.talker_pairs))
 
 
 class LocalParams(Section):
@@ -481,6 +490,8 @@ class Params(InferenceParams):
                 f"train.batch_size {train.batch_size} is not a multiple of train.micro_batches "
                 f"{train.micro_batches}: all micro-batches of a batch must have the same size"
             )
+        if dataset.source == "synthetic" and not dataset.synthetic.has_videos:
+            yield "dataset.synthetic has no videos: set solos, talkers or another number above 0"
         if dataset.source == "synthetic" and dataset.synthetic.seconds < self.index.min_seconds:
             yield (
                 f"dataset.synthetic.seconds {dataset.synthetic.seconds} is below "

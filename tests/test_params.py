@@ -347,6 +347,10 @@ def test_large_experiments_are_possible(values: dict[str, Any]) -> None:
             {"dataset.synthetic.seconds": 8.0},
             ["dataset.synthetic.seconds 8.0", "index.min_seconds 10.0"],
         ),
+        (
+            {"dataset.synthetic.solos": 0, "dataset.synthetic.duets": 0},
+            ["dataset.synthetic has no videos", "set solos, talkers or another number above 0"],
+        ),
     ],
 )
 def test_invalid_combination(values: dict[str, Any], said: list[str]) -> None:

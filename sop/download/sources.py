@@ -106,6 +106,7 @@ def _synthetic(params: SyntheticParams, workers: Workers) -> VideoSource:
     tools = f"{_hash(' '.join(sha256(path) for path in code))} {binary.version()}"
     # The number of videos changes none of them; the seed is named on its own.
     numbers = {"solos", "duets", "resting_solos", "same_duets", "resting_duets"}
+    numbers |= {"talkers", "talker_pairs"}
     look = params.model_dump(exclude={*numbers, "seed"})
     videos, planned = [], synthetic.plan(params, params.seed)
     for video in planned:

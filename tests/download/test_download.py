@@ -20,7 +20,7 @@ from tests.support.stress import repeats
 
 ROOT = Path(__file__).parents[2]
 TINY = {
-    **dict.fromkeys(("same_duets", "resting_solos", "resting_duets"), 0),
+    **dict.fromkeys(("same_duets", "resting_solos", "resting_duets", "talkers", "talker_pairs"), 0),
     **{"solos": 1, "duets": 1, "seconds": 2.0, "width": 64, "height": 48, "frame_rate": 12},
 }
 CLIPS = ROOT.parent / "shared" / "music-clips"
@@ -57,12 +57,12 @@ def test_synthetic_videos(params: Params, tmp_path: Path) -> None:
     download(params, tmp_path / "one")
     assert tree(tmp_path / "one") == files
     # Videos of other kinds are added likewise.
-    more = changed(params, synthetic={"same_duets": 1, "resting_duets": 1})
+    more = changed(params, synthetic={"same_duets": 1, "resting_duets": 1, "talkers": 1})
     summary = download(more, tmp_path / "one")
     assert len(summary["duets"]) == 3
     assert {len(set(instruments)) for instruments in summary["duets"].values()} == {1, 2}
     after = times(tmp_path / "one")
-    assert len([name for name in after if before.get(name) != after[name]]) == 4
+    assert len([name for name in after if before.get(name) != after[name]]) == 6
 
 
 def test_local_videos(params: Params, own: Path, tmp_path: Path) -> None:

@@ -25,7 +25,8 @@ FORMAT = {"seconds": 2.5, "width": WIDTH, "height": HEIGHT, "frame_rate": 12, "s
 
 def settings(**numbers: int) -> SimpleNamespace:
     """Parameters of short videos, with these numbers of videos and none of other kinds."""
-    none = dict.fromkeys(("solos", "duets", "same_duets", "resting_solos", "resting_duets"), 0)
+    kinds = ("solos", "duets", "same_duets", "resting_solos", "resting_duets")
+    none = dict.fromkeys((*kinds, "talkers", "talker_pairs"), 0)
     return SimpleNamespace(**none | FORMAT | numbers)
 
 
@@ -285,6 +286,16 @@ def test_player_that_rests_all_through_holds_its_instrument():
     assert all((pose.level, pose.strike, pose.count) == (0, 0, 0) for pose in waiting)
     assert all(0.4 < pose.pitch < 0.8 for pose in waiting)
     assert len({pose.bow for pose in waiting}) > 10
+
+
+def test_videos_of_instruments_stay_as_they_were(videos: Path):
+    """Sound, boxes and pixels of the first release, but for the rounding of other processors."""
+    truth = truth_of(videos, SOLO)
+    samples = truth.stems[0, 20000:20006].astype(int)
+    assert samples == pytest.approx([-13881, -14495, -13417, -11927, -9448, -5478], abs=1)
+    assert truth.boxes[0, 5] == pytest.approx([20.72069, 22.55306, 55.10580, 63.08994], abs=1e-4)
+    frame = decoded_frames(videos / SOLO.category / f"{SOLO.name}.mp4")[5].astype(float)
+    assert frame.mean(axis=(0, 1)) == pytest.approx([101.3, 107.2, 114.6], abs=0.5)
 
 
 @pytest.mark.parametrize("video", [SOLO, DUET], ids=lambda video: video.name)

@@ -18,6 +18,8 @@ TINY = {
     "dataset.synthetic.solos": 2,
     "dataset.synthetic.duets": 0,
     "dataset.synthetic.same_duets": 0,
+    "dataset.synthetic.talkers": 0,
+    "dataset.synthetic.talker_pairs": 0,
     "dataset.synthetic.resting_solos": 0,
     "dataset.synthetic.resting_duets": 0,
     "dataset.synthetic.seconds": 3.0,

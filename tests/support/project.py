@@ -17,6 +17,8 @@ SMALL = {
     "dataset.synthetic.solos": 2,
     "dataset.synthetic.duets": 1,
     "dataset.synthetic.same_duets": 0,
+    "dataset.synthetic.talkers": 0,
+    "dataset.synthetic.talker_pairs": 0,
     "dataset.synthetic.resting_solos": 0,
     "dataset.synthetic.resting_duets": 0,
     "dataset.synthetic.seconds": 3.0,

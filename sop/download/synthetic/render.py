@@ -15,6 +15,7 @@ from sop.dataset.seeding import generator
 from sop.download.synthetic.melody import Note, Rest, melody, melody_with_rests
 from sop.download.synthetic.scene import RenderedScene
 from sop.download.synthetic.sound import stems
+from sop.download.synthetic.speech import Speech, speak
 from sop.download.synthetic.timbre import INSTRUMENTS
 from sop.download.synthetic.truth import Truth, write_truth
 from sop.media.ffmpeg import error_message, file_url, run_to_end
@@ -23,6 +24,9 @@ from sop.runtime.files import replacing, temporary_folder, writing_temporary
 
 _QUALITY = 20
 _AUDIO_RATE = "128k"
+
+TALKER = "talker"
+"""A talking person, in place of an instrument."""
 
 
 @dataclass(frozen=True)
@@ -66,7 +70,9 @@ def plan(params: SyntheticParams, seed: int) -> list[PlannedVideo]:
         ),
         seed,
     )
-    return solos + duets + resting_solos + same_duets + resting_duets
+    talkers = [_planned((TALKER,), index) for index in range(params.talkers)]
+    pairs = [_planned((TALKER, TALKER), index) for index in range(params.talker_pairs)]
+    return solos + duets + resting_solos + same_duets + resting_duets + talkers + pairs
 
 
 def render(video: PlannedVideo, params: SyntheticParams, seed: int, folder: Path) -> None:
@@ -101,7 +107,7 @@ def render(video: PlannedVideo, params: SyntheticParams, seed: int, folder: Path
     path = folder / video.category / f"{name}.mp4"
     with replacing(path) as unfinished:
         _encode(unfinished, scene.frames(), played.sum(axis=0).astype(np.int16), params)
-    onsets = sorted((note.onset_seconds, i) for i, notes in enumerate(melodies) for note in notes)
+    onsets = sorted((at, i) for i, notes in enumerate(melodies) for at in _onsets(notes))
     times = np.arange(frames) / params.frame_rate
     truth = Truth(
         instruments=video.instruments,
@@ -158,14 +164,18 @@ def _numbered(
     return planned
 
 
-def _parts(video: PlannedVideo, seconds: float, seed: int) -> list[tuple[list[Note], list[Rest]]]:
-    """What each player plays: its notes and its long rests."""
-    parts: list[tuple[list[Note], list[Rest]]] = []
+def _parts(
+    video: PlannedVideo, seconds: float, seed: int
+) -> list[tuple[list[Note] | Speech, list[Rest]]]:
+    """What each player plays, its notes and its long rests, or what each talker says."""
+    parts: list[tuple[list[Note] | Speech, list[Rest]]] = []
     for number, instrument in enumerate(video.instruments):
         # Two players of one instrument play different melodies.
         again = (number,) if instrument in video.instruments[:number] else ()
         rng = generator(seed, "melody", video.name, instrument, *again)
-        if number == video.resting:
+        if instrument == TALKER:
+            parts.append((speak(seconds, generator(seed, "speech", video.name, number)), []))
+        elif number == video.resting:
             # Longer than the video, so that no motion begins or ends in it.
             parts.append(([], [Rest(-1.0, seconds + 1.0)]))
         elif video.rests:
@@ -173,6 +183,13 @@ def _parts(video: PlannedVideo, seconds: float, seed: int) -> list[tuple[list[No
         else:
             parts.append((melody(instrument, seconds, rng), []))
     return parts
+
+
+def _onsets(notes: list[Note] | Speech) -> list[float]:
+    """The onsets of all notes or syllables."""
+    if isinstance(notes, Speech):
+        return list(notes.onsets_seconds)
+    return [note.onset_seconds for note in notes]
 
 
 def _encode(

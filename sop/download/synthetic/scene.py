@@ -11,6 +11,8 @@ from PIL import Image, ImageDraw
 from sop.download.synthetic.melody import Note, Rest
 from sop.download.synthetic.pen import Box, Colour, Pen, rgb
 from sop.download.synthetic.player import draw_player, idle, look, poses
+from sop.download.synthetic.speech import CONTROL_RATE, Speech, gestures
+from sop.download.synthetic.talker import HALF_WIDTH, Face, draw_talker, talker_look
 
 FloatArray = NDArray[np.float64]
 
@@ -21,6 +23,9 @@ _HEIGHTS = (0.52, 0.85)
 """Height of a player with its instrument, as a fraction of the frame's height."""
 _BREATH = 0.04
 _SWAY = 0.06
+_TALKER_HEIGHTS = (0.88, 1.08)
+"""Height of a talker from the top of the head to the chest, as a fraction of the frame's height."""
+_TALKER_BREATH = 0.015
 _MEASURED_POSES = 48
 _MEASURED_SCALE = 200.0
 """Close to the scale of the drawing, because lines have a minimum width in pixels."""
@@ -33,7 +38,7 @@ class RenderedScene:
     def __init__(
         self,
         instruments: Sequence[str],
-        melodies: Sequence[Sequence[Note]],
+        melodies: Sequence[Sequence[Note] | Speech],
         width: int,
         height: int,
         frame_rate: int,
@@ -46,7 +51,7 @@ class RenderedScene:
         Args:
             instruments: names, N, which may be 0; the order of the players from left to right is
                 random.
-            melodies: notes of each instrument.
+            melodies: notes of each instrument, or what each talker says.
             width: width of the frames, pixels.
             height: height of the frames, pixels.
             frame_rate: frames per second.
@@ -64,7 +69,9 @@ class RenderedScene:
         order = rng.permutation(len(instruments))
         rests = rests or [()] * len(instruments)
         self._players = [
-            _Player(name, notes, own_rests, slots[place], self._times, rng)
+            _Talker(notes, slots[place], self._times, rng)
+            if isinstance(notes, Speech)
+            else _Player(name, notes, own_rests, slots[place], self._times, rng)
             for name, notes, own_rests, place in zip(
                 instruments, melodies, rests, order, strict=True
             )
@@ -204,6 +211,61 @@ class _Player:
             boxes.append([side / _MEASURED_SCALE for side in pen.box])
         lefts, tops, rights, bottoms = zip(*boxes, strict=True)
         return min(lefts), min(tops), max(rights), max(bottoms)
+
+
+class _Talker:
+    """One talker: its looks, its face, and its way through the frame.
+
+    Only the mouth depends on what is said.
+    """
+
+    def __init__(self, speech: Speech, slot: Box, times: FloatArray, rng: Generator) -> None:
+        left, top, right, bottom = slot
+        seconds = float(times[-1]) if len(times) else 0.0
+        moves = gestures(speech, seconds)
+        at = times * CONTROL_RATE
+        opening, width = (
+            np.interp(at, np.arange(len(track)), track) for track in (moves.opening, moves.width)
+        )
+        self._look = talker_look(rng)
+        columns = (
+            *(opening, width, _lids(times, rng)),
+            *(reach * _drift(times, 0.35, rng) for reach in (0.07, 0.02, 0.012)),
+        )
+        self._faces = [Face(*row) for row in zip(*(c.tolist() for c in columns), strict=True)]
+        half_width = HALF_WIDTH * (1 + _TALKER_BREATH)
+        size = min(
+            rng.uniform(*_TALKER_HEIGHTS) * (bottom - top), 0.96 * (right - left) / (2 * half_width)
+        )
+        self._scales = size * (1 + _TALKER_BREATH * _drift(times, 0.2, rng))
+        self._x = _way(left + half_width * size, right - half_width * size, times, rng)
+        # The head is in sight, and so are the shoulders.
+        high, low = top + 0.05 * size, max(bottom - 0.86 * size, top + 0.05 * size)
+        self._y = _way(high, low, times, rng)
+
+    def box(self, frame: int, width: int, height: int) -> Box:
+        """Its box within the frame, in pixels."""
+        left, top, right, bottom = (side / _OVERSAMPLING for side in self.draw(None, frame))
+        return max(left, 0.0), max(top, 0.0), min(right, width), min(bottom, height)
+
+    def draw(self, image: ImageDraw.ImageDraw | None, frame: int) -> Box:
+        """Draw it on the oversampled image, if there is one; return its box there."""
+        x, y, scale = (
+            _OVERSAMPLING * float(values[frame]) for values in (self._x, self._y, self._scales)
+        )
+        pen = Pen(image, (x, y), scale)
+        draw_talker(pen, self._look, self._faces[frame])
+        return pen.box
+
+
+def _lids(times: FloatArray, rng: Generator) -> FloatArray:
+    """Opening of the eyes, 0 to 1, one value per frame: they blink every few seconds."""
+    lids: FloatArray = np.ones(len(times))
+    now = rng.uniform(0.0, 3.0)
+    while len(times) and now < times[-1]:
+        lids = np.minimum(lids, np.clip((np.abs(times - now) - 0.05) / 0.06, 0, 1))
+        now += rng.uniform(1.5, 5.0)
+    return lids
 
 
 def _slots(count: int, width: int, height: int) -> list[Box]:

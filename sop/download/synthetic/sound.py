@@ -8,7 +8,9 @@ from numpy.typing import NDArray
 from scipy.signal import oaconvolve
 
 from sop.download.synthetic.melody import Note
+from sop.download.synthetic.speech import Speech
 from sop.download.synthetic.timbre import synthesize
+from sop.download.synthetic.voice import synthesize_speech
 
 _NOISE = 1e-3
 """Ratio of the RMS of the background noise to that of the instrument: -60 dB."""
@@ -19,7 +21,7 @@ _FULL_SCALE = 32767
 
 def stems(
     instruments: Sequence[str],
-    melodies: Sequence[Sequence[Note]],
+    melodies: Sequence[Sequence[Note] | Speech],
     seconds: float,
     sample_rate: int,
     rng: Generator,
@@ -28,7 +30,8 @@ def stems(
 
     Args:
         instruments: names, N.
-        melodies: notes of each instrument; the stem of one without notes is zero.
+        melodies: notes of each instrument, or what each talker says; the stem of one without notes
+            is zero.
         seconds: length of the video.
         sample_rate: sample rate, Hz.
         rng: source of the room, the levels, the noise and the differences between notes.
@@ -43,6 +46,9 @@ def stems(
     for stem, instrument, notes in zip(played, instruments, melodies, strict=True):
         if not notes:
             continue
+        if isinstance(notes, Speech):
+            stem[:] = synthesize_speech(notes, seconds, rng, sample_rate)
+            notes = ()
         for note in notes:
             sound = synthesize(instrument, note, rng, sample_rate)
             start = round(note.onset_seconds * sample_rate)
