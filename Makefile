@@ -57,5 +57,5 @@ $(VENV)/installed: pyproject.toml requirements.txt requirements-dev.txt
 	touch $@
 
 clean:  ## remove what the pipeline made; DVC's cache stays
-	rm -rf data/audio data/denoise data/evaluate data/frames data/index data/model data/report \
+	rm -rf data/audio data/denoise data/evaluate data/frames data/index data/model data/motion data/report \
 		data/validated.txt data/videos site

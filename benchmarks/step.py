@@ -218,7 +218,7 @@ def clips(params: Params, number: int, device: torch.device) -> Batch:
     frames = torch.randint(0, 64, size, dtype=torch.uint8, generator=rng, device=device)
     colors = torch.stack([shares, 1 - shares, shares], dim=-1)
     frames += (190 * colors).to(torch.uint8)[:, :, None, None, None]
-    return Batch(audio, frames, ())
+    return Batch(audio, frames, (), torch.ones(shares.shape, dtype=torch.bool, device=device))
 
 
 def make(kind: str, params: Params, device: torch.device) -> tuple[PixelPlayer, Step]:

@@ -242,6 +242,8 @@ class ExtractParams(Section):
     frame_height: Annotated[int, Field(ge=16, le=2_160, multiple_of=2)]
     jpeg_quality: Annotated[int, Field(ge=2, le=31)]
     sample_rate: Annotated[int, Field(ge=4000, le=192000)]
+    motion_rate: Annotated[float, Field(ge=0.1, le=240)] | None
+    motion_height: Annotated[int, Field(ge=16, le=2_160, multiple_of=2)]
     timeout_seconds: Timeout
     memory_limit_mib: Annotated[int, Field(ge=128, le=1_048_576)]
 
@@ -266,6 +268,7 @@ class MixtureParams(Section):
     frames: Annotated[Count, Field(le=256)]
     frame_stride: Annotated[Count, Field(le=100_000)]
     image_size: Annotated[int, Field(ge=32, le=1_024)]
+    motion_size: Annotated[int, Field(ge=16, le=1_024)]
 
 
 class SpectrogramParams(Section):
@@ -327,6 +330,10 @@ class TrainParams(Section):
     background_weight: Annotated[NotNegative, Field(le=1_000_000)]
     repeats: Annotated[Count, Field(le=10_000)]
     epochs: Annotated[Count, Field(le=1_000_000)]
+    same_category_share: Fraction | None
+    silent_share: Fraction
+    shifted_share: Fraction
+    share_ramp: Fraction
     batch_size: Annotated[Count, Field(le=65_536)]
     micro_batches: Annotated[Count, Field(le=65_536)]
     devices: Annotated[Count, Field(le=1_024)] | Literal["auto"]
@@ -492,6 +499,11 @@ class Params(InferenceParams):
             )
         if dataset.source == "synthetic" and not dataset.synthetic.has_videos:
             yield "dataset.synthetic has no videos: set solos, talkers or another number above 0"
+        if train.silent_share + train.shifted_share > 1:
+            yield (
+                f"train.silent_share {train.silent_share:g} and train.shifted_share "
+                f"{train.shifted_share:g} exceed 1 together: a mixture has one of both at most"
+            )
         if dataset.source == "synthetic" and dataset.synthetic.seconds < self.index.min_seconds:
             yield (
                 f"dataset.synthetic.seconds {dataset.synthetic.seconds} is below "

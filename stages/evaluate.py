@@ -22,7 +22,7 @@ def main() -> None:
     player, _ = load_player(model)
     separations = separate_mixtures(
         player.to(device),
-        read_index(Path("data/index") / VALIDATION),
+        read_index(Path("data/index") / VALIDATION, Path("data/motion")),
         params,
         settings.mixtures,
         settings.seed,

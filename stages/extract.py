@@ -1,4 +1,4 @@
-"""Stage `extract`: turn every video into one sound file and one zip of frames."""
+"""Stage `extract`: turn every video into one sound file, one zip of frames and a motion track."""
 
 from pathlib import Path
 
@@ -18,6 +18,7 @@ def main() -> None:
         Path("data/frames"),
         Workers(params.worker_count, params.cluster.scheduler),
         Path("data/hashes.sqlite"),
+        Path("data/motion"),
     )
     write_metrics("extract", summary, details=("category", "reasons"))
 

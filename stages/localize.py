@@ -21,10 +21,10 @@ def main() -> None:
     require_file(model, "model; run `dvc repro train`")
     player, _ = load_player(model)
     separator = Separator(player, params, choose_device(params.device))
-    index, limit = Path("data/index"), params.localize.scenes
+    index, motion, limit = Path("data/index"), Path("data/motion"), params.localize.scenes
     # With index.duets, the model was trained on some of them.
-    duets = [] if params.index.duets else read_index(index / DUETS)
-    solos = read_index(index / VALIDATION)
+    duets = [] if params.index.duets else read_index(index / DUETS, motion)
+    solos = read_index(index / VALIDATION, motion)
     with_truth = list(scenes(duets[:limit], solos[:limit], Path("data/videos"), params.extract))
     results, left_out = [], {}
     for scene in progress(with_truth, "localize", len(with_truth), unit="scene"):

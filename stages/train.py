@@ -15,7 +15,7 @@ def main() -> int:
     processes = process_count(params.train.devices, params.device)
     if processes > 1 and not is_launched():
         return launch("stages.train", processes)
-    index = Path("data/index")
+    index, motion = Path("data/index"), Path("data/motion")
     # Of all processes that train together, one writes files.
     with (
         process_group(params.device) as group,
@@ -23,8 +23,8 @@ def main() -> int:
     ):
         Trainer(
             params,
-            training=read_index(index / TRAIN),
-            validation=read_index(index / VALIDATION),
+            training=read_index(index / TRAIN, motion),
+            validation=read_index(index / VALIDATION, motion),
             folders=RunFolders(Path("data/model"), Path("data/training"), Path("metrics/train")),
             group=group,
         ).run()

@@ -223,6 +223,10 @@ def test_every_value_has_a_comment() -> None:
         ("extract.memory_limit_mib", 127, ["extract.memory_limit_mib: 127", "128"]),
         ("extract.memory_limit_mib", 1024.0, ["extract.memory_limit_mib: 1024.0", "integer"]),
         ("extract.frame_height", 17, ["extract.frame_height: 17", "multiple of 2"]),
+        ("extract.motion_height", 45, ["extract.motion_height: 45", "multiple of 2"]),
+        ("extract.motion_rate", 0, ["extract.motion_rate: 0", "0.1", "or null"]),
+        ("train.same_category_share", 1.1, ["train.same_category_share: 1.1", "1 or null"]),
+        ("train.silent_share", None, ["train.silent_share: null", "number"]),
         ("model.weights.sound", "imagenet", ["model.weights.sound: 'imagenet'", "scratch"]),
         ("model.weights.synthesizer", "", ["model.weights.synthesizer: ''", "scratch"]),
     ],
@@ -240,7 +244,9 @@ def numbers() -> dict[str, float]:
         "dataset.lists.max_per_category": 1,
         "dataset.fetch.clip_seconds.1": 1.0,
         "dataset.fetch.rate_limit": 1,
+        "extract.motion_rate": 16.0,
         "train.ema_decay": 0.5,
+        "train.same_category_share": 0.5,
         "train.devices": 1,
         "workers": 1,
     }
@@ -311,6 +317,10 @@ def test_large_experiments_are_possible(values: dict[str, Any]) -> None:
         (
             {"model.output_activation": "relu"},
             ["model.output_activation 'relu'", "'bce'", "sigmoid or softmax"],
+        ),
+        (
+            {"train.silent_share": 0.6, "train.shifted_share": 0.5},
+            ["train.silent_share 0.6", "train.shifted_share 0.5", "exceed 1"],
         ),
         ({"spectrogram.stft_hop": 513}, ["spectrogram.stft_hop 513", "up to", "512"]),
         ({"mixture.audio_samples": 60000}, ["235 columns", "60000", "'unet7'", "multiples of 128"]),

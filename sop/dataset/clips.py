@@ -1,4 +1,8 @@
-"""Read clips from disk: a window of a sound file, frames of a zip or of a folder of JPEGs."""
+"""Read clips from disk: a window of a sound file, frames of a zip or of a folder of JPEGs.
+
+A motion track is a NumPy file of small luminance pictures, (T, H, W) uint8: picture n, from 0,
+covers second (n + 0.5) / `extract.motion_rate`.
+"""
 
 import io
 import lzma
@@ -25,6 +29,7 @@ from sop.runtime.errors import LeftOut
 
 Audio = NDArray[np.float32]
 Frames = NDArray[np.uint8]
+Motion = NDArray[np.uint8]
 
 FRAME_NAME = "{:06d}.jpg"
 
@@ -36,6 +41,10 @@ ZIP_ERRORS = (
     *(zipfile.BadZipFile, zlib.error, lzma.LZMAError, struct.error),
     *(EOFError, OSError, RuntimeError, ValueError),
 )
+
+# Of what ffmpeg writes as YUV4MPEG2.
+_Y4M_FRAME = b"FRAME\n"
+_Y4M_HEADER_BYTES = 1024
 
 _PICTURE_ERRORS = (Image.DecompressionBombError, OSError, SyntaxError, ValueError)
 
@@ -74,7 +83,21 @@ class Crop(NamedTuple):
 CENTRE = Crop(zoom=1.0, left=0.5, top=0.5, mirrored=False)
 
 
+class SoundWindow(NamedTuple):
+    """Window of a sound file."""
+
+    audio: Audio
+    """(L,) in the scale of the file, nominally [-1, 1]."""
+    begin: float
+    """Second of the file at which it begins; negative if the file is shorter and is repeated."""
+
+
 def read_audio(path: Path, centre_seconds: float, samples: int, sample_rate: int) -> Audio:
+    """Read a window of sound as `read_window` does, and return its samples alone, (L,)."""
+    return read_window(path, centre_seconds, samples, sample_rate).audio
+
+
+def read_window(path: Path, centre_seconds: float, samples: int, sample_rate: int) -> SoundWindow:
     """Read a window of sound around a moment as mono, without reading the rest of the file.
 
     A window that exceeds the file is moved inside; a file shorter than the window is repeated.
@@ -84,9 +107,6 @@ def read_audio(path: Path, centre_seconds: float, samples: int, sample_rate: int
         centre_seconds: middle of the window.
         samples: L, length of the window at `sample_rate`.
         sample_rate: sample rate of the result, Hz; a file of another rate is resampled.
-
-    Returns:
-        (L,) in the scale of the file, nominally [-1, 1].
 
     Raises:
         LeftOut: the file is missing, damaged, empty or truncated.
@@ -103,13 +123,15 @@ def read_audio(path: Path, centre_seconds: float, samples: int, sample_rate: int
                 audio = _read_exactly(file, run_up + wanted)[run_up:]
         else:
             whole = _read_exactly(file, length)
-            audio = whole[(np.arange(wanted) + centre - wanted // 2) % length]
+            start = centre - wanted // 2
+            audio = whole[(np.arange(wanted) + start) % length]
+        begin = start / file.samplerate
     if not np.isfinite(audio).all():
         raise LeftOut(f"{path}: contains samples that are not finite")
-    if ratio == 1:
-        return audio
-    resampled = librosa.resample(audio, orig_sr=ratio * sample_rate, target_sr=sample_rate)
-    return librosa.util.fix_length(resampled, size=samples)
+    if ratio != 1:
+        resampled = librosa.resample(audio, orig_sr=ratio * sample_rate, target_sr=sample_rate)
+        audio = librosa.util.fix_length(resampled, size=samples)
+    return SoundWindow(audio, begin)
 
 
 def window_start(centre: int, samples: int, length: int) -> int:
@@ -201,6 +223,138 @@ def pack(jpegs: Iterable[bytes], archive: Path | None) -> int:
             entry.external_attr = 0o100644 << 16
             file.writestr(entry, jpeg)
     return count
+
+
+def pack_motion(video: Path, track: Path) -> int:
+    """Make a motion track of a YUV4MPEG2 file of luminance pictures, and count them.
+
+    The pictures are copied one by one: a long video needs no more memory than a short one.
+
+    Args:
+        video: what ffmpeg wrote; it is empty if there was no picture.
+        track: NumPy file to write, unless there is no picture.
+    """
+    with video.open("rb") as source:
+        fields = source.readline(_Y4M_HEADER_BYTES).split()
+        sizes = {chr(field[0]): int(field[1:]) for field in fields if field[:1] in (b"W", b"H")}
+        if sizes.keys() != {"W", "H"}:
+            return 0
+        area, begin = sizes["W"] * sizes["H"], source.tell()
+        count = (source.seek(0, os.SEEK_END) - begin) // (len(_Y4M_FRAME) + area)
+        if not count:
+            return 0
+        source.seek(begin)
+        shape = (count, sizes["H"], sizes["W"])
+        header = {"descr": "|u1", "fortran_order": False, "shape": shape}
+        with track.open("wb") as file:
+            np.lib.format.write_array_header_1_0(file, header)  # type: ignore[no-untyped-call]
+            for _ in range(count):
+                file.write(source.read(len(_Y4M_FRAME) + area)[len(_Y4M_FRAME) :])
+    return count
+
+
+def motion_count(samples: int, sample_rate: int, motion_rate: float) -> int:
+    """Return the number of motion frames of a clip of a number of samples."""
+    return round(samples / sample_rate * motion_rate)
+
+
+def read_motion(
+    path: Path, begin: float, count: int, rate: float, size: int, crop: Crop = CENTRE
+) -> Motion:
+    """Read motion frames of one video, all with the same crop.
+
+    The square is that of `read_frames` for the same crop: with zoom above 1 it is aligned to whole
+    pixels and not scaled if the track's height is within 5 % of `zoom * size`; the centre is scaled
+    exactly. Outside of the video its first and last frame are repeated.
+
+    Args:
+        path: the motion track.
+        begin: second at which the clip begins: frame i shows second begin + (i + 0.5) / rate.
+        count: T, number of frames.
+        rate: frames per second of the track.
+        size: height and width of the result, pixels.
+        crop: square to cut out.
+
+    Returns:
+        (T, size, size).
+
+    Raises:
+        LeftOut: the track is missing or damaged.
+    """
+    track = _motion_frames(path, begin, count, rate)
+    if crop.zoom == 1:
+        left, top, side = _exact_square(track.shape[2], track.shape[1], crop)
+        squares = _resized(track, (size, size), (left, top, left + side, top + side))
+    else:
+        squares = _zoomed_motion(track, size, crop)
+    return squares[:, :, ::-1] if crop.mirrored else squares
+
+
+def read_whole_motion(path: Path, begin: float, count: int, rate: float, shorter: int) -> Motion:
+    """Read whole motion frames of one video, all scaled by the same factor (bicubic).
+
+    Args:
+        path: the motion track.
+        begin: as in `read_motion`.
+        count: T, number of frames.
+        rate: frames per second of the track.
+        shorter: the smaller of height and width of the result, pixels.
+
+    Returns:
+        (T, H, W).
+
+    Raises:
+        LeftOut: the track is missing or damaged.
+    """
+    track = _motion_frames(path, begin, count, rate)
+    _, height, width = track.shape
+    scale = shorter / min(height, width)
+    return _resized(track, (round(width * scale), round(height * scale)), (0, 0, width, height))
+
+
+def _motion_frames(path: Path, begin: float, count: int, rate: float) -> Motion:
+    """Read whole frames of a track; only these are read from disk."""
+    try:
+        with path.open("rb") as file:
+            npy = np.lib.format
+            npy.read_magic(file)  # type: ignore[no-untyped-call]
+            shape, is_fortran, dtype = npy.read_array_header_1_0(file)  # type: ignore[no-untyped-call]
+            if dtype != np.uint8 or len(shape) != 3 or is_fortran or min(shape) < 1:
+                raise ValueError("it contains another kind of array")
+            first, area = file.tell(), math.prod(shape[1:])
+            # Of the picture that covers the middle of each frame's interval.
+            numbers = math.floor(begin * rate + 0.5) + np.arange(count)
+            numbers = np.clip(numbers, 0, shape[0] - 1)
+            low, high = int(numbers[0]), int(numbers[-1]) + 1
+            is_whole = file.seek(0, os.SEEK_END) == first + shape[0] * area
+            file.seek(first + low * area)
+            data = file.read((high - low) * area)
+    except FileNotFoundError:
+        raise LeftOut(
+            f"{path}: no such motion track; set extract.motion_rate, then run `dvc repro extract`"
+        ) from None
+    except (OSError, ValueError, EOFError) as error:
+        raise LeftOut(f"{path}: not readable as a motion track ({_reason(error)})") from None
+    if not is_whole or len(data) < (high - low) * area:
+        raise LeftOut(f"{path}: not as long as its header says")
+    frames: Motion = np.frombuffer(data, np.uint8).reshape(high - low, *shape[1:])[numbers - low]
+    return frames
+
+
+def _resized(
+    track: Motion, size: tuple[int, int], box: tuple[float, float, float, float]
+) -> Motion:
+    """Scale a part of each frame, (T, H, W), exactly (bicubic); `size` is width and height."""
+    images = (Image.fromarray(frame) for frame in track)
+    scaled = (image.resize(size, Image.Resampling.BICUBIC, box=box) for image in images)
+    return np.stack([np.asarray(image) for image in scaled])
+
+
+def _zoomed_motion(track: Motion, size: int, crop: Crop) -> Motion:
+    _, height, width = track.shape
+    left, top, side = _whole_square(width, height, size, crop)
+    squares = track[:, top : top + side, left : left + side]
+    return squares if side == size else _interpolated(squares[:, None], size)[:, 0]
 
 
 def _place(path: Path, number: int) -> Path:
@@ -319,9 +473,40 @@ def _opened_picture(jpeg: bytes, place: Path) -> Iterator[Image.Image]:
         raise LeftOut(f"{place}: not readable as a picture ({reason})") from None
 
 
+def _exact_square(width: int, height: int, crop: Crop) -> tuple[float, float, int]:
+    """Return left, top and side of the largest square of a picture at the place of a crop."""
+    side = min(width, height)
+    return crop.left * (width - side), crop.top * (height - side), side
+
+
+def _whole_square(width: int, height: int, size: int, crop: Crop) -> tuple[int, int, int]:
+    """Return left, top and side of a crop in whole pixels; its side is `size` if that is near."""
+    wanted, shorter = crop.zoom * size, min(width, height)
+    is_near = shorter >= size and abs(shorter - wanted) <= _NEAR * wanted
+    side = size if is_near else max(1, round(shorter / crop.zoom))
+    left, top = (
+        min(int(share * (length - side + 1)), length - side)
+        for share, length in ((crop.left, width), (crop.top, height))
+    )
+    return left, top, side
+
+
+def _interpolated(planes: Frames, size: int) -> Frames:
+    """Scale square planes, (N, C, side, side), to (N, C, size, size).
+
+    Equal to Pillow's filter up to rounding, in a fifth of the time.
+    """
+    # Imported here because extraction uses this module too and would need three times the memory.
+    import torch
+    from torch.nn.functional import interpolate
+
+    tensor = torch.from_numpy(planes)
+    scaled: Frames = interpolate(tensor, size=(size, size), mode="bicubic", antialias=True).numpy()
+    return scaled
+
+
 def _scaled(image: Image.Image, size: int, crop: Crop) -> Frames:
-    side = min(image.size)
-    left, top = crop.left * (image.width - side), crop.top * (image.height - side)
+    left, top, side = _exact_square(*image.size, crop)
     box = (left, top, left + side, top + side)
     square = _rgb(image).resize((size, size), Image.Resampling.BICUBIC, box=box)
     return np.asarray(_turned(square, crop))
@@ -331,25 +516,12 @@ def _zoomed(image: Image.Image, size: int, crop: Crop) -> Frames:
     wanted = crop.zoom * size
     # Decode at a half, quarter or eighth of the size if that is enough.
     image.draft(None, (math.ceil(wanted), math.ceil(wanted)))
-    shorter = min(image.size)
-    is_near = shorter >= size and abs(shorter - wanted) <= _NEAR * wanted
-    side = size if is_near else max(1, round(shorter / crop.zoom))
-    left, top = (
-        min(int(share * (length - side + 1)), length - side)
-        for share, length in zip((crop.left, crop.top), image.size, strict=True)
-    )
+    left, top, side = _whole_square(*image.size, size, crop)
     square = _rgb(image).crop((left, top, left + side, top + side))
     pixels = np.array(_turned(square, crop))
     if side == size:
         return pixels
-    # Equal to Pillow's filter up to rounding, in a fifth of the time. Imported here because
-    # extraction uses this module too and would need three times the memory.
-    import torch
-    from torch.nn.functional import interpolate
-
-    planes = torch.from_numpy(pixels).permute(2, 0, 1)[None]
-    planes = interpolate(planes, size=(size, size), mode="bicubic", antialias=True)
-    scaled: Frames = planes[0].permute(1, 2, 0).numpy()
+    scaled: Frames = _interpolated(pixels.transpose(2, 0, 1)[None], size)[0].transpose(1, 2, 0)
     return scaled
 
 

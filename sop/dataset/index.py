@@ -8,7 +8,7 @@ import re
 import zipfile
 from collections import Counter, defaultdict
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -44,6 +44,8 @@ class Video:
     """Number of frames."""
     duet_of: tuple[str, ...] = ()
     """Instruments of a duet; empty if the category is one instrument."""
+    motion: Path | None = None
+    """Motion track, which exists if `extract.motion_rate` is set; None if its folder is unknown."""
 
     @property
     def category(self) -> str:
@@ -169,10 +171,15 @@ def write_index(index: Index, folder: Path) -> None:
         write_text(folder / name, text.getvalue())
 
 
-def read_index(path: Path) -> list[Video]:
+def read_index(path: Path, motion: Path | None = None) -> list[Video]:
     """Read a list, written by this or by the published code.
 
     Without the file of instruments in the same folder, no category is a duet.
+
+    Args:
+        path: the list.
+        motion: folder of the motion tracks, `<category>/<id>.npy`, for which the published form
+            has no column.
 
     Raises:
         UserError: the file is missing or a row is not `AUDIO_PATH,FRAMES_PATH,NUMBER_FRAMES`.
@@ -193,7 +200,9 @@ def read_index(path: Path) -> list[Video]:
                 "AUDIO_PATH,FRAMES_PATH,NUMBER_FRAMES"
             )
         audio = Path(row[0])
-        videos.append(Video(audio, Path(row[1]), int(row[2]), duets.get(audio.parent.name, ())))
+        video = Video(audio, Path(row[1]), int(row[2]), duets.get(audio.parent.name, ()))
+        track = None if motion is None else motion / f"{video.name}.npy"
+        videos.append(replace(video, motion=track))
     return videos
 
 

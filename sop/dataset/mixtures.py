@@ -1,11 +1,12 @@
 """Mix-and-separate training data: choice of the clips, mixtures and batches.
 
-Shapes: B mixtures, N sources, T frames, H x W pixels, L samples.
+Shapes: B mixtures, N sources, T frames, T_m motion frames, H x W pixels, L samples.
 """
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from functools import lru_cache
+from math import ceil
 from typing import NamedTuple
 
 import numpy as np
@@ -13,7 +14,17 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from sop.dataset.clips import CENTRE, Audio, Crop, Frames, read_audio, read_frames
+from sop.dataset.clips import (
+    CENTRE,
+    Audio,
+    Crop,
+    Frames,
+    Motion,
+    motion_count,
+    read_frames,
+    read_motion,
+    read_window,
+)
 from sop.dataset.index import TRAIN, VALIDATION, Video
 from sop.dataset.seeding import generator
 from sop.params import ExtractParams, MixtureParams
@@ -22,6 +33,9 @@ from sop.runtime.errors import LeftOut, UserError
 # As in the published training: frames are scaled to 1.1 of the crop, sounds by 0.5 to 1.5.
 CROP_ZOOM = 1.1
 VOLUME = (0.5, 1.5)
+
+# Minimum distance of the frames of a shifted source from its sound, where the video allows it.
+SHIFT_SECONDS = 0.8
 
 # Training stops after this number of unreadable clips in a row.
 MAX_ATTEMPTS = 20
@@ -42,6 +56,11 @@ class Mixture(NamedTuple):
     """Videos of the sources, N."""
     left_out: tuple[str, ...]
     """Reasons why clips could not be read and were replaced by others."""
+    heard: NDArray[np.bool_]
+    """Whether the frames of each source match its sound in the mixture, (N,). False for a source
+    that is silent or of another moment: nothing of the mixture belongs to what is seen."""
+    motion: Motion | None = None
+    """Luminance of each source while it sounds, (N, T_m, H, W); None without motion."""
 
 
 class Batch(NamedTuple):
@@ -53,10 +72,26 @@ class Batch(NamedTuple):
     """Frames of each source, RGB, (B, N, T, H, W, 3) uint8."""
     left_out: tuple[str, ...]
     """Reasons why clips could not be read and were replaced by others."""
+    heard: Tensor
+    """Whether the frames of each source match its sound, (B, N) bool; see `Mixture.heard`."""
+    motion: Tensor | None = None
+    """Luminance of each source, (B, N, T_m, H, W) uint8; None without motion."""
 
     def pin_memory(self) -> "Batch":
         """Return a copy in pinned memory, which a GPU reads while the CPU goes on."""
-        return Batch(self.audio.pin_memory(), self.frames.pin_memory(), self.left_out)
+        motion = None if self.motion is None else self.motion.pin_memory()
+        tensors = (tensor.pin_memory() for tensor in (self.audio, self.frames, self.heard))
+        audio, frames, heard = tensors
+        return Batch(audio, frames, self.left_out, heard, motion)
+
+
+class _Clip(NamedTuple):
+    """Sound and frames of one source; arrays as in `Mixture`, without N."""
+
+    audio: Audio
+    frames: Frames
+    motion: Motion | None
+    is_heard: bool
 
 
 class MixtureReader:
@@ -65,72 +100,155 @@ class MixtureReader:
     Args:
         params: number of sources, and length and size of the clips.
         extract: rates of sound and frames.
+        motion: whether to read motion frames, which needs `extract.motion_rate`.
     """
 
-    def __init__(self, params: MixtureParams, extract: ExtractParams) -> None:
+    def __init__(self, params: MixtureParams, extract: ExtractParams, motion: bool = False) -> None:
         self.params = params
         self.extract = extract
+        self.motion_rate = extract.motion_rate if motion else None
 
     @property
     def mixture_bytes(self) -> int:
         """Size of the arrays of a mixture."""
         sounds = self.params.audio_samples * np.dtype(np.float32).itemsize
         pictures = self.params.frames * self.params.image_size**2 * 3
-        return self.params.sources * (sounds + pictures)
+        moving = self.motion_frames * self.params.motion_size**2
+        return self.params.sources * (sounds + pictures + moving + np.dtype(np.bool_).itemsize)
 
-    def middle(self, videos: Sequence[Video]) -> Mixture:
+    @property
+    def motion_frames(self) -> int:
+        """Number of motion frames of a clip, T_m; 0 without motion."""
+        if self.motion_rate is None:
+            return 0
+        return motion_count(self.params.audio_samples, self.extract.sample_rate, self.motion_rate)
+
+    def middle(
+        self, videos: Sequence[Video], shift_seconds: float = 0.0, silent: int | None = None
+    ) -> Mixture:
         """Mix the middles of videos, as for evaluation.
+
+        Args:
+            videos: videos of the sources.
+            shift_seconds: time by which all frames and motion frames are later than the sound,
+                rounded to whole frames. From the middle, there is at least as much room for later
+                frames as for earlier ones; in a video that is too short the last one is repeated.
+            silent: number of a source whose samples are replaced by zeros, although it is seen.
 
         Raises:
             LeftOut: a clip cannot be read.
         """
-        clips = [self._clip(video, middle_frame(video), CENTRE) for video in videos]
-        return self._mix(videos, clips, [1.0] * len(videos))
+        shift = round(shift_seconds * self.extract.frame_rate)
+        middles = [middle_frame(video) for video in videos]
+        clips = [
+            self._clip(video, middle, CENTRE, middle + shift)
+            for video, middle in zip(videos, middles, strict=True)
+        ]
+        return self._mix(videos, clips, [1.0] * len(videos), silent)
 
-    def random(self, videos: Sequence[Video], rng: np.random.Generator) -> Mixture:
+    def random(
+        self,
+        videos: Sequence[Video],
+        rng: np.random.Generator,
+        silent: int | None = None,
+        shifted: int | None = None,
+        shifts: np.random.Generator | None = None,
+    ) -> Mixture:
         """Mix random moments with random crops, mirroring and volumes, as for training.
+
+        Args:
+            videos: videos of the sources.
+            rng: draws the clips, the same whatever the other arguments are.
+            silent: number of a source that is seen, but whose samples are replaced by zeros.
+            shifted: number of a source whose frames and motion frames are of another moment than
+                its sound, at least `SHIFT_SECONDS` away if the video is long enough.
+            shifts: draws that moment.
 
         Raises:
             LeftOut: a clip cannot be read.
         """
         clips, volumes = [], []
-        for video in videos:
+        for number, video in enumerate(videos):
             left, top = rng.random(2)
             crop = Crop(CROP_ZOOM, left, top, mirrored=bool(rng.random() < 0.5))
-            clips.append(self._clip(video, self._random_frame(video, rng), crop))
+            heard = seen = self._random_frame(video, rng)
+            if number == shifted and shifts is not None:
+                seen = self._other_frame(video, heard, shifts)
+            clips.append(self._clip(video, heard, crop, seen))
             volumes.append(rng.uniform(*VOLUME))
-        return self._mix(videos, clips, volumes)
+        return self._mix(videos, clips, volumes, silent)
 
-    def _random_frame(self, video: Video, rng: np.random.Generator) -> int:
-        """Return a random frame within the published margin; the middle of a shorter video."""
+    def _frame_range(self, video: Video) -> tuple[int, int]:
+        """Return the first and last centre frame within the published margin; may be empty."""
         params = self.params
         margin = max(
             int(params.margin_seconds * self.extract.frame_rate),
             params.frames // 2 * params.frame_stride,
         )
-        first, last = margin + 1, video.frame_count - margin
+        return margin + 1, video.frame_count - margin
+
+    def _random_frame(self, video: Video, rng: np.random.Generator) -> int:
+        """Return a random frame within the published margin; the middle of a shorter video."""
+        first, last = self._frame_range(video)
         return int(rng.integers(first, last + 1)) if first <= last else middle_frame(video)
 
-    def _clip(self, video: Video, centre: int, crop: Crop) -> tuple[Audio, Frames]:
-        """Read sound and frames around frame `centre`; at the ends the last frame is repeated."""
+    def _other_frame(self, video: Video, centre: int, rng: np.random.Generator) -> int:
+        """Return a random frame away from another one: within the margin, else a clip inside.
+
+        In a video that is too short for that, it is the end that is farther away.
+        """
+        rate, count = self.extract.frame_rate, video.frame_count
+        distance = ceil(SHIFT_SECONDS * rate)
+        half = ceil(self.params.audio_samples / self.extract.sample_rate / 2 * rate)
+        for first, last in (self._frame_range(video), (1 + half, count - half)):
+            numbers = np.arange(first, last + 1)
+            if len(far := numbers[np.abs(numbers - centre) >= distance]):
+                return int(rng.choice(far))
+        return 1 if centre - 1 > count - centre else count
+
+    def _clip(self, video: Video, heard: int, crop: Crop, seen: int) -> _Clip:
+        """Read the sound around frame `heard` and the frames around frame `seen`, numbered from 1.
+
+        At the ends of the video its last frame is repeated.
+        """
         params, extract = self.params, self.extract
         offsets = (np.arange(params.frames) - params.frames // 2) * params.frame_stride
-        numbers = np.clip(centre + offsets, 1, video.frame_count)
+        numbers = np.clip(seen + offsets, 1, video.frame_count)
         frames = read_frames(video.frames, numbers.tolist(), params.image_size, crop)
         # Frame n covers second (n - 0.5) / frame_rate.
-        seconds = (centre - 0.5) / extract.frame_rate
-        audio = read_audio(video.audio, seconds, params.audio_samples, extract.sample_rate)
-        return audio, frames
+        seconds = (heard - 0.5) / extract.frame_rate
+        audio, begin = read_window(video.audio, seconds, params.audio_samples, extract.sample_rate)
+        motion = None
+        if self.motion_rate is not None:
+            if video.motion is None:
+                raise LeftOut(f"{video.name}: its motion track is unknown")
+            # The motion frames cover the samples that were read, which lie inside the file.
+            begin += (seen - heard) / extract.frame_rate
+            clip = (begin, self.motion_frames, self.motion_rate)
+            motion = read_motion(video.motion, *clip, params.motion_size, crop)
+        return _Clip(audio, frames, motion, is_heard=seen == heard)
 
     def _mix(
         self,
         videos: Sequence[Video],
-        clips: Sequence[tuple[Audio, Frames]],
+        clips: Sequence[_Clip],
         volumes: Sequence[float],
+        silent: int | None,
     ) -> Mixture:
-        audio = np.stack([sound for sound, _ in clips]) * np.array(volumes, np.float32)[:, None]
+        audio = np.stack([clip.audio for clip in clips]) * np.array(volumes, np.float32)[:, None]
         mixed = np.clip(audio, -1, 1).astype(np.float32) / np.float32(len(clips))
-        return Mixture(mixed, np.stack([frames for _, frames in clips]), tuple(videos), ())
+        heard = np.array([clip.is_heard for clip in clips])
+        if silent is not None:
+            mixed[silent], heard[silent] = 0, False
+        moving = [clip.motion for clip in clips if clip.motion is not None]
+        return Mixture(
+            mixed,
+            np.stack([clip.frames for clip in clips]),
+            tuple(videos),
+            (),
+            heard,
+            np.stack(moving) if moving else None,
+        )
 
 
 class MixtureSampler:
@@ -248,8 +366,15 @@ def evaluation_videos(
 
 def stack(mixtures: Sequence[Mixture]) -> Mixture:
     """Stack mixtures along a new first axis; `videos` has those of all mixtures, in order."""
-    audio, frames, videos, left_out = zip(*mixtures, strict=True)
-    return Mixture(np.stack(audio), np.stack(frames), sum(videos, ()), sum(left_out, ()))
+    audio, frames, videos, left_out, heard, motion = zip(*mixtures, strict=True)
+    return Mixture(
+        np.stack(audio),
+        np.stack(frames),
+        sum(videos, ()),
+        sum(left_out, ()),
+        np.stack(heard),
+        None if motion[0] is None else np.stack(motion),
+    )
 
 
 def collate(mixtures: Sequence[Mixture]) -> Batch:
@@ -259,8 +384,10 @@ def collate(mixtures: Sequence[Mixture]) -> Batch:
 
 def to_batch(stacked: Mixture) -> Batch:
     """Return stacked mixtures as a batch, in the same memory."""
-    audio, frames = torch.from_numpy(stacked.audio), torch.from_numpy(stacked.frames)
-    return Batch(audio, frames, stacked.left_out)
+    arrays = (stacked.audio, stacked.frames, stacked.heard)
+    audio, frames, heard = (torch.from_numpy(array) for array in arrays)
+    motion = None if stacked.motion is None else torch.from_numpy(stacked.motion)
+    return Batch(audio, frames, stacked.left_out, heard, motion)
 
 
 def middle_frame(video: Video) -> int:

@@ -1,4 +1,7 @@
-"""Extract the sound and the frames of videos: a WAV and a zip of JPEGs for each video."""
+"""Extract the sound and the frames of videos: a WAV and a zip of JPEGs for each video.
+
+With `extract.motion_rate` also a motion track for each: small luminance pictures at a higher rate.
+"""
 
 import logging
 import socket
@@ -7,19 +10,28 @@ from collections import Counter
 from collections.abc import Iterator
 from contextlib import ExitStack
 from functools import partial
+from math import ceil
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from sop.dataset.clips import pack
-from sop.extract.manifest import Manifest, ManifestRow
+from sop.dataset.clips import pack, pack_motion
+from sop.extract.manifest import MANIFEST_NAME, Manifest, ManifestRow
 from sop.media import binary
-from sop.media.decoding import SILENCE_DBFS, PictureOutput, SoundOutput, decode, probe
+from sop.media.decoding import SILENCE_DBFS, MotionOutput, PictureOutput, SoundOutput, decode, probe
 from sop.media.ffmpeg import Limits
 from sop.params import ExtractParams
 from sop.runtime.errors import LeftOut, LeftOutForNow, UserError
-from sop.runtime.files import PeriodicSaver, is_litter, remove_partials, replacing, writing
+from sop.runtime.files import (
+    PeriodicSaver,
+    is_litter,
+    remove_others,
+    remove_partials,
+    replacing,
+    write_json,
+    writing,
+)
 from sop.runtime.hashes import FileStamp, HashCache, stamp_and_hash
 from sop.runtime.parallel import Workers, map_unordered
 from sop.runtime.progress import progress
@@ -31,8 +43,8 @@ RECIPE = 2
 
 BLOCK_SAMPLES = 1 << 18
 
-# Of the sounds and of the pictures.
-_Manifests = tuple[Manifest, Manifest]
+# Of the sounds, of the pictures, and of the motion tracks if there are any.
+_Manifests = tuple[Manifest, ...]
 
 # The metrics are kept in git: they contain at most this number of reasons.
 REASONS_SHOWN = 100
@@ -43,6 +55,7 @@ class Extraction(NamedTuple):
 
     samples: int | None
     frames: int | None
+    motion_frames: int | None = None
 
 
 class _Task(NamedTuple):
@@ -52,16 +65,22 @@ class _Task(NamedTuple):
     video: Path
     hash: str | None
     """SHA-256 of the video, or None if the task has to compute it."""
-    files: tuple[Path | None, Path | None]
-    """WAV and zip to write; None for one that is up to date."""
+    files: tuple[Path | None, ...]
+    """The file of each manifest to write; None for one that is up to date."""
     tools: str
     """Versions that the worker must have."""
 
 
 def extract(
-    params: ExtractParams, videos: Path, audio: Path, frames: Path, workers: Workers, hashes: Path
+    params: ExtractParams,
+    videos: Path,
+    audio: Path,
+    frames: Path,
+    workers: Workers,
+    hashes: Path,
+    motion: Path | None = None,
 ) -> dict[str, Any]:
-    """Update `audio` and `frames`; the result equals an extraction into empty folders.
+    """Update the folders of files; the result equals an extraction into empty folders.
 
     Args:
         params: rates, height, quality and limits.
@@ -70,6 +89,8 @@ def extract(
         frames: folder for `<category>/<id>.zip`.
         workers: number and place of the workers.
         hashes: database of the hashes of the videos; created if missing.
+        motion: folder for `<category>/<id>.npy`, the motion tracks; without `params.motion_rate`
+            it gets an empty manifest only. None without that parameter leaves tracks as they are.
 
     Returns:
         Counts, lengths, bytes and reasons, for metrics/extract.json.
@@ -80,9 +101,10 @@ def extract(
     found = _find(videos)
     if not found:
         raise UserError(f"{videos}: contains no videos; run `dvc repro download`")
-    for folder in (audio, frames):
-        remove_partials(folder)
-    manifests = sounds, pictures = (
+    for folder in (audio, frames, motion):
+        if folder is not None:
+            remove_partials(folder)
+    sounds, pictures = (
         Manifest(audio, ".wav", f"sample_rate={params.sample_rate} {_tools()}"),
         Manifest(
             frames,
@@ -91,6 +113,8 @@ def extract(
             f"jpeg_quality={params.jpeg_quality} {_tools()}",
         ),
     )
+    tracks = _tracks(motion, params)
+    manifests = (sounds, pictures) if tracks is None else (sounds, pictures, tracks)
 
     def save() -> None:
         for manifest in manifests:
@@ -126,22 +150,27 @@ def extract(
             f"{videos}: none of {len(found)} videos is usable, for example {name}: {first}; "
             "see the lines above and replace the videos"
         )
-    return _summary(params, sounds, pictures, left_out)
+    return _summary(params, sounds, pictures, tracks, left_out)
 
 
 def extract_video(
-    video: Path, audio: Path | None, frames: Path | None, params: ExtractParams
+    video: Path,
+    audio: Path | None,
+    frames: Path | None,
+    params: ExtractParams,
+    motion: Path | None = None,
 ) -> Extraction:
-    """Decode one video into its files.
+    """Decode one video once into its files.
 
     Args:
         video: the file.
         audio: WAV to write, or None.
         frames: zip to write, or None.
-        params: rates, height, quality and limits.
+        params: rates, heights, quality and limits.
+        motion: motion track to write, or None; it needs `params.motion_rate`.
 
     Raises:
-        LeftOut: the video cannot be used; neither file is written or replaced.
+        LeftOut: the video cannot be used; no file is written or replaced.
     """
     limits = Limits.of_parameters(params.timeout_seconds, params.memory_limit_mib)
     found = probe(video, limits)
@@ -149,27 +178,62 @@ def extract_video(
     for note in found.notes:
         logger.info(f"{video}: {note}")
     with ExitStack() as stack:
-        sound = pictures = archive = None
+        sound = pictures = archive = luminance = track = None
         if audio is not None:
             sound = SoundOutput(stack.enter_context(replacing(audio)), params.sample_rate)
+        if motion is not None:
+            track = stack.enter_context(replacing(motion))
+            luminance = _luminance(track if sound is None else sound.path, params)
+            stack.callback(luminance.path.unlink, missing_ok=True)
+        # The innermost, which reports what `pack` cannot write.
         if frames is not None:
             pictures = PictureOutput(params.frame_rate, params.frame_height, params.jpeg_quality)
             archive = stack.enter_context(replacing(frames))
-        jpegs = decode(video, found, sound, pictures, limits)
+        jpegs = decode(video, found, sound, pictures, limits, luminance)
         # ffmpeg writes the sound, `pack` the pictures: they may be on two disks.
-        count = pack(jpegs if audio is None else _naming(audio, jpegs), archive)
+        written = audio or motion
+        count = pack(jpegs if written is None else _naming(written, jpegs), archive)
         if pictures is not None and count < max(1, pictures.count(seconds) - 1):
             raise LeftOut(
                 f"damaged: only {count / params.frame_rate:.1f} of {seconds:.1f} s of pictures "
                 "could be decoded"
             )
         samples = None if sound is None else _check_sound(sound, seconds)
-    return Extraction(samples, None if frames is None else count)
+        moving = None
+        if motion is not None and track is not None and luminance is not None:
+            with writing(motion):
+                moving = pack_motion(luminance.path, track)
+            _check_motion(luminance, moving, seconds, params)
+    return Extraction(samples, None if frames is None else count, moving)
 
 
-def _naming(audio: Path, jpegs: Iterator[bytes]) -> Iterator[bytes]:
-    """Yield the pictures, and report that the sound, written meanwhile, finds no room."""
-    with writing(audio):
+def _luminance(beside: Path, params: ExtractParams) -> MotionOutput:
+    """Return the output of a motion track before it is packed.
+
+    Args:
+        beside: temporary path that is replaced or removed later. The output is on the same disk,
+            so that ffmpeg writes on one disk only, and an error can name it.
+        params: rate and height.
+    """
+    assert params.motion_rate is not None
+    return MotionOutput(beside.with_suffix(".y4m"), params.motion_rate, params.motion_height)
+
+
+def _check_motion(
+    luminance: MotionOutput, count: int, seconds: float, params: ExtractParams
+) -> None:
+    """Raise `LeftOut` if more is missing from a motion track than one of the JPEGs may be."""
+    spared = max(1, ceil(luminance.frame_rate / params.frame_rate))
+    if count < max(1, luminance.count(seconds) - spared):
+        raise LeftOut(
+            f"damaged: only {count / luminance.frame_rate:.1f} of {seconds:.1f} s of pictures "
+            "could be decoded"
+        )
+
+
+def _naming(written: Path, jpegs: Iterator[bytes]) -> Iterator[bytes]:
+    """Yield the pictures, and report that the file written meanwhile finds no room."""
+    with writing(written):
         yield from jpegs
 
 
@@ -189,7 +253,8 @@ def _run_task(
         )
     stamp, digest = (None, task.hash) if task.hash else stamp_and_hash(task.video)
     try:
-        return stamp, digest, extract_video(task.video, *task.files, params)
+        audio, frames, *motion = task.files
+        return stamp, digest, extract_video(task.video, audio, frames, params, *motion)
     except LeftOut as reason:
         return stamp, digest, reason
 
@@ -197,7 +262,7 @@ def _run_task(
 def _record(
     task: _Task, digest: str, extraction: Extraction | LeftOut, manifests: _Manifests
 ) -> None:
-    """Write the result into the manifests: into both, if the video was left out."""
+    """Write the result into the manifests: into all, if the video was left out."""
     for number, (manifest, path) in enumerate(zip(manifests, task.files, strict=True)):
         row = partial(ManifestRow, digest, manifest.made_with)
         if isinstance(extraction, LeftOutForNow):
@@ -216,6 +281,20 @@ def _find(videos: Path) -> dict[str, Path]:
         # A broken link counts too: it is reported as unreadable.
         if not is_litter(path) and (path.is_file() or path.is_symlink())
     }
+
+
+def _tracks(motion: Path | None, params: ExtractParams) -> Manifest | None:
+    """Return the manifest of the motion tracks, or None, and no tracks, without them."""
+    if params.motion_rate is None:
+        if motion is not None:
+            # The folder is an output of the stage, which must exist.
+            write_json(motion / MANIFEST_NAME, {})
+            remove_others(motion, {motion / MANIFEST_NAME})
+        return None
+    if motion is None:
+        raise ValueError("extract.motion_rate: needs a folder for the motion tracks")
+    made_with = f"motion_rate={params.motion_rate:g} motion_height={params.motion_height}"
+    return Manifest(motion, ".npy", f"{made_with} {_tools()}")
 
 
 def _tools() -> str:
@@ -245,15 +324,15 @@ def _stale(
         digest = hashes.get(video)
         rows = [manifest.rows.get(name) for manifest in manifests]
         fresh = [row is not None and row.video == digest for row in rows]
-        # A video is left out of both folders or of none.
+        # A video is left out of all folders or of none.
         if any(row is not None and row.left_out for row in rows) and not all(fresh):
-            fresh = [False, False]
+            fresh = [False] * len(manifests)
         stale = [m for m, is_fresh in zip(manifests, fresh, strict=True) if not is_fresh]
         for manifest in stale:
             manifest.rows.pop(name, None)
         if stale:
-            audio, frames = (m.path(name) if m in stale else None for m in manifests)
-            tasks.append(_Task(name, video, digest, (audio, frames), _tools()))
+            files = tuple(m.path(name) if m in stale else None for m in manifests)
+            tasks.append(_Task(name, video, digest, files, _tools()))
     return tasks
 
 
@@ -277,18 +356,25 @@ def _check_sound(sound: SoundOutput, seconds: float) -> int:
 
 
 def _summary(
-    params: ExtractParams, sounds: Manifest, pictures: Manifest, left_out: dict[str, str]
+    params: ExtractParams,
+    sounds: Manifest,
+    pictures: Manifest,
+    tracks: Manifest | None,
+    left_out: dict[str, str],
 ) -> dict[str, Any]:
     wavs, zips = sounds.done(), pictures.done()
+    npys = None if tracks is None else tracks.done()
     samples = sum(row.length for row in wavs.values())
     categories = Counter(name.partition("/")[0] for name in wavs)
     return {
         "videos": len(wavs),
         "audio_hours": round(samples / params.sample_rate / 3600, 4),
         "frames": sum(row.length for row in zips.values()),
+        **({} if npys is None else {"motion_frames": sum(row.length for row in npys.values())}),
         "bytes": {
             "audio": sum(row.bytes for row in wavs.values()),
             "frames": sum(row.bytes for row in zips.values()),
+            **({} if npys is None else {"motion": sum(row.bytes for row in npys.values())}),
         },
         "category": dict(sorted(categories.items())),
         "left_out": {

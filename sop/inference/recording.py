@@ -11,9 +11,26 @@ from pathlib import Path
 
 import numpy as np
 
-from sop.dataset.clips import Audio, Frames, pack, read_audio, read_pictures, sound_seconds
+from sop.dataset.clips import (
+    Audio,
+    Frames,
+    Motion,
+    pack,
+    pack_motion,
+    read_audio,
+    read_pictures,
+    read_whole_motion,
+    sound_seconds,
+)
 from sop.dataset.index import Video
-from sop.media.decoding import PictureOutput, Probe, SoundOutput, decode, probe
+from sop.media.decoding import (
+    MotionOutput,
+    PictureOutput,
+    Probe,
+    SoundOutput,
+    decode,
+    probe,
+)
 from sop.media.ffmpeg import free_memory_limits
 from sop.params import ExtractParams
 from sop.runtime.errors import LeftOut, UserError
@@ -26,8 +43,8 @@ class Recording:
     """The input of the networks for one video.
 
     Args:
-        video: paths of its sound and frames.
-        extract: sample rate and frame rate.
+        video: paths of its sound and frames, and of its motion track if there is one.
+        extract: sample rate, frame rate and motion rate.
         sound: samples that replace the video's own sound, (L,); None to use its own.
         source: how the streams of the original video are read; None if there is none.
 
@@ -86,6 +103,27 @@ class Recording:
         numbers = np.clip(numbers, 1, self._video.frame_count)
         return read_pictures(self._video.frames, numbers.tolist(), size)
 
+    def motion(self, begin: float, count: int, size: int) -> Motion:
+        """Return whole, consecutive motion frames from a moment on.
+
+        Args:
+            begin: second at which they begin: frame i shows second begin + (i + 0.5) /
+                `extract.motion_rate`. Beyond the ends of the video its first and last frame are
+                repeated.
+            count: T, number of frames.
+            size: length of the shorter side, pixels.
+
+        Returns:
+            (T, H, W).
+
+        Raises:
+            LeftOut: there is no motion track, or it is damaged.
+        """
+        track, rate = self._video.motion, self._extract.motion_rate
+        if track is None or rate is None:
+            raise LeftOut(f"{self._video.name}: has no motion track; set extract.motion_rate")
+        return read_whole_motion(track, begin, count, rate, size)
+
 
 @contextmanager
 def decoded_recording(video: Path, extract: ExtractParams) -> Iterator[Recording]:
@@ -110,10 +148,19 @@ def decoded_recording(video: Path, extract: ExtractParams) -> Iterator[Recording
                 logger.info(f"{video}: {note}")
             sound = SoundOutput(audio, extract.sample_rate)
             pictures = PictureOutput(extract.frame_rate, extract.frame_height, extract.jpeg_quality)
+            luminance = motion = None
+            if extract.motion_rate is not None:
+                luminance = MotionOutput(
+                    folder / "motion.y4m", extract.motion_rate, extract.motion_height
+                )
+                motion = folder / "motion.npy"
             with writing_temporary(folder):
-                count = pack(decode(video, found, sound, pictures, limits), frames)
+                count = pack(decode(video, found, sound, pictures, limits, luminance), frames)
+                if luminance is not None and motion is not None:
+                    pack_motion(luminance.path, motion)
+                    luminance.path.unlink()
             if not count:
                 raise LeftOut("contains no pictures")
-            yield Recording(Video(audio, frames, count), extract, source=found)
+            yield Recording(Video(audio, frames, count, motion=motion), extract, source=found)
         except LeftOut as reason:
             raise UserError(f"{video}: {reason}") from None

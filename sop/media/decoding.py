@@ -1,4 +1,7 @@
-"""Decode a video once: sound and pictures on one timeline, which starts with the video."""
+"""Decode a video once: sound and pictures on one timeline, which starts with the video.
+
+Pictures are JPEGs for the eye of the model, and small luminance pictures for its sense of motion.
+"""
 
 import re
 from collections.abc import Generator, Iterator
@@ -91,7 +94,31 @@ class PictureOutput:
 
     def count(self, seconds: float) -> int:
         """Return the number of pictures of a video of this length."""
-        return ceil(seconds * self.frame_rate - 0.5)
+        return picture_count(seconds, self.frame_rate)
+
+
+@dataclass(frozen=True)
+class MotionOutput:
+    """Luminance pictures: picture n, from 0, is the one displayed at second (n + 0.5) / frame_rate.
+
+    The file is YUV4MPEG2, which states the size of its pictures: `pack_motion` makes a track of it.
+    """
+
+    path: Path
+    """File to write."""
+    frame_rate: float
+    """Pictures per second."""
+    height: int
+    """Height in pixels; the width follows as in `PictureOutput`."""
+
+    def count(self, seconds: float) -> int:
+        """Return the number of pictures of a video of this length."""
+        return picture_count(seconds, self.frame_rate)
+
+
+def picture_count(seconds: float, frame_rate: float) -> int:
+    """Return the number of pictures of a video of this length."""
+    return ceil(seconds * frame_rate - 0.5)
 
 
 @dataclass(frozen=True)
@@ -203,17 +230,19 @@ def decode(
     sound: SoundOutput | None,
     pictures: PictureOutput | None,
     limits: Limits,
+    motion: MotionOutput | None = None,
 ) -> Iterator[bytes]:
-    """Decode a video once: yield its pictures as JPEGs, and write its sound.
+    """Decode a video once: yield its pictures as JPEGs, and write its sound and its motion.
 
     Args:
         video: the file, an MP4. In a transport stream, a late stream that is decoded alone would
             start at 0.
         found: result of `probe`; sound and pictures end at its length.
-        sound: WAV to write, or None for pictures only. It is complete when the last picture has
-            been yielded, and shorter than the video only if its stream is.
-        pictures: format of the pictures, or None for sound only.
+        sound: WAV to write, or None. It is complete when the last picture has been yielded, and
+            shorter than the video only if its stream is.
+        pictures: format of the pictures, or None to yield none.
         limits: maximum time and memory.
+        motion: luminance pictures to write, or None. They are complete when the sound is.
 
     Raises:
         LeftOut: the video is damaged.
@@ -223,6 +252,8 @@ def decode(
     outputs = []
     if pictures is not None:
         outputs.append(_pictures(streams["V:0"], pictures, found.seconds))
+    if motion is not None:
+        outputs.append(_motion(streams["V:0"], motion, found.seconds))
     if sound is not None:
         outputs.append(_sound(sound_stream(streams, found), sound, found.seconds))
     with run_ffmpeg(ffmpeg.merge_outputs(*outputs), limits) as run:
@@ -305,10 +336,35 @@ def _check_whole(run: FfmpegRun) -> None:
 
 
 def _pictures(stream: Any, output: PictureOutput, seconds: float) -> Any:
+    return ffmpeg.output(
+        _sampled(stream, output, seconds).filter("format", "yuvj420p"),
+        "pipe:1",
+        format="mpjpeg",
+        vcodec="mjpeg",
+        threads=1,
+        bitexact=None,
+        **{"q:v": output.quality},
+    )
+
+
+def _motion(stream: Any, output: MotionOutput, seconds: float) -> Any:
+    return ffmpeg.output(
+        _sampled(stream, output, seconds).filter("format", "gray"),
+        file_url(output.path),
+        format="yuv4mpegpipe",
+        # The format is an extension of YUV4MPEG2 in gray.
+        strict="unofficial",
+        threads=1,
+        bitexact=None,
+    )
+
+
+def _sampled(stream: Any, output: PictureOutput | MotionOutput, seconds: float) -> Any:
+    """Return the pictures of a stream at the rate and of the size of an output."""
     height, half = output.height, output.height / 2
     # Otherwise the model would have as many cells as the aspect ratio of a video asks for.
     low, high = half / MAX_ASPECT, half * MAX_ASPECT
-    frames = (
+    return (
         # Rounding to the nearest starts each picture half a frame early, so that frame n shows the
         # middle of its interval. The first picture, if late, is shown from 0.
         stream.filter("fps", fps=exact_rate(output.frame_rate), start_time=0, round="near")
@@ -324,16 +380,6 @@ def _pictures(stream: Any, output: PictureOutput, seconds: float) -> Any:
             flags="bicubic+accurate_rnd+bitexact",
         )
         .filter("setsar", 1)
-        .filter("format", "yuvj420p")
-    )
-    return ffmpeg.output(
-        frames,
-        "pipe:1",
-        format="mpjpeg",
-        vcodec="mjpeg",
-        threads=1,
-        bitexact=None,
-        **{"q:v": output.quality},
     )
 
 

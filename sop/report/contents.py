@@ -133,7 +133,8 @@ def _write_files(
     videos: dict[str, Video] = {}
     player = None
     with suppress(UserError):
-        videos = {video.name: video for video in read_index(root / "data/index" / VALIDATION)}
+        listed = read_index(root / "data/index" / VALIDATION, root / "data/motion")
+        videos = {video.name: video for video in listed}
     with suppress(UserError):
         player, _ = load_player(root / "data/model/last.pt")
     shown = [path for path in evaluation.records if int(path.stem) < params.evaluate.shown]

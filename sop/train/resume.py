@@ -37,7 +37,8 @@ def run_identity(
         validation: validation videos.
     """
     parts = params.model_dump(include={"mixture", "spectrogram"})
-    parts["extract"] = params.extract.model_dump(include={"frame_rate", "sample_rate"})
+    rates = {"frame_rate", "sample_rate", "motion_rate"}
+    parts["extract"] = params.extract.model_dump(include=rates)
     train = params.train.model_dump(exclude=WITHOUT_INFLUENCE)
     for section, values in (("model", params.model.model_dump()), ("train", train)):
         parts |= {f"{section}.{name}": value for name, value in values.items()}
@@ -110,7 +111,8 @@ def _data_hash(training: Sequence[Video], validation: Sequence[Video]) -> str:
         for video in videos
         if video.audio.is_file()
     ]
-    folders = sorted({path.parents[1] for video in videos for path in (video.audio, video.frames)})
+    paths = [path for video in videos for path in (video.audio, video.frames, video.motion)]
+    folders = sorted({path.parents[1] for path in paths if path is not None})
     manifests = [folder / "manifest.json" for folder in folders]
     lines += [path.read_text(encoding="utf-8") for path in manifests if path.is_file()]
     return hashlib.sha256("\n".join(lines).encode()).hexdigest()

@@ -30,10 +30,16 @@ from tests.support.experiment import with_values
 SEED = 5
 REPEATS = 3
 BATCH = 4
+MOTION_RATE = 16.0
+MOTION = {"extract.motion_rate": MOTION_RATE, "mixture.motion_size": 20}
+# Of 16383 samples at 11025 Hz.
+MOTION_FRAMES = 24
 
 
-def mixtures_of(videos: list[Video], params: Params, seed: int = SEED) -> TrainingMixtures:
-    reader = MixtureReader(params.mixture, params.extract)
+def mixtures_of(
+    videos: list[Video], params: Params, seed: int = SEED, motion: bool = False
+) -> TrainingMixtures:
+    reader = MixtureReader(params.mixture, params.extract, motion)
     return TrainingMixtures(videos, reader, REPEATS, BATCH, seed)
 
 
@@ -52,7 +58,10 @@ def duet_of(name: str) -> tuple[str, ...]:
 
 @pytest.fixture
 def ramps(tmp_path: Path) -> Callable[..., Video]:
-    """Makes a video whose sound tells where in it a window lies, and each frame its number."""
+    """Makes a video whose sound tells where in it a window lies, and each frame its number.
+
+    Frame n of its motion track has the value n.
+    """
 
     def make(name: str, seconds: float = 8.0, level: float = 0.4) -> Video:
         audio, frames = tmp_path / f"{name}.wav", tmp_path / f"{name}.zip"
@@ -62,7 +71,10 @@ def ramps(tmp_path: Path) -> Callable[..., Video]:
         with zipfile.ZipFile(frames, "w") as archive:
             for number in range(1, count + 1):
                 archive.writestr(f"{number:06d}.jpg", grey_jpeg(number))
-        return Video(audio, frames, count)
+        numbers = np.arange(round(seconds * MOTION_RATE), dtype=np.uint8)
+        track = frames.with_suffix(".npy")
+        np.save(track, np.tile(numbers[:, None, None], (1, 24, 32)))
+        return Video(audio, frames, count, motion=track)
 
     return make
 
@@ -90,6 +102,140 @@ def test_item_has_sounds_and_frames_of_each_source(
     assert len(mixture.videos) == 2
     assert mixture.left_out == ()
     assert np.abs(mixture.audio).max(axis=1).min() > 0.01
+
+
+def begins(audio: NDArray[np.float32]) -> float:
+    """The second at which a sound of `ramps` begins."""
+    samples = audio.astype(np.float64)
+    return float(samples[0] / ((samples[-1] - samples[0]) / (len(samples) - 1)) / 11025)
+
+
+def numbers_of(motion: NDArray[np.uint8]) -> NDArray[np.int64]:
+    """The numbers of the motion frames of `ramps`, which are the same everywhere in a frame."""
+    assert (motion == motion[:, :1, :1]).all()
+    return motion[:, 0, 0].astype(int)
+
+
+def test_default_mixtures_stay_what_they_were(
+    ramps: Callable[..., Video], tiny_params: Params
+) -> None:
+    """Names, volumes, moments and frames of an earlier version: (same_category, item) by item."""
+    videos = [ramps(f"i{number % 3}/v{number}") for number in range(6)]
+    expected = {
+        (False, 0): ("v5 v3", [1.1229, 0.9546], [6.0695, 5.9446], [53, 52]),
+        (False, 5): ("v4 v0", [1.049, 0.731], [5.8196, 4.8196], [51, 43]),
+        (False, 19): ("v1 v5", [1.4477, 0.9492], [3.8195, 3.9445], [35, 36]),
+        (True, 0): ("v5 v3", [1.1229, 0.9546], [6.0695, 5.9446], [53, 52]),
+        (True, 5): ("v4 v1", [1.049, 0.731], [5.8196, 4.8196], [51, 43]),
+        (True, 19): ("v1 v4", [1.4477, 0.9492], [3.8195, 3.9445], [35, 36]),
+    }
+    for (same_category, item), (names, volumes, seconds, numbers) in expected.items():
+        params = with_values(tiny_params, {"mixture.same_category": same_category})
+        # An epoch of 16 mixtures.
+        mixture = mixtures_of(videos, params)[item]
+        assert " ".join(video.audio.stem for video in mixture.videos) == names
+        audio = mixture.audio.astype(np.float64)
+        rise = (audio[:, 10000] - audio[:, 0]) / 10000 * 2 * 88199 / 0.4
+        np.testing.assert_allclose(rise, volumes, atol=1e-4)
+        np.testing.assert_allclose(audio[:, 0] / rise * 2 * 8 / 0.4, seconds, atol=1e-4)
+        shown = mixture.frames[:, 0].mean(axis=(1, 2, 3)) / 3
+        np.testing.assert_array_equal(shown.round(), numbers)
+        assert mixture.heard.tolist() == [True, True]
+        assert mixture.motion is None
+
+
+def test_motion_is_read_beside_the_same_mixture(
+    ramps: Callable[..., Video], tiny_params: Params
+) -> None:
+    params = with_values(tiny_params, MOTION)
+    videos = [ramps(f"i{number}/v") for number in range(4)]
+    moving, still = mixtures_of(videos, params, motion=True), mixtures_of(videos, params)
+    for item in range(8):
+        assert_same(moving[item], still[item])
+        motion = moving[item].motion
+        assert motion.shape == (2, MOTION_FRAMES, 20, 20)
+        assert motion.dtype == np.uint8
+        assert still[item].motion is None
+
+
+@pytest.mark.parametrize("margin", [1.5, 0.0])
+def test_motion_frames_cover_the_samples_that_were_read(
+    ramps: Callable[..., Video], tiny_params: Params, margin: float
+) -> None:
+    """Also at the ends of a video, where the window of the sound is moved inside."""
+    params = with_values(
+        tiny_params, MOTION | {"mixture.margin_seconds": margin, "mixture.frames": 1}
+    )
+    videos = [ramps(f"i{number}/v") for number in range(2)]
+    reader = MixtureReader(params.mixture, params.extract, motion=True)
+    mixtures = TrainingMixtures(videos, reader, 20, 8, SEED)
+    starts = []
+    for item in range(len(mixtures)):
+        mixture = mixtures[item]
+        for audio, motion in zip(mixture.audio, mixture.motion, strict=True):
+            begin, numbers = begins(audio), numbers_of(motion)
+            np.testing.assert_array_equal(np.diff(numbers), 1)
+            middle = (numbers[0] + 0.5) / MOTION_RATE
+            assert abs(middle - (begin + 0.5 / MOTION_RATE)) <= 0.5 / MOTION_RATE + 1e-3
+            starts.append(begin)
+    if margin == 0:
+        assert min(starts) == 0
+        assert max(starts) == pytest.approx(8 - 16383 / 11025, abs=1e-3)
+
+
+def test_motion_is_cut_and_mirrored_as_the_frames_are(tmp_path: Path, tiny_params: Params) -> None:
+    params = with_values(
+        tiny_params, MOTION | {"mixture.image_size": 80, "mixture.motion_size": 40}
+    )
+    rng = np.random.default_rng(0)
+    picture = Image.fromarray(rng.integers(0, 256, (6, 8), np.uint8))
+    content = io.BytesIO()
+    picture.resize((116, 88), Image.Resampling.BICUBIC).save(content, "JPEG", quality=98)
+    small = np.asarray(picture.resize((58, 44), Image.Resampling.BICUBIC))
+    videos = []
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+        places = [tmp_path / name / f"v.{suffix}" for suffix in ("wav", "zip", "npy")]
+        soundfile.write(places[0], np.full(11025 * 4, 0.1), 11025)
+        with zipfile.ZipFile(places[1], "w") as archive:
+            for number in range(1, 33):
+                archive.writestr(f"{number:06d}.jpg", content.getvalue())
+        np.save(places[2], np.tile(small, (64, 1, 1)))
+        videos.append(Video(*places[:2], 32, motion=places[2]))
+    mixtures = mixtures_of(videos, params, motion=True)
+    for item in range(6):
+        mixture = mixtures[item]
+        for frames, motion in zip(mixture.frames, mixture.motion, strict=True):
+            seen = frames[0].mean(axis=2).reshape(40, 2, 40, 2).mean(axis=(1, 3))
+            assert np.corrcoef(seen.ravel(), motion[5].ravel())[0, 1] > 0.98
+
+
+def test_video_without_a_track_is_left_out(
+    ramps: Callable[..., Video], tiny_params: Params
+) -> None:
+    params = with_values(tiny_params, MOTION)
+    videos = [ramps(f"i{number}/v") for number in range(4)]
+    videos[0].motion.unlink()
+    mixtures = mixtures_of(videos, params, motion=True)
+    reasons = [reason for item in range(8) for reason in mixtures[item].left_out]
+    assert reasons
+    assert set(reasons) == {
+        f"{videos[0].motion}: no such motion track; set extract.motion_rate, "
+        "then run `dvc repro extract`"
+    }
+
+
+def test_size_of_a_mixture_is_that_of_its_arrays(
+    ramps: Callable[..., Video], tiny_params: Params
+) -> None:
+    params = with_values(tiny_params, MOTION)
+    videos = [ramps(f"i{number}/v") for number in range(2)]
+    for motion in (False, True):
+        mixtures = mixtures_of(videos, params, motion=motion)
+        mixture = mixtures[0]
+        arrays = [mixture.audio, mixture.frames, mixture.heard]
+        arrays += [mixture.motion] if motion else []
+        assert mixtures.reader.mixture_bytes == sum(array.nbytes for array in arrays)
 
 
 def test_items_are_the_same_in_any_order(tiny_videos: list[Video], tiny_params: Params) -> None:
@@ -419,3 +565,18 @@ def test_batch_stacks_mixtures_and_keeps_what_was_left_out(
     np.testing.assert_array_equal(batch.audio[1], items[1].audio)
     np.testing.assert_array_equal(batch.frames[2], items[2].frames)
     assert batch.left_out == ("a", "b", "c")
+    assert batch.heard.dtype == torch.bool
+    assert batch.heard.shape == (3, 2)
+    assert batch.heard.all()
+    assert batch.motion is None
+
+
+def test_batch_stacks_motion(ramps: Callable[..., Video], tiny_params: Params) -> None:
+    params = with_values(tiny_params, MOTION)
+    mixtures = mixtures_of([ramps("a/v"), ramps("b/v")], params, motion=True)
+    items = [mixtures[0], mixtures[1]._replace(heard=np.array([False, True]))]
+    batch = collate(items)
+    assert batch.motion.shape == (2, 2, MOTION_FRAMES, 20, 20)
+    assert batch.motion.dtype == torch.uint8
+    np.testing.assert_array_equal(batch.motion[1], items[1].motion)
+    assert batch.heard.tolist() == [[True, True], [False, True]]

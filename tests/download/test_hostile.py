@@ -31,6 +31,8 @@ PARAMS = ExtractParams(
     frame_height=48,
     jpeg_quality=5,
     sample_rate=11025,
+    motion_rate=None,
+    motion_height=24,
     timeout_seconds=10.0,
     memory_limit_mib=512,
 )

@@ -53,6 +53,7 @@ def test_one_wav_and_one_zip_per_video(folders: Folders) -> None:
         "frames/cello_flute/b.zip",
         "frames/flute/a.zip",
         "frames/manifest.json",
+        "motion/manifest.json",
     ]
     with wave.open(str(folders.audio / "flute/a.wav")) as sound:
         assert sound.getparams()[:3] == (1, 2, 11025)

@@ -12,7 +12,7 @@ pytestmark = pytest.mark.slow
 # Each stage with the folders that it writes; `data/training` is not needed for the result.
 WRITTEN = {
     "download": ["data/videos", "metrics"],
-    "extract": ["data/audio", "data/frames", "metrics"],
+    "extract": ["data/audio", "data/frames", "data/motion", "metrics"],
     "index": ["data/index"],
     "train": ["data/model", "metrics/train"],
     "evaluate": ["data/evaluate", "metrics/evaluate", "metrics"],

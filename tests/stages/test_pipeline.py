@@ -43,7 +43,7 @@ WORKING = STAGES[1:]
 MEASURED = ["evaluate", "denoise", "report"]
 # Parameters that say how the stages work. They change no output.
 OBSERVING = {"workers", "cluster.scheduler", "device", "log_every", "checkpoint_seconds"}
-OUTPUTS = ("videos", "audio", "frames", "index", "model", "evaluate", "denoise", "report")
+OUTPUTS = ("videos", "audio", "frames", "motion", "index", "model", "evaluate", "denoise", "report")
 ARTIFACT = "sound-of-pixels"
 
 pytestmark = pytest.mark.slow

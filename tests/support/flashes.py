@@ -20,6 +20,8 @@ PARAMS = ExtractParams(
     frame_height=48,
     jpeg_quality=3,
     sample_rate=11025,
+    motion_rate=None,
+    motion_height=24,
     timeout_seconds=60.0,
     memory_limit_mib=512,
 )

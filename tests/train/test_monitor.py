@@ -12,7 +12,7 @@ from sop.runtime.errors import UserError
 from sop.train import monitor
 from sop.train.monitor import MetricLog, Throughput, open_live
 
-BATCH = Batch(torch.zeros(1), torch.zeros(1), ())
+BATCH = Batch(torch.zeros(1), torch.zeros(1), (), torch.ones(1, dtype=torch.bool))
 
 
 class Time:
