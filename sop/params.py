@@ -39,6 +39,7 @@ Activation = Literal["none", "sigmoid", "softmax", "relu", "tanh"]
 SoundKind = Literal["unet5", "unet6", "unet7"]
 VisionKind = Literal["resnet18fc", "resnet18dilated", "resnet18half"]
 SynthesizerKind = Literal["linear", "bias"]
+MotionKind = Literal["none", "synchrony"]
 Pooling = Literal["maxpool", "avgpool", "attention"]
 Net = Literal["sound", "vision", "synthesizer"]
 # Maximum number of problems in one message; each element of a long list can be one.
@@ -76,6 +77,9 @@ Sha256 = Annotated[str, _matching("[0-9a-f]{64}", "64 hexadecimal digits")]
 
 # What is read for one batch; batches of the published experiment have 0.3 GiB.
 MAX_BATCH_BYTES = 16 * 2**30
+
+# Motion is the difference between frames, and has to have a course in time.
+MIN_MOTION_FRAMES = 4
 
 # The only width that the published code supports.
 PUBLISHED_WIDTH = 64
@@ -304,6 +308,7 @@ class ModelParams(Section):
     vision_width: Annotated[Count, Field(le=256)]
     synthesizer: SynthesizerKind
     channels: Annotated[Count, Field(le=1_024)]
+    motion: MotionKind
     image_pooling: Pooling
     image_activation: Activation
     sound_activation: Activation
@@ -429,6 +434,22 @@ class InferenceParams(Section):
             )
         clip_bytes = 4 * mixture.audio_samples + 8 * bins * columns
         clip_bytes += 3 * mixture.frames * mixture.image_size**2
+        if model.motion != "none":
+            rate = self.extract.motion_rate
+            if rate is None:
+                yield (
+                    f"model.motion {model.motion!r} needs motion tracks: set extract.motion_rate, "
+                    "such as 16"
+                )
+            seconds = mixture.audio_samples / self.extract.sample_rate
+            moving = round(seconds * (rate or 0))
+            if rate is not None and moving < MIN_MOTION_FRAMES:
+                yield (
+                    f"extract.motion_rate {rate:g} gives {moving} motion frames in a clip of "
+                    f"{seconds:.2g} s (mixture.audio_samples): model.motion needs at least "
+                    f"{MIN_MOTION_FRAMES}"
+                )
+            clip_bytes += moving * mixture.motion_size**2
         if (size := self._mixtures_at_once * mixture.sources * clip_bytes) > MAX_BATCH_BYTES:
             yield (
                 f"the sounds, spectrograms and pictures of a batch have {size / 2**30:.0f} GiB, "

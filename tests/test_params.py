@@ -227,6 +227,7 @@ def test_every_value_has_a_comment() -> None:
         ("extract.motion_rate", 0, ["extract.motion_rate: 0", "0.1", "or null"]),
         ("train.same_category_share", 1.1, ["train.same_category_share: 1.1", "1 or null"]),
         ("train.silent_share", None, ["train.silent_share: null", "number"]),
+        ("model.motion", None, ["model.motion: null", "'none' or 'synchrony'"]),
         ("model.weights.sound", "imagenet", ["model.weights.sound: 'imagenet'", "scratch"]),
         ("model.weights.synthesizer", "", ["model.weights.synthesizer: ''", "scratch"]),
     ],
@@ -280,6 +281,7 @@ def test_every_number_has_bounds(key: str, value: float) -> None:
         {"mixture.frames": 256, "mixture.image_size": 1024},
         {"train.batch_size": 65536},
         {"spectrogram.stft_hop": 1, "mixture.audio_samples": 2**20 - 1},
+        {"model.motion": "synchrony", "extract.motion_rate": 240.0, "mixture.motion_size": 1024},
     ],
 )
 def test_batch_that_fills_the_memory(values: dict[str, Any]) -> None:
@@ -317,6 +319,14 @@ def test_large_experiments_are_possible(values: dict[str, Any]) -> None:
         (
             {"model.output_activation": "relu"},
             ["model.output_activation 'relu'", "'bce'", "sigmoid or softmax"],
+        ),
+        (
+            {"model.motion": "synchrony"},
+            ["model.motion 'synchrony' needs motion tracks: set extract.motion_rate"],
+        ),
+        (
+            {"model.motion": "synchrony", "extract.motion_rate": 0.5},
+            ["extract.motion_rate 0.5 gives 3 motion frames", "at least 4"],
         ),
         (
             {"train.silent_share": 0.6, "train.shifted_share": 0.5},

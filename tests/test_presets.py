@@ -39,6 +39,7 @@ PUBLISHED = {
     "model.vision_width": 64,
     "model.synthesizer": "linear",
     "model.channels": 32,
+    "model.motion": "none",
     "model.image_pooling": "maxpool",
     "model.image_activation": "sigmoid",
     "model.sound_activation": "none",

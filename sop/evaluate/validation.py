@@ -125,7 +125,8 @@ def separate_mixtures(
     """
     player.eval()
     drawn = evaluation_videos(videos, params.mixture, count, seed)
-    reader, size = MixtureReader(params.mixture, params.extract), params.train.batch_size
+    motion = params.model.motion != "none"
+    reader, size = MixtureReader(params.mixture, params.extract, motion), params.train.batch_size
     readers = Readers("evaluate", min(params.worker_count, 4), size * reader.mixture_bytes)
     batches = iter(lambda: list(islice(drawn, size)), [])
     first = 0

@@ -23,14 +23,7 @@ from sop.dataset.clips import (
     sound_seconds,
 )
 from sop.dataset.index import Video
-from sop.media.decoding import (
-    MotionOutput,
-    PictureOutput,
-    Probe,
-    SoundOutput,
-    decode,
-    probe,
-)
+from sop.media.decoding import MotionOutput, PictureOutput, Probe, SoundOutput, decode, probe
 from sop.media.ffmpeg import free_memory_limits
 from sop.params import ExtractParams
 from sop.runtime.errors import LeftOut, UserError
@@ -121,7 +114,7 @@ class Recording:
         """
         track, rate = self._video.motion, self._extract.motion_rate
         if track is None or rate is None:
-            raise LeftOut(f"{self._video.name}: has no motion track; set extract.motion_rate")
+            raise LeftOut("it has no motion track; set extract.motion_rate")
         return read_whole_motion(track, begin, count, rate, size)
 
 

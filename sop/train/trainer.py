@@ -96,7 +96,7 @@ class Trainer:
         params, settings, group = self.params, self.params.train, self.group
         # Fails now instead of after an epoch if the list is too short.
         MixtureSampler(self.validation, params.mixture, VALIDATION)
-        reader = MixtureReader(params.mixture, params.extract)
+        reader = MixtureReader(params.mixture, params.extract, params.model.motion != "none")
         self.mixtures = TrainingMixtures(
             self.training, reader, settings.repeats, settings.batch_size, settings.seed
         )

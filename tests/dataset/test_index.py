@@ -415,6 +415,9 @@ def test_published_list_is_read(tmp_path: Path) -> None:
     assert flute.audio == Path("data/audio/flute/jA2r.mp3")
     assert guitar.category == "acoustic_guitar"
     assert guitar.frame_count == 1762
+    assert flute.motion is None
+    flute, _ = read_index(path, Path("data/motion"))
+    assert flute.motion == Path("data/motion/flute/jA2r.npy")
 
 
 @pytest.mark.parametrize(
