@@ -4,7 +4,8 @@ from pathlib import Path
 
 from sop.dataset.index import DUETS, VALIDATION, read_index
 from sop.inference.separator import Separator
-from sop.localize.measures import localization_summary, measure_localization, scenes
+from sop.localize.measures import localization_summary, measure_localization
+from sop.localize.scenes import make_scene, plan_scenes
 from sop.model.checkpoint import load_player
 from sop.params import load_params
 from sop.runtime.device import choose_device
@@ -21,17 +22,18 @@ def main() -> None:
     require_file(model, "model; run `dvc repro train`")
     player, _ = load_player(model)
     separator = Separator(player, params, choose_device(params.device))
-    index, motion, limit = Path("data/index"), Path("data/motion"), params.localize.scenes
+    index, motion, videos = Path("data/index"), Path("data/motion"), Path("data/videos")
     # With index.duets, the model was trained on some of them.
     duets = [] if params.index.duets else read_index(index / DUETS, motion)
     solos = read_index(index / VALIDATION, motion)
-    with_truth = list(scenes(duets[:limit], solos[:limit], Path("data/videos"), params.extract))
+    planned = plan_scenes(duets, solos, videos, params.localize.scenes)
     results, left_out = [], {}
-    for scene in progress(with_truth, "localize", len(with_truth), unit="scene"):
+    for one in progress(planned, "localize", len(planned), unit="scene"):
         try:
+            scene = make_scene(one, videos, params.extract)
             results.append(measure_localization(separator, scene))
         except LeftOut as reason:
-            left_out[scene.name] = str(reason)
+            left_out[one.video.name] = str(reason)
     summary = localization_summary(results, left_out)
     write_metrics("localization", summary, details=("scenes",))
 

@@ -3,48 +3,28 @@
 Shapes: N players, K regions, L samples.
 """
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
-import librosa
 import numpy as np
+from numpy.typing import NDArray
 from scipy.optimize import linear_sum_assignment
 
-from sop.dataset.index import Video
-from sop.download.synthetic.truth import read_truth
 from sop.evaluate.measures import Decibels, Sounds, UnmeasurableError, measure
 from sop.inference.localization import Localization, Region
-from sop.inference.recording import Recording
 from sop.inference.separator import Separator
-from sop.params import ExtractParams
+from sop.localize.scenes import KINDS, Box, Kind, LocalizationScene
 from sop.runtime.errors import LeftOut
 
-Kind = Literal["silent", "solo", "distractor", "duet"]
-Box = tuple[float, float, float, float]
-
-KINDS: Mapping[Kind, int] = {"silent": 0, "solo": 1, "distractor": 1, "duet": 2}
-"""Number of regions in each kind of scene; a distractor is a duet with one player muted."""
+ALWAYS_SHOWN: tuple[Kind, ...] = ("silent", "solo", "distractor", "duet")
+"""Kinds that the summary always has; it has the others only if there are such scenes."""
 
 OVERLAPS = (0.3, 0.5)
 """Intersections over union from which a region counts as overlapping its player."""
 
 DUET_MEASURES = ("sdr", "sir", "sar", "sdr_improvement")
 """Measures of the separated sounds of duets."""
-
-
-@dataclass(frozen=True)
-class LocalizationScene:
-    """A recording with the known positions and sounds of its players."""
-
-    name: str
-    kind: Kind
-    recording: Recording
-    boxes: tuple[Box, ...]
-    """Boxes of the players that sound: left, top, right, bottom as shares of the picture."""
-    stems: Sounds
-    """Sounds of these players, at the recording's sample rate, (N, L)."""
 
 
 @dataclass(frozen=True)
@@ -65,35 +45,11 @@ class LocalizationResult:
     for silent sounds."""
     silent: int
     """Number of these sounds that are silent."""
-
-
-def scenes(
-    duets: Sequence[Video], solos: Sequence[Video], videos: Path, extract: ExtractParams
-) -> Iterator[LocalizationScene]:
-    """Make the scenes of all videos whose truth is known, and skip the other videos.
-
-    A duet is one scene as it is, and one with one player muted. A solo is one scene as it is, and
-    one in silence.
-
-    Args:
-        duets: videos of two players.
-        solos: videos of one player.
-        videos: folder of the videos and their truth, `<category>/<id>.truth.npz`.
-        extract: sample rate and frame rate.
-    """
-    for number, video in enumerate(duets):
-        if known := _players(video, videos, extract.sample_rate):
-            boxes, stems = known
-            yield LocalizationScene(video.name, "duet", Recording(video, extract), boxes, stems)
-            kept = slice(number % len(stems), number % len(stems) + 1)
-            alone = Recording(video, extract, stems[kept][0])
-            yield LocalizationScene(video.name, "distractor", alone, boxes[kept], stems[kept])
-    for video in solos:
-        if known := _players(video, videos, extract.sample_rate):
-            boxes, stems = known
-            yield LocalizationScene(video.name, "solo", Recording(video, extract), boxes, stems)
-            silence = Recording(video, extract, np.zeros_like(stems[0]))
-            yield LocalizationScene(video.name, "silent", silence, (), stems[:0])
+    heard_found: bool | None = None
+    """Whether the cell with the most energy is in the box of the player that is heard, not of the
+    other; None unless one of two players is heard."""
+    shifted: bool = False
+    """Whether the sound was `SHIFT_SECONDS` late."""
 
 
 def measure_localization(separator: Separator, scene: LocalizationScene) -> LocalizationResult:
@@ -118,7 +74,7 @@ def measure_localization(separator: Separator, scene: LocalizationScene) -> Loca
     on_player = {int(n) for n, k in zip(players, regions, strict=True) if inside[n, k]}
     matched = [(n, box, region_of.get(n)) for n, box in enumerate(scene.boxes)]
     scores, silent = np.empty((len(DUET_MEASURES), 0)), 0
-    if scene.kind == "duet":
+    if KINDS[scene.kind] > 1:
         mixture = stems.sum(axis=0)
         # The estimate of a player without a region is the mixture.
         estimates = np.stack(
@@ -141,6 +97,8 @@ def measure_localization(separator: Separator, scene: LocalizationScene) -> Loca
         ),
         scores=dict(zip(DUET_MEASURES, scores, strict=True)),
         silent=silent,
+        heard_found=_heard_is_loudest(where, scene) if scene.mute_boxes else None,
+        shifted=scene.shifted,
     )
 
 
@@ -150,53 +108,95 @@ def localization_summary(
     """Return the content of metrics/localization.json; None where there is nothing to measure.
 
     `pointing` is the fraction of scenes in which all players are `placed`, `pointing_by_sound` that
-    in which all players are `pointed`.
+    in which all players are `pointed`. Scenes of kinds outside `ALWAYS_SHOWN` add keys:
+    `success`, the fraction of scenes with the right number of regions and all players `pointed`;
+    `who_is_heard`, that in which the loudest cell is on the player that is heard, and not on the
+    mute one; `same_duets` and `talker_pairs`, as `duets`; and `shifted`, the same with late sound.
 
     Args:
         results: the measured scenes.
         left_out: reasons of the scenes that cannot be read, by name.
     """
-    by_kind = {kind: [one for one in results if one.kind == kind] for kind in KINDS}
-    audible = {kind: by_kind[kind] for kind in KINDS if kind != "silent"}
-    right = {
-        kind: _mean(one.regions == KINDS[kind] for one in own) for kind, own in by_kind.items()
-    }
-    duets = by_kind["duet"]
-    overlaps = [value for one in duets + by_kind["solo"] for value in one.overlaps]
+    in_time = [one for one in results if not one.shifted]
+    by_kind = _by_kind(in_time, ALWAYS_SHOWN)
+    right = _share(by_kind, _right_number)
+    overlaps = [v for one in by_kind["duet"] + by_kind["solo"] for v in one.overlaps]
     above = {
         f"above_{minimum}": _mean(value >= minimum for value in overlaps) for minimum in OVERLAPS
     }
     return {
         "scenes": {kind: len(own) for kind, own in by_kind.items()},
-        "pointing": {kind: _mean(all(one.placed) for one in own) for kind, own in audible.items()},
-        "pointing_by_sound": {
-            kind: _mean(all(one.pointed) for one in own) for kind, own in audible.items()
-        },
+        **_pointing(by_kind),
         "overlap": {"mean": _mean(overlaps), **above},
         "regions_right": {**right, "mean": _mean(v for v in right.values() if v is not None)},
-        "distractor_success": _mean(
-            one.regions == 1 and all(one.pointed) for one in by_kind["distractor"]
-        ),
-        "duets": {
-            name: _mean(value for one in duets for value in one.scores[name] if np.isfinite(value))
-            for name in DUET_MEASURES
-        }
-        | {"silent_estimates": sum(one.silent for one in duets)},
+        "distractor_success": _mean(_succeeded(one) for one in by_kind["distractor"]),
+        "duets": _separation(by_kind["duet"]),
+        **(_of_motion(by_kind) if by_kind.keys() - set(ALWAYS_SHOWN) else {}),
+        **_shifted([one for one in results if one.shifted]),
         "left_out": left_out,
     }
 
 
-def _players(video: Video, videos: Path, sample_rate: int) -> tuple[tuple[Box, ...], Sounds] | None:
-    """Return the mean boxes and the sounds of the players of a video; None if unknown."""
-    path = videos / f"{video.name}.truth.npz"
-    if not path.is_file():
-        return None
-    truth = read_truth(path)
-    boxes: Any = truth.boxes.mean(axis=1) / np.array([truth.width, truth.height] * 2)
-    stems: Sounds = librosa.resample(
-        truth.stems.astype(np.float32) / 2**15, orig_sr=truth.sample_rate, target_sr=sample_rate
-    )
-    return tuple(map(tuple, boxes.tolist())), stems
+ByKind = Mapping[Kind, Sequence[LocalizationResult]]
+
+
+def _by_kind(
+    results: Sequence[LocalizationResult], always: Sequence[Kind] = ()
+) -> dict[Kind, list[LocalizationResult]]:
+    by_kind = {kind: [one for one in results if one.kind == kind] for kind in KINDS}
+    return {kind: own for kind, own in by_kind.items() if own or kind in always}
+
+
+def _right_number(one: LocalizationResult) -> bool:
+    return one.regions == KINDS[one.kind]
+
+
+def _succeeded(one: LocalizationResult) -> bool:
+    return _right_number(one) and all(one.pointed)
+
+
+def _share(
+    by_kind: ByKind, holds: Callable[[LocalizationResult], bool]
+) -> dict[Kind, float | None]:
+    """For each kind, the share of the scenes of which something holds."""
+    return {kind: _mean(holds(one) for one in own) for kind, own in by_kind.items()}
+
+
+def _pointing(by_kind: ByKind) -> dict[str, Any]:
+    audible: ByKind = {kind: own for kind, own in by_kind.items() if kind != "silent"}
+    return {
+        "pointing": _share(audible, lambda one: all(one.placed)),
+        "pointing_by_sound": _share(audible, lambda one: all(one.pointed)),
+    }
+
+
+def _of_motion(by_kind: ByKind) -> dict[str, Any]:
+    """Measures of the scenes in which motion tells who plays."""
+    audible: ByKind = {k: own for k, own in by_kind.items() if own and k != "silent"}
+    one_heard: ByKind = {k: own for k, own in audible.items() if own[0].heard_found is not None}
+    pairs: dict[Kind, str] = {"same_duet": "same_duets", "talker_pair": "talker_pairs"}
+    return {
+        "success": _share(audible, _succeeded),
+        "who_is_heard": _share(one_heard, lambda one: bool(one.heard_found)),
+        **{key: _separation(by_kind[kind]) for kind, key in pairs.items() if kind in by_kind},
+    }
+
+
+def _shifted(results: Sequence[LocalizationResult]) -> dict[str, Any]:
+    """The control: measures of the same scenes with late sound."""
+    if not results:
+        return {}
+    by_kind = _by_kind(results)
+    right = _share(by_kind, _right_number)
+    return {"shifted": {**_pointing(by_kind), "regions_right": right, **_of_motion(by_kind)}}
+
+
+def _separation(results: Sequence[LocalizationResult]) -> dict[str, Any]:
+    """Mean of each measure over the players, where it is finite."""
+    return {
+        name: _mean(value for one in results for value in one.scores[name] if np.isfinite(value))
+        for name in DUET_MEASURES
+    } | {"silent_estimates": sum(one.silent for one in results)}
 
 
 def _matches(sounds: Sounds, stems: Sounds) -> dict[int, int]:
@@ -209,8 +209,20 @@ def _matches(sounds: Sounds, stems: Sounds) -> dict[int, int]:
 
 def _is_inside(where: Localization, region: Region, box: Box) -> bool:
     """Return whether the center of a region's loudest cell is in a box."""
-    height, width = region.cells.shape
-    row, column = divmod(int(np.where(region.cells, where.energy, -1).argmax()), width)
+    return _has_loudest(box, np.where(region.cells, where.energy, -1))
+
+
+def _heard_is_loudest(where: Localization, scene: LocalizationScene) -> bool:
+    """Return whether the loudest cell is in the box of a player that is heard, and in no other."""
+    on = [_has_loudest(box, where.energy) for box in scene.boxes]
+    off = [_has_loudest(box, where.energy) for box in scene.mute_boxes]
+    return bool(where.energy.any()) and any(on) and not any(off)
+
+
+def _has_loudest(box: Box, energy: NDArray[np.float64]) -> bool:
+    """Return whether the center of the cell with the most energy is in a box."""
+    height, width = energy.shape
+    row, column = divmod(int(energy.argmax()), width)
     x, y = (column + 0.5) / width, (row + 0.5) / height
     left, top, right, bottom = box
     return left <= x <= right and top <= y <= bottom

@@ -1,17 +1,12 @@
 from dataclasses import replace
-from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
-from sop.dataset.index import Video
 from sop.inference.separator import Separator
-from sop.localize.measures import (
-    LocalizationScene,
-    localization_summary,
-    measure_localization,
-    scenes,
-)
+from sop.localize.measures import localization_summary, measure_localization
+from sop.localize.scenes import LocalizationScene
 from sop.params import Params
 from sop.runtime.errors import LeftOut
 from tests.support.experiment import with_values
@@ -103,6 +98,58 @@ def test_summary_without_scenes() -> None:
     assert summary["duets"]["sdr"] is None
 
 
-def test_videos_without_truth_make_no_scene(tmp_path: Path, tiny_params: Params) -> None:
-    video = Video(tmp_path / "a/x.wav", tmp_path / "a/x.zip", 8)
-    assert list(scenes([video], [video], tmp_path, tiny_params.extract)) == []
+def unheard(player: int, **changes: Any) -> LocalizationScene:
+    """A duet of one instrument of which only this player is heard."""
+    boxes = (LEFT, RIGHT)
+    sound = (LOW, HIGH)[player]
+    scene = LocalizationScene(
+        *("a_a/a_a_000", "unheard_same", ArrayRecording(sound), (boxes[player],)),
+        sound[None].astype(np.float32),
+        mute_boxes=(boxes[1 - player],),
+    )
+    return replace(scene, **changes)
+
+
+@pytest.mark.parametrize("player", [0, 1])
+def test_loudest_place_is_on_the_player_that_is_heard(planted: Separator, player: int) -> None:
+    scene = unheard(player)
+    assert measure_localization(planted, scene).heard_found is True
+    swapped = replace(scene, boxes=scene.mute_boxes, mute_boxes=scene.boxes)
+    assert measure_localization(planted, swapped).heard_found is False
+    both = replace(scene, mute_boxes=scene.boxes)
+    assert measure_localization(planted, both).heard_found is False
+    alone = replace(scene, mute_boxes=())
+    assert measure_localization(planted, alone).heard_found is None
+
+
+def test_summary_of_other_kinds_of_scenes(planted: Separator) -> None:
+    low, high = unheard(0), unheard(1)
+    wrong = unheard(0, boxes=high.boxes, mute_boxes=low.boxes)
+    same = replace(duet(), kind="same_duet")
+    late = replace(wrong, shifted=True)
+    found = [measure_localization(planted, one) for one in (low, high, high, wrong, same, late)]
+    summary = localization_summary(found, {})
+    basic = {"silent": 0, "solo": 0, "distractor": 0, "duet": 0}
+    assert summary["scenes"] == basic | {"same_duet": 1, "unheard_same": 4}
+    assert summary["regions_right"]["unheard_same"] == 1
+    assert summary["pointing"]["unheard_same"] == 0.75
+    assert summary["success"] == {"same_duet": 1, "unheard_same": 0.75}
+    assert summary["who_is_heard"] == {"unheard_same": 0.75}
+    assert summary["duets"]["sdr"] is None
+    assert summary["same_duets"]["sdr_improvement"] > 10
+    assert "talker_pairs" not in summary
+    assert summary["shifted"] == {
+        "pointing": {"unheard_same": 0},
+        "pointing_by_sound": {"unheard_same": 0},
+        "regions_right": {"unheard_same": 1},
+        "success": {"unheard_same": 0},
+        "who_is_heard": {"unheard_same": 0},
+    }
+
+
+def test_summary_of_today_has_no_other_keys(planted: Separator) -> None:
+    summary = localization_summary([measure_localization(planted, duet())], {})
+    assert summary.keys() == {
+        *("scenes", "pointing", "pointing_by_sound", "overlap", "regions_right"),
+        *("distractor_success", "duets", "left_out"),
+    }

@@ -4,6 +4,7 @@ import json
 import re
 import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -26,10 +27,10 @@ from sop.model.pixelplayer import build
 from sop.params import Params
 from sop.report.contents import RUN_PAGE, write_report
 from sop.report.mixture_files import clip_begin, ideal_masks
-from sop.report.page import Parameter, ParameterTable
+from sop.report.page import Parameter, ParameterTable, Table
 from sop.report.revisions import describe_head
 from sop.report.sections.changes import comparison_section, parameter_section
-from sop.report.sections.evaluation import read_evaluation
+from sop.report.sections.evaluation import localization_section, read_evaluation
 from sop.report.sections.run import data_section, timing_section
 from sop.runtime.files import write_json
 from sop.runtime.hashes import sha256
@@ -369,3 +370,33 @@ def test_videos_that_are_left_out_have_their_reason(tmp_path: Path) -> None:
     _, gone, failed = data_section(tmp_path).blocks
     assert gone.rows == [("videos/flute/a.mp4", "contains no sound")]
     assert failed.rows == [("videos/flute/b.mp4", "took longer than 1 s")]
+
+
+def test_table_of_localization_has_the_kinds_that_were_measured() -> None:
+    kinds = ("silent", "solo", "distractor", "duet")
+    found = {
+        "scenes": dict.fromkeys(kinds, 30),
+        "regions_right": dict.fromkeys(kinds, 0.5),
+        "pointing": {"solo": 1.0, "duet": 0.8},
+        "pointing_by_sound": {"solo": 1.0},
+        "overlap": {"above_0.3": 0.7, "above_0.5": 0.39},
+        "duets": {"sdr": 6.0, "sdr_improvement": 5.9},
+    }
+    basic, _, sounds = tables_of(found)
+    assert [column.name for column in basic.columns[1:]] == [f"{kind} (30)" for kind in kinds]
+    assert len(basic.rows) == 3
+    assert sounds.title == "Sounds of regions in duets"
+    more = found | {
+        "scenes": found["scenes"] | {"same_duet": 20, "unheard_same": 20},
+        "who_is_heard": {"unheard_same": 0.9},
+        "same_duets": {"sdr": 5.0, "sdr_improvement": 4.9},
+    }
+    basic, _, _, sounds = tables_of(more)
+    assert [column.name for column in basic.columns[-2:]] == ["same_duet (20)", "unheard_same (20)"]
+    assert list(basic.rows[-1][1:]) == [None, None, None, None, None, 0.9]
+    assert sounds.title == "Sounds of regions in duets of one instrument"
+    assert [row[1] for row in sounds.rows] == [5.0, 4.9]
+
+
+def tables_of(found: dict[str, Any]) -> list[Table]:
+    return [block for block in localization_section(found).blocks if isinstance(block, Table)]

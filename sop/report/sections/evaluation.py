@@ -16,7 +16,7 @@ from sop.denoise.trial import Trial
 from sop.evaluate.measures import MEASURES, measure, summarise
 from sop.evaluate.records import read_record, record_paths
 from sop.evaluate.results import MIXTURES_FILE
-from sop.localize.measures import KINDS
+from sop.localize.scenes import KINDS
 from sop.params import Params
 from sop.report import charts
 from sop.report.mixture_files import ideal_masks
@@ -231,27 +231,42 @@ def localization_section(found: Mapping[str, Any]) -> Section:
         found: the content of metrics/details/localization.json.
     """
     scenes = found["scenes"]
-    kinds = [Column(f"{kind} ({scenes[kind]})", "percent") for kind in KINDS]
+    kinds = [kind for kind in KINDS if kind in scenes]
+    columns = [Column(f"{kind} ({scenes[kind]})", "percent") for kind in kinds]
     rows = [
-        [label, *(found[key].get(kind) for kind in KINDS)]
+        [label, *(found[key].get(kind) for kind in kinds)]
         for key, label in (
             ("regions_right", "Number of regions is correct"),
             ("pointing", "A region points at every player"),
             ("pointing_by_sound", "The region with the player's sound points at every player"),
+            ("who_is_heard", "The loudest place is on the player that is heard"),
         )
+        if key in found
     ]
-    overlap, duets = found["overlap"], found["duets"]
+    overlap = found["overlap"]
+    pairs = {
+        title: found[key]
+        for key, title in (
+            ("duets", "duets"),
+            ("same_duets", "duets of one instrument"),
+            ("talker_pairs", "pairs of talkers"),
+        )
+        if key in found
+    }
     tables = [
-        Table([Column("Scenes (number)"), *kinds], rows, "Regions found without labels"),
+        Table([Column("Scenes (number)"), *columns], rows, "Regions found without labels"),
         Table(
             [Column("Intersection over union"), Column("Players", "percent")],
             [[f"At least {share}", overlap.get(f"above_{share}")] for share in ("0.3", "0.5")],
             "Overlap of the boxes of region and player",
         ),
-        Table(
-            [Column("Mean"), Column("dB", "decibels")],
-            [[title, duets[name]] for name, title in MEASURE_NAMES.items() if name in duets],
-            "Sounds of regions in duets",
+        *(
+            Table(
+                [Column("Mean"), Column("dB", "decibels")],
+                [[title, sounds[name]] for name, title in MEASURE_NAMES.items() if name in sounds],
+                f"Sounds of regions in {what}",
+            )
+            for what, sounds in pairs.items()
         ),
     ]
     return Section(
