@@ -4,10 +4,11 @@ Shapes: B mixtures, N sources, T frames, T_m motion frames, H x W pixels, L samp
 """
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import dataclass
 from functools import lru_cache
-from math import ceil
-from typing import NamedTuple
+from math import ceil, floor
+from typing import Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -27,7 +28,7 @@ from sop.dataset.clips import (
 )
 from sop.dataset.index import TRAIN, VALIDATION, Video
 from sop.dataset.seeding import generator
-from sop.params import ExtractParams, MixtureParams
+from sop.params import ExtractParams, MixtureParams, TrainParams
 from sop.runtime.errors import LeftOut, UserError
 
 # As in the published training: frames are scaled to 1.1 of the crop, sounds by 0.5 to 1.5.
@@ -40,6 +41,9 @@ SHIFT_SECONDS = 0.8
 # Training stops after this number of unreadable clips in a row.
 MAX_ATTEMPTS = 20
 
+
+# How the videos of a mixture are chosen; see `MixtureSampler.sample`.
+Choice = Literal["any", "different", "same"]
 
 # The order of an epoch's mixtures is in memory, once for each worker.
 MAX_EPOCH = 10**7
@@ -132,7 +136,7 @@ class MixtureReader:
             videos: videos of the sources.
             shift_seconds: time by which all frames and motion frames are later than the sound,
                 rounded to whole frames. From the middle, there is at least as much room for later
-                frames as for earlier ones; in a video that is too short the last one is repeated.
+                frames as for earlier ones; in a video that is too short the shift is smaller.
             silent: number of a source whose samples are replaced by zeros, although it is seen.
 
         Raises:
@@ -192,19 +196,23 @@ class MixtureReader:
         first, last = self._frame_range(video)
         return int(rng.integers(first, last + 1)) if first <= last else middle_frame(video)
 
-    def _other_frame(self, video: Video, centre: int, rng: np.random.Generator) -> int:
-        """Return a random frame away from another one: within the margin, else a clip inside.
+    def _other_frame(self, video: Video, centre: float, rng: np.random.Generator) -> int:
+        """Return the middle of a random clip away from another one, within the margin if possible.
 
         In a video that is too short for that, it is the end that is farther away.
         """
         rate, count = self.extract.frame_rate, video.frame_count
-        distance = ceil(SHIFT_SECONDS * rate)
-        half = ceil(self.params.audio_samples / self.extract.sample_rate / 2 * rate)
-        for first, last in (self._frame_range(video), (1 + half, count - half)):
-            numbers = np.arange(first, last + 1)
-            if len(far := numbers[np.abs(numbers - centre) >= distance]):
-                return int(rng.choice(far))
-        return 1 if centre - 1 > count - centre else count
+        half = self.params.audio_samples / self.extract.sample_rate / 2 * rate
+        # Clips in this range lie inside the video, into which the sound is moved.
+        inside = half + 0.5, count + 0.5 - half
+        centre = min(max(centre, inside[0]), inside[1])
+        numbers = np.arange(ceil(inside[0]), floor(inside[1]) + 1)
+        far = numbers[np.abs(numbers - centre) >= SHIFT_SECONDS * rate]
+        if not len(far):
+            return 1 if centre - 1 > count - centre else count
+        first, last = self._frame_range(video)
+        within = far[(far >= first) & (far <= last)]
+        return int(rng.choice(within if len(within) else far))
 
     def _clip(self, video: Video, heard: int, crop: Crop, seen: int) -> _Clip:
         """Read the sound around frame `heard` and the frames around frame `seen`, numbered from 1.
@@ -222,8 +230,15 @@ class MixtureReader:
         if self.motion_rate is not None:
             if video.motion is None:
                 raise LeftOut(f"{video.name}: its motion track is unknown")
-            # The motion frames cover the samples that were read, which lie inside the file.
-            begin += (seen - heard) / extract.frame_rate
+            # The motion frames cover the samples that were read, or a clip of another moment,
+            # which is moved inside the video as a sound is: frames at rest would give it away.
+            if seen != heard:
+                centre, end = (
+                    (seen - 0.5) / extract.frame_rate,
+                    video.frame_count / extract.frame_rate,
+                )
+                seconds = params.audio_samples / extract.sample_rate
+                begin = min(max(centre - seconds / 2, 0.0), max(end - seconds, 0.0))
             clip = (begin, self.motion_frames, self.motion_rate)
             motion = read_motion(video.motion, *clip, params.motion_size, crop)
         return _Clip(audio, frames, motion, is_heard=seen == heard)
@@ -254,46 +269,68 @@ class MixtureReader:
 class MixtureSampler:
     """Sampler of the videos of a mixture: the first is given, the others are random.
 
-    No video is mixed with itself. Two videos share an instrument only if `same_category` is true.
+    No video is mixed with itself.
 
     Args:
         videos: a list of the index.
         params: number of sources, and whether two may be of the same category.
         name: name of the list, for messages.
+        choices: how the videos may be chosen; by default as `params.same_category` says.
 
     Raises:
         UserError: the list has too few videos or instruments for a mixture.
     """
 
-    def __init__(self, videos: Sequence[Video], params: MixtureParams, name: str) -> None:
+    def __init__(
+        self,
+        videos: Sequence[Video],
+        params: MixtureParams,
+        name: str,
+        choices: Collection[Choice] = (),
+    ) -> None:
         self.videos = tuple(videos)
         self.name = name
         self.sources = params.sources
-        self.same_category = params.same_category
+        self.default: Choice = "any" if params.same_category else "different"
         self._instruments = [set(video.instruments) for video in videos]
-        distinct = len(videos) if params.same_category else len(set().union(*self._instruments))
+        self._members = Counter(video.category for video in videos)
+        needs_instruments = "different" in (choices or (self.default,))
+        distinct = len(set().union(*self._instruments)) if needs_instruments else len(videos)
         if distinct < params.sources:
-            counts = Counter(video.category for video in videos)
-            categories = ", ".join(f"{name} {count}" for name, count in sorted(counts.items()))
+            categories = ", ".join(f"{name} {n}" for name, n in sorted(self._members.items()))
             what, advice = "videos", ""
-            if not params.same_category:
+            if needs_instruments:
                 what, advice = "instruments", ", or set mixture.same_category: true"
+                if choices:
+                    advice = ", or set train.same_category_share: 1 and train.share_ramp: 0"
             raise UserError(
                 f"{name}: mixture.sources: {params.sources} is not possible with {distinct} {what} "
                 f"in this list ({categories or 'empty'}); add videos, change "
                 f"index.train_fraction{advice}"
             )
 
-    def sample(self, first: int, rng: np.random.Generator) -> list[Video]:
-        """Return the videos of one mixture: number `first` of the list and random others."""
+    def can_match(self, first: int) -> bool:
+        """Return True if the category of a video has enough videos for a mixture."""
+        return self._members[self.videos[first].category] >= self.sources
+
+    def sample(
+        self, first: int, rng: np.random.Generator, choice: Choice | None = None
+    ) -> list[Video]:
+        """Return the videos of one mixture.
+
+        Args:
+            first: number of the first video in the list.
+            rng: draws the others.
+            choice: "different": no two share an instrument; "same": all are of one category, or
+                "different" if the category has too few videos; "any". None for the choice of
+                `params.same_category`.
+        """
+        choice = choice or self.default
+        if choice == "same" and not self.can_match(first):
+            choice = "different"
         drawn = [first]
         while len(drawn) < self.sources:
-            taken = set().union(*(self._instruments[number] for number in drawn))
-            candidates = [
-                number
-                for number, instruments in enumerate(self._instruments)
-                if number not in drawn and (self.same_category or not instruments & taken)
-            ]
+            candidates = self._candidates(drawn, choice)
             if not candidates:
                 names = ", ".join(self.videos[number].name for number in drawn)
                 raise UserError(
@@ -302,6 +339,82 @@ class MixtureSampler:
                 )
             drawn.append(int(rng.choice(candidates)))
         return [self.videos[number] for number in drawn]
+
+    def _candidates(self, drawn: Sequence[int], choice: Choice) -> list[int]:
+        """Return the numbers of the videos that may be mixed with those already drawn."""
+        if choice == "same":
+            category = self.videos[drawn[0]].category
+            allowed = [video.category == category for video in self.videos]
+        elif choice == "different":
+            taken = set().union(*(self._instruments[number] for number in drawn))
+            allowed = [not instruments & taken for instruments in self._instruments]
+        else:
+            allowed = [True] * len(self.videos)
+        return [
+            number
+            for number, is_allowed in enumerate(allowed)
+            if is_allowed and number not in drawn
+        ]
+
+
+@dataclass(frozen=True)
+class Shares:
+    """Shares of the training mixtures that teach what motion tells."""
+
+    same_category: float | None = None
+    """Share whose sources are of one category; those of the others share no instrument. None:
+    all mixtures are as `mixture.same_category` says."""
+    silent: float = 0.0
+    """Share in which one source is seen, but not heard."""
+    shifted: float = 0.0
+    """Share in which the frames of one source are of another moment than its sound."""
+    ramp_epochs: float = 0.0
+    """Number of epochs in which the shares rise linearly from 0."""
+
+    @classmethod
+    def of_parameters(cls, params: TrainParams) -> "Shares":
+        """Return the shares that the parameters of the training set."""
+        ramp = params.share_ramp * params.epochs
+        return cls(params.same_category_share, params.silent_share, params.shifted_share, ramp)
+
+    @property
+    def choices(self) -> tuple[Choice, ...]:
+        """Return how videos may be chosen; nothing for `mixture.same_category`."""
+        if self.same_category is None:
+            return ()
+        is_always = self.same_category == 1 and self.ramp_epochs == 0
+        return ("same",) if is_always else ("same", "different")
+
+    def draw(self, progress: float, rng: np.random.Generator) -> "Lesson":
+        """Draw what one mixture is to teach.
+
+        Args:
+            progress: number of epochs before it, with a fraction.
+            rng: draws it.
+        """
+        risen = min(1.0, progress / self.ramp_epochs) if self.ramp_epochs > 0 else 1.0
+        category, kind = rng.random(2)
+        choice: Choice | None = None
+        if self.same_category is not None:
+            choice = "same" if category < risen * self.same_category else "different"
+        is_silent = kind < risen * self.silent
+        is_shifted = not is_silent and kind < risen * (self.silent + self.shifted)
+        return Lesson(choice, is_silent, is_shifted)
+
+
+class Lesson(NamedTuple):
+    """What one training mixture is to teach."""
+
+    choice: Choice | None
+    """How its videos are chosen; None for `mixture.same_category`."""
+    is_silent: bool
+    """Whether one source is seen, but not heard."""
+    is_shifted: bool
+    """Whether the frames of one source are of another moment than its sound."""
+
+
+# The published training has none of them.
+PUBLISHED_SHARES = Shares()
 
 
 class TrainingMixtures:
@@ -317,14 +430,22 @@ class TrainingMixtures:
         repeats: number of passes through the list in an epoch.
         batch: mixtures per step; an epoch is a whole number of steps, at least one.
         seed: `train.seed` of params.yaml.
+        shares: shares of mixtures of one category, and with a source that is seen but not heard.
     """
 
     def __init__(
-        self, videos: Sequence[Video], reader: MixtureReader, repeats: int, batch: int, seed: int
+        self,
+        videos: Sequence[Video],
+        reader: MixtureReader,
+        repeats: int,
+        batch: int,
+        seed: int,
+        shares: Shares = PUBLISHED_SHARES,
     ) -> None:
-        self.sampler = MixtureSampler(videos, reader.params, TRAIN)
+        self.sampler = MixtureSampler(videos, reader.params, TRAIN, shares.choices)
         self.reader = reader
         self.seed = seed
+        self.shares = shares
         self.length = max(1, len(videos) * repeats // batch) * batch
         if self.length > MAX_EPOCH:
             raise UserError(
@@ -340,12 +461,23 @@ class TrainingMixtures:
         """Return mixture number `item`, counted through all epochs."""
         epoch, position = divmod(item, self.length)
         rng = generator(self.seed, "mixture", epoch, position)
+        # Of their own, so that the clips of a mixture do not depend on the shares.
+        lessons = generator(self.seed, "lesson", epoch, position)
+        lesson = self.shares.draw(item / self.length, lessons)
         count = len(self.sampler.videos)
         first = int(_order(self.seed, epoch, self.length, count)[position])
         left_out: list[str] = []
         while len(left_out) < MAX_ATTEMPTS:
             try:
-                mixture = self.reader.random(self.sampler.sample(first, rng), rng)
+                videos = self.sampler.sample(first, rng, lesson.choice)
+                number = int(lessons.integers(len(videos)))
+                mixture = self.reader.random(
+                    videos,
+                    rng,
+                    silent=number if lesson.is_silent else None,
+                    shifted=number if lesson.is_shifted else None,
+                    shifts=lessons,
+                )
                 return mixture._replace(left_out=tuple(left_out))
             except LeftOut as reason:
                 left_out.append(str(reason))
@@ -354,14 +486,33 @@ class TrainingMixtures:
 
 
 def evaluation_videos(
-    videos: Sequence[Video], params: MixtureParams, count: int, seed: int
+    videos: Sequence[Video],
+    params: MixtureParams,
+    count: int,
+    seed: int,
+    same_category: bool = False,
 ) -> Iterator[list[Video]]:
-    """Yield the videos of `count` fixed mixtures; their first videos follow the shuffled list."""
-    sampler = MixtureSampler(videos, params, VALIDATION)
+    """Yield the videos of `count` fixed mixtures; their first videos follow the shuffled list.
+
+    Args:
+        videos: the validation list.
+        params: number of sources, and whether two may be of the same category.
+        count: number of mixtures.
+        seed: seed of the choice.
+        same_category: True for mixtures of one category each. First videos are then those of the
+            categories that have enough videos; without such a category there are no mixtures.
+    """
+    choices: tuple[Choice, ...] = ("same",) if same_category else ()
+    sampler = MixtureSampler(videos, params, VALIDATION, choices)
     order = generator(seed, "evaluation order").permutation(len(videos))
+    if same_category:
+        order = np.array([first for first in order if sampler.can_match(first)], np.int64)
+        if not len(order):
+            return
+    choice = choices[0] if choices else None
     for number in range(count):
         rng = generator(seed, "evaluation", number)
-        yield sampler.sample(int(order[number % len(order)]), rng)
+        yield sampler.sample(int(order[number % len(order)]), rng, choice)
 
 
 def stack(mixtures: Sequence[Mixture]) -> Mixture:

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from sop.dataset.index import VALIDATION, Video
-from sop.dataset.mixtures import Batch, MixtureReader, MixtureSampler, TrainingMixtures
+from sop.dataset.mixtures import Batch, MixtureReader, MixtureSampler, Shares, TrainingMixtures
 from sop.dataset.seeding import torch_seed
 from sop.evaluate.measures import MEASURES
 from sop.evaluate.validation import Score, evaluation_summary, separate_mixtures
@@ -98,7 +98,12 @@ class Trainer:
         MixtureSampler(self.validation, params.mixture, VALIDATION)
         reader = MixtureReader(params.mixture, params.extract, params.model.motion != "none")
         self.mixtures = TrainingMixtures(
-            self.training, reader, settings.repeats, settings.batch_size, settings.seed
+            self.training,
+            reader,
+            settings.repeats,
+            settings.batch_size,
+            settings.seed,
+            Shares.of_parameters(settings),
         )
         self.plan = make_plan(settings, len(self.mixtures), group.world_size)
         player = build(params.model, params.spectrogram, torch_seed(settings.seed, "model"))

@@ -288,7 +288,7 @@ def test_source_0_runs_over_the_list_in_a_new_order_each_epoch(
     assert len(mixtures) == REPEATS * len(videos)
     read: list[Video] = []
 
-    def remember(drawn: list[Video], rng: np.random.Generator) -> None:
+    def remember(drawn: list[Video], rng: np.random.Generator, **_: Any) -> None:
         read.append(drawn[0])
         raise LeftOut("never opened")
 
