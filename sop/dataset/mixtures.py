@@ -230,18 +230,21 @@ class MixtureReader:
         if self.motion_rate is not None:
             if video.motion is None:
                 raise LeftOut(f"{video.name}: its motion track is unknown")
-            # The motion frames cover the samples that were read, or a clip of another moment,
-            # which is moved inside the video as a sound is: frames at rest would give it away.
-            if seen != heard:
-                centre, end = (
-                    (seen - 0.5) / extract.frame_rate,
-                    video.frame_count / extract.frame_rate,
-                )
-                seconds = params.audio_samples / extract.sample_rate
-                begin = min(max(centre - seconds / 2, 0.0), max(end - seconds, 0.0))
-            clip = (begin, self.motion_frames, self.motion_rate)
+            # Those of the samples that were read, or of another moment.
+            first = begin if seen == heard else self._clip_begin(video, seen)
+            clip = (first, self.motion_frames, self.motion_rate)
             motion = read_motion(video.motion, *clip, params.motion_size, crop)
         return _Clip(audio, frames, motion, is_heard=seen == heard)
+
+    def _clip_begin(self, video: Video, centre: int) -> float:
+        """Return the second at which a clip around a frame begins, if it were a sound.
+
+        It is moved inside the video: repeated frames, which stand still, would give it away.
+        """
+        rate = self.extract.frame_rate
+        seconds = self.params.audio_samples / self.extract.sample_rate
+        begin = (centre - 0.5) / rate - seconds / 2
+        return min(max(begin, 0.0), max(video.frame_count / rate - seconds, 0.0))
 
     def _mix(
         self,

@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 from sop.dataset.index import TRAIN, VALIDATION, Video
 from sop.dataset.mixtures import (
@@ -12,11 +13,14 @@ from sop.dataset.mixtures import (
     MixtureSampler,
     Shares,
     TrainingMixtures,
+    collate,
     evaluation_videos,
 )
 from sop.dataset.seeding import generator
 from sop.params import Params
 from sop.runtime.errors import UserError
+from sop.train.distributed import ProcessGroup
+from sop.train.loader import training_batches
 from tests.dataset.test_mixtures import MOTION, MOTION_RATE, begins, numbers_of, paper, ramps
 from tests.support.experiment import with_values
 
@@ -144,6 +148,20 @@ def test_shifted_source_is_heard_at_another_moment_than_it_is_seen(
     assert np.abs(distances).min() >= 0.8 - 1 / MOTION_RATE
     assert min(distances) < 0 < max(distances)
     assert np.abs(distances).max() > 2
+
+
+def test_batches_of_worker_processes_have_motion(six: list[Video], moving: Params) -> None:
+    mixtures = mixtures_of(six, moving, motion=True, silent=0.5, shifted=0.5)
+    params = with_values(moving, {"train.batch_size": BATCH, "workers": 2})
+    batches = training_batches(
+        mixtures, range(1, 4), params, ProcessGroup(0, 1, torch.device("cpu"))
+    )
+    for step, batch in enumerate(batches, start=1):
+        expected = collate([mixtures[item] for item in range(BATCH * step, BATCH * (step + 1))])
+        assert batch.left_out == expected.left_out
+        for name in ("audio", "frames", "heard", "motion"):
+            assert torch.equal(getattr(batch, name), getattr(expected, name)), name
+        assert batch.heard.sum() == BATCH
 
 
 def test_shift_in_a_short_video_is_as_large_as_possible(
