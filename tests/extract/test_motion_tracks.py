@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from sop.extract.extraction import extract, extract_video
 from sop.runtime.errors import LeftOut
 from sop.runtime.parallel import Workers
+from tests.support.disks import run_with_disks
 from tests.support.extraction import PARAMS, Folders, from_nothing
 
 MOTION = {"motion_rate": 16.0}
@@ -171,3 +172,36 @@ def test_tracks_linked_to_a_cache_stay(folders: Folders, tmp_path: Path) -> None
     folders.extract(motion_rate=8.0)
     assert kept.read_bytes() == old
     assert place.read_bytes() != old
+
+
+FULL = """
+from sop.extract.extraction import extract_video
+from sop.runtime.errors import UserError
+from tests.support.extraction import PARAMS
+
+root = Path(sys.argv[1])
+params = PARAMS.model_copy(update={'motion_rate': 60.0, 'motion_height': 72})
+sound = root / 'audio/a.wav'
+for name, wav in (('motion', None), ('motion', sound), ('audio', sound)):
+    with full(root / name):
+        try:
+            extract_video(root / 'a.mp4', wav, None, params, root / 'motion/a.npy')
+        except UserError as error:
+            print(str(error).partition(':')[0], names(root))
+"""
+
+
+def test_full_disk_is_named(tmp_path: Path, make_video: Callable) -> None:
+    make_video(tmp_path / "a.mp4")
+    done = run_with_disks(FULL, tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines() == [
+        f"{tmp_path / name} ['a.mp4']" for name in ("motion/a.npy", "motion/a.npy", "audio/a.wav")
+    ]
+
+
+def test_pictures_of_several_days_make_no_long_track(tmp_path: Path, make_video: Callable) -> None:
+    late = ("-bsf:v", "setts=ts=TS+N*1e8", "-c:a", "copy")
+    video = make_video(tmp_path / "days.mp4", "-c", "copy", *late)
+    made = extract_video(video, tmp_path / "a.wav", None, WITH_MOTION, tmp_path / "a.npy")
+    assert made.motion_frames == 40
