@@ -52,7 +52,7 @@ def measure(keep: bool) -> float:
 
     def step() -> None:
         spectra = player.spectra(audio)
-        logits = player(spectra.magnitude, normalize_frames(frames))
+        logits = player(spectra.magnitude, normalize_frames(frames)).logits
         loss = separation_loss(
             logits, spectra, player.true_masks(spectra), params.model, params.train
         )

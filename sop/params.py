@@ -339,6 +339,7 @@ class TrainParams(Section):
     silent_share: Fraction
     shifted_share: Fraction
     share_ramp: Fraction
+    envelope_weight: Annotated[NotNegative, Field(le=1_000_000)]
     batch_size: Annotated[Count, Field(le=65_536)]
     micro_batches: Annotated[Count, Field(le=65_536)]
     devices: Annotated[Count, Field(le=1_024)] | Literal["auto"]

@@ -83,7 +83,7 @@ def sound_features(player, spectra) -> Tensor:
 @pytest.fixture(scope="module")
 def logits(player, spectra, frames) -> Tensor:
     with torch.inference_mode():
-        return player(spectra.magnitude, frames)
+        return player(spectra.magnitude, frames).logits
 
 
 def strided(values: Tensor | np.ndarray, like: np.ndarray, axes: int = 2) -> np.ndarray:
@@ -239,7 +239,7 @@ def test_training_steps(reference, params, player, audio, frames):
     for _ in range(steps):
         optimizer.zero_grad()
         spectra = player.spectra(audio)
-        logits = player(spectra.magnitude, frames)
+        logits = player(spectra.magnitude, frames).logits
         loss = separation_loss(
             logits, spectra, player.true_masks(spectra), params.model, params.train
         )

@@ -6,7 +6,7 @@ Shapes: B mixtures, N sources, T frames, T_m motion frames, H x W pixels, L samp
 from collections import Counter
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 from math import ceil, floor
 from typing import Literal, NamedTuple
 
@@ -87,6 +87,19 @@ class Batch(NamedTuple):
         tensors = (tensor.pin_memory() for tensor in (self.audio, self.frames, self.heard))
         audio, frames, heard = tensors
         return Batch(audio, frames, self.left_out, heard, motion)
+
+    def to(self, device: torch.device) -> "Batch":
+        """Return the batch on a device; from pinned memory without waiting."""
+        move = partial(torch.Tensor.to, device=device, non_blocking=True)
+        motion = None if self.motion is None else move(self.motion)
+        return Batch(move(self.audio), move(self.frames), self.left_out, move(self.heard), motion)
+
+    def chunks(self, count: int) -> Iterator["Batch"]:
+        """Yield `count` equal parts of the batch."""
+        motion = [None] * count if self.motion is None else self.motion.chunk(count)
+        tensors = (tensor.chunk(count) for tensor in (self.audio, self.frames, self.heard))
+        for audio, frames, heard, moving in zip(*tensors, motion, strict=True):
+            yield Batch(audio, frames, self.left_out, heard, moving)
 
 
 class _Clip(NamedTuple):

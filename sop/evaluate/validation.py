@@ -205,12 +205,13 @@ def _separate(
     device: torch.device,
 ) -> Iterator[SeparatedMixture]:
     """Separate mixtures, given by number, as one batch."""
-    batch = collate(list(mixtures.values()))
+    batch = collate(list(mixtures.values())).to(device)
     above = threshold if params.model.mask == "binary" else None
     losses = []
     with torch.inference_mode():
-        spectra = player.spectra(batch.audio.to(device))
-        logits = player(spectra.magnitude, normalize_frames(batch.frames.to(device)))
+        spectra = player.spectra(batch.audio)
+        frames = normalize_frames(batch.frames)
+        logits = player(spectra.magnitude, frames, motion=batch.motion).logits
         true_masks = player.true_masks(spectra)
         masks = player.masks(logits)
         estimates = separate(spectra.mixture, masks, params.spectrogram, above).cpu().numpy()

@@ -17,6 +17,13 @@ from sop.runtime.errors import UserError
 from sop.runtime.files import replacing
 from sop.runtime.plain_yaml import yaml_text
 
+# Values of keys that were added to the parameters after the first models were written.
+LATER_KEYS: Mapping[str, Mapping[str, Any]] = {
+    "extract": {"motion_rate": None, "motion_height": 44},
+    "mixture": {"motion_size": 40},
+    "model": {"motion": "none"},
+}
+
 
 def save_checkpoint(path: Path, content: Mapping[str, Any]) -> None:
     """Write tensors and plain values to a file atomically."""
@@ -74,7 +81,7 @@ def load_player(path: Path) -> tuple[PixelPlayer, InferenceParams]:
     if not isinstance(content["params"], dict):
         kind = type(content["params"]).__name__
         raise UserError(f"{path}: not a checkpoint of this project, its params are a {kind}")
-    params = validate(InferenceParams, content["params"], str(path))
+    params = validate(InferenceParams, _with_later_keys(content["params"]), str(path))
     with torch.device("meta"):
         # Shapes alone: an untrusted file must not decide how much memory is reserved.
         outline = PixelPlayer(params.model, params.spectrogram)
@@ -84,6 +91,14 @@ def load_player(path: Path) -> tuple[PixelPlayer, InferenceParams]:
     player = PixelPlayer(params.model, params.spectrogram)
     player.load_state_dict(state)
     return player.eval(), params
+
+
+def _with_later_keys(params: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the params of a checkpoint with the values that older checkpoints lack."""
+    return {
+        name: {**LATER_KEYS.get(name, {}), **section} if isinstance(section, dict) else section
+        for name, section in params.items()
+    }
 
 
 def load_net(net: nn.Module, state: Mapping[str, Tensor], source: str) -> None:

@@ -6,6 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from sop.model.motion import MotionNet, SynchronyNet, pool_motion, synchrony, true_envelopes
 from sop.model.sound import SoundNet
 from sop.model.spectrogram import binary_masks, network_input, network_magnitude, ratio_masks, stft
 from sop.model.synthesizer import Synthesizer
@@ -27,8 +28,17 @@ class Spectra(NamedTuple):
     """Magnitudes of the true sources, (B, N, R, M)."""
 
 
+class Prediction(NamedTuple):
+    """Output of the model for a batch."""
+
+    logits: Tensor
+    """Logits of the masks, (B, N, R, M), or (B, 2 N, R, M) with backgrounds after the sources."""
+    envelopes: Tensor | None = None
+    """Envelopes of the sources, predicted from their motion, (B, N, E, M); None without motion."""
+
+
 class PixelPlayer(nn.Module):
-    """Sound net, vision net and synthesizer.
+    """Sound net, vision net and synthesizer; with motion also motion net and synchrony net.
 
     Source: Zhao et al., The Sound of Pixels, ECCV 2018.
     """
@@ -40,21 +50,41 @@ class PixelPlayer(nn.Module):
         self.sound = SoundNet(model.sound, model.channels, model.sound_width)
         self.vision = VisionNet(model.channels, model.vision, model.vision_width)
         self.synthesizer = Synthesizer(model.synthesizer, model.channels)
+        self.motion = MotionNet() if model.motion == "synchrony" else None
+        self.synchrony = SynchronyNet() if model.motion == "synchrony" else None
 
-    def forward(self, magnitude: Tensor, frames: Tensor, background: bool = False) -> Tensor:
-        """Return the logits of the masks; `masks` activates them.
+    def forward(
+        self,
+        magnitude: Tensor,
+        frames: Tensor,
+        background: bool = False,
+        motion: Tensor | None = None,
+    ) -> Prediction:
+        """Return the logits of the masks, which `masks` activates, and the predicted envelopes.
 
         Args:
             magnitude: magnitude of the mixture, (B, R, M), > 0.
             frames: frames of each source, ImageNet-normalized, (B, N, T, 3, H, W).
             background: also return a mask for the background of each source's frames.
-
-        Returns:
-            (B, N, R, M), or (B, 2 N, R, M) with the backgrounds after the sources.
+            motion: motion frames of each source, uint8, (B, N, T_m, H_m, W_m); required by a model
+                with motion, and ignored by others.
         """
-        image = self.image_features(frames, background)
+        pixels = self._pixels(frames)
+        image = self._pooled(pixels, frames.shape[1], background)
         logits: Tensor = self.synthesizer(image, self.sound_features(magnitude))
-        return logits
+        if self.motion is None or self.synchrony is None:
+            return Prediction(logits)
+        assert motion is not None, "a model with motion needs motion frames"
+        sources = frames.shape[1]
+        moving = self.motion(motion.transpose(0, 1).flatten(0, 1))
+        pooled = pool_motion(moving, pixels)
+        envelopes = self.motion.envelopes(pooled, magnitude.shape[-1])
+        envelopes = torch.stack(envelopes.chunk(sources), dim=1)
+        added = synchrony(envelopes, self.synchrony(magnitude))
+        # A background has no motion of its own.
+        return Prediction(
+            torch.cat([logits[:, :sources] + added, logits[:, sources:]], dim=1), envelopes
+        )
 
     def spectra(self, sources: Tensor) -> Spectra:
         """Return the spectrograms of the sources and of their sum.
@@ -91,15 +121,23 @@ class PixelPlayer(nn.Module):
         Returns:
             (B, N, C), or (B, 2 N, C) with the backgrounds after the sources.
         """
-        # First all mixtures of the first source, then those of the second, ...
+        return self._pooled(self._pixels(frames), frames.shape[1], background)
+
+    def _pixels(self, frames: Tensor) -> Tensor:
+        """Return the visual features of all sources, (N B, T, C, h, w).
+
+        First those of all mixtures of the first source, then those of the second, ...
+        """
         if self.training:
-            pixels = torch.cat([self.vision(source) for source in frames.unbind(1)])
-        else:
-            pixels = self.vision(frames.transpose(0, 1).flatten(0, 1))
+            return torch.cat([self.vision(source) for source in frames.unbind(1)])
+        pixels: Tensor = self.vision(frames.transpose(0, 1).flatten(0, 1))
+        return pixels
+
+    def _pooled(self, pixels: Tensor, sources: int, background: bool) -> Tensor:
         pooled = [pool_pixels(pixels, self.params.image_pooling)]
         if background:
             pooled.append(pool_background(pixels))
-        features = [torch.stack(part.chunk(frames.shape[1]), dim=1) for part in pooled]
+        features = [torch.stack(part.chunk(sources), dim=1) for part in pooled]
         activation = self.params.image_activation
         return torch.cat([activate(part, activation, -1) for part in features], dim=1)
 
@@ -164,6 +202,22 @@ def separation_loss(
         return F.binary_cross_entropy(masks, true_masks, weight)
     distance = (masks - true_masks).abs() if train.loss == "l1" else (masks - true_masks).square()
     return (distance if weight is None else weight * distance).mean()
+
+
+def envelope_loss(envelopes: Tensor, spectra: Spectra, heard: Tensor) -> Tensor:
+    """Return the mean squared distance between predicted and true envelopes.
+
+    Args:
+        envelopes: predicted envelopes, (B, N, E, M).
+        spectra: spectrograms of the batch.
+        heard: True for the sources whose motion belongs to their sound, (B, N); others do not
+            count.
+
+    Returns:
+        Scalar.
+    """
+    distance = (envelopes - true_envelopes(spectra.sources)).square()
+    return (distance * heard[..., None, None]).mean()
 
 
 def build(model: ModelParams, spectrogram: SpectrogramParams, seed: int) -> PixelPlayer:

@@ -8,7 +8,13 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.optim.swa_utils import AveragedModel
 
 from sop.dataset.mixtures import Batch
-from sop.model.pixelplayer import PixelPlayer, normalize_frames, separation_loss
+from sop.model.pixelplayer import (
+    PixelPlayer,
+    Prediction,
+    envelope_loss,
+    normalize_frames,
+    separation_loss,
+)
 from sop.params import Params, TrainParams
 from sop.runtime.device import cpu_capabilities
 
@@ -37,16 +43,18 @@ def compute_gradients(
     total = torch.zeros((), device=device)
     bfloat16 = uses_bfloat16(params.train, device)
     settings, weight = (params.model, params.train), params.train.background_weight
-    parts = zip(batch.audio.chunk(micro_batches), batch.frames.chunk(micro_batches), strict=True)
-    for number, (audio, frames) in enumerate(parts, start=1):
-        spectra = player.spectra(audio.to(device, non_blocking=True))
-        true_masks = player.true_masks(spectra)
+    for number, part in enumerate(batch.chunks(micro_batches), start=1):
+        part = part.to(device)
+        spectra = player.spectra(part.audio)
+        # The frames of a source that is not heard have nothing to do with the mixture.
+        true_masks = player.true_masks(spectra) * part.heard[..., None, None]
         sources = true_masks.shape[1]
-        pixels = normalize_frames(frames.to(device, non_blocking=True))
+        pixels = normalize_frames(part.frames)
         # Ranks exchange gradients once per step, with the last micro-batch.
         with wrapped.no_sync() if wrapped and number < micro_batches else nullcontext():
             with torch.autocast(device.type, torch.bfloat16, enabled=bfloat16):
-                logits = model(spectra.magnitude, pixels, weight > 0).float()
+                predicted: Prediction = model(spectra.magnitude, pixels, weight > 0, part.motion)
+            logits = predicted.logits.float()
             loss = separation_loss(logits[:, :sources], spectra, true_masks, *settings)
             objective = loss
             if weight > 0:
@@ -54,6 +62,10 @@ def compute_gradients(
                 silence = torch.zeros_like(true_masks)
                 background = separation_loss(logits[:, sources:], spectra, silence, *settings)
                 objective = loss + weight * background
+            if predicted.envelopes is not None:
+                objective = objective + params.train.envelope_weight * envelope_loss(
+                    predicted.envelopes.float(), spectra, part.heard
+                )
             (objective / micro_batches).backward()
         total += loss.detach() / micro_batches
     return total

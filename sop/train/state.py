@@ -94,6 +94,9 @@ def make_optimizer(player: PixelPlayer, params: TrainParams) -> Optimizer:
         {"params": list(player.vision.head.parameters()), "lr": rates.sound},
         {"params": list(player.synthesizer.parameters()), "lr": rates.synthesizer},
     ]
+    for net in (player.motion, player.synchrony):
+        if net is not None:
+            groups.append({"params": list(net.parameters()), "lr": rates.sound})
     for group in groups:
         group["initial_lr"] = group["lr"]
     decay = params.weight_decay

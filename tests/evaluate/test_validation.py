@@ -143,7 +143,7 @@ def test_loss_is_that_of_the_mixture_alone(tiny_videos: list[Video], tiny_params
             spectra = player.spectra(torch.from_numpy(mixture.audio)[None])
             logits = player(
                 spectra.magnitude, normalize_frames(torch.from_numpy(mixture.frames)[None])
-            )
+            ).logits
             truth = player.true_masks(spectra)
         loss = separation_loss(logits, spectra, truth, tiny_params.model, tiny_params.train)
         assert result.loss == pytest.approx(float(loss), rel=1e-4)

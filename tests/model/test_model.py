@@ -114,7 +114,7 @@ def test_backgrounds_follow_the_sources(tiny_params: Params) -> None:
     player = tiny_player(tiny_params).eval()
     magnitude, frames = positive(2, 256, 32), noise(2, 2, 2, 3, 32, 32)
     with torch.inference_mode():
-        alone, both = player(magnitude, frames), player(magnitude, frames, True)
+        alone, both = (player(magnitude, frames, flag).logits for flag in (False, True))
     assert both.shape == (2, 4, 256, 32)
     torch.testing.assert_close(both[:, :2], alone)
 
@@ -172,7 +172,7 @@ def test_shapes_of_all_nets(
     assert spectra.magnitude.shape == (1, rows, 128)
     assert spectra.sources.shape == (1, 3, rows, 128)
     with torch.inference_mode():
-        logits = player(spectra.magnitude, noise(1, 3, 2, 3, 32, 32))
+        logits = player(spectra.magnitude, noise(1, 3, 2, 3, 32, 32)).logits
     assert logits.shape == player.true_masks(spectra).shape == (1, 3, rows, 128)
     assert torch.isfinite(logits).all()
 
@@ -181,7 +181,7 @@ def test_silence_stays_finite(tiny_params: Params) -> None:
     player = tiny_player(tiny_params).eval()
     spectra = player.spectra(torch.zeros(1, 2, SAMPLES))
     with torch.inference_mode():
-        assert torch.isfinite(player(spectra.magnitude, noise(1, 2, 1, 3, 32, 32))).all()
+        assert torch.isfinite(player(spectra.magnitude, noise(1, 2, 1, 3, 32, 32)).logits).all()
     assert player.true_masks(spectra).sum() == 0
 
 
@@ -225,13 +225,13 @@ def test_evaluation_equals_single_sources(tiny_params: Params) -> None:
     player = with_large_weights(tiny_player(tiny_params)).double().eval()
     magnitude, frames = positive(2, 256, 32).double(), noise(2, 3, 2, 3, 32, 32).double()
     with torch.inference_mode():
-        together = player(magnitude, frames)
+        together = player(magnitude, frames).logits
         for mixture in range(2):
             for source in range(3):
                 alone = player(
                     magnitude[mixture : mixture + 1], frames[mixture, source][None, None]
                 )
-                torch.testing.assert_close(together[mixture, source], alone[0, 0])
+                torch.testing.assert_close(together[mixture, source], alone.logits[0, 0])
     assert (together[:, 0] - together[:, 1]).abs().max() > 1e-4
 
 
@@ -353,7 +353,7 @@ def test_pixel_energy_of_full_and_empty_masks(tiny_params: Params) -> None:
 def test_every_weight_learns(tiny_params: Params) -> None:
     player = with_large_weights(tiny_player(tiny_params)).train()
     spectra = player.spectra(0.1 * noise(2, 2, SAMPLES))
-    logits = player(spectra.magnitude, noise(2, 2, 2, 3, 32, 32))
+    logits = player(spectra.magnitude, noise(2, 2, 2, 3, 32, 32)).logits
     F.binary_cross_entropy_with_logits(logits, player.true_masks(spectra)).backward()
     for name, parameter in player.named_parameters():
         assert parameter.grad is not None, name

@@ -1,0 +1,199 @@
+"""Motion: the envelopes of a sound, predicted from what moves, and where the mixture follows them.
+
+Shapes: B mixtures, T motion frames, H x W pixels, h x w cells, D motion features, E envelopes,
+R x M mask rows x spectrogram frames.
+
+A player who is heard moves in time with the sound. For each place, `MotionNet` predicts the
+loudness and the onsets of its own sound from luminance differences. `SynchronyNet` returns maps of
+the mixture, one for each envelope and lag. The products of envelopes and maps are added to the
+logits of the masks: for each bin, a learned cross-correlation of what is seen with what is heard.
+The logits stay linear in the envelopes of a place, as they are in its visual features.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+# Loudness and onsets.
+ENVELOPES = 2
+
+# Distances, in spectrogram frames, by which the maps follow the envelopes.
+LAGS = 8
+
+# Number of maps of the mixture.
+SYNCHRONY_MAPS = ENVELOPES * LAGS
+
+# Channels of the nets, and of the hidden layers of the two heads.
+WIDTH = 16
+MAP_WIDTH = 24
+
+# The luminance is in [-1, 1]; differences of neighbouring frames are a small part of it.
+DIFFERENCE_GAIN = 5.0
+
+# Added to the weight of every cell, so that motion beside the attended cells counts, too.
+MIN_WEIGHT = 1e-3
+
+# Floors of the envelopes, relative to the mean energy of a frame and to the root mean square of the
+# magnitude, and the smallest mean square, so that the envelopes of silence are finite.
+LOUDNESS_FLOOR, MAGNITUDE_FLOOR, MIN_POWER = 1e-3, 3e-2, 1e-10
+
+# Added to the magnitudes of a mixture before the logarithm.
+INPUT_FLOOR = 1e-3
+
+
+class MotionNet(nn.Module):
+    """Space-time convolutions over luminance differences, and a head that predicts envelopes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        features = 2 * WIDTH
+        self.features = features
+        self.first = _block(2, WIDTH, (3, 5, 5), stride=2)
+        self.second = _block(WIDTH, features, (3, 3, 3), stride=2)
+        self.residuals = nn.ModuleList(
+            (_block(features, features, (5, 3, 3)), _block(features, features, (5, 1, 1)))
+        )
+        self.head = nn.Sequential(
+            nn.Conv1d(features, features, 5, padding=2),
+            nn.ReLU(),
+            nn.Conv1d(features, ENVELOPES, 5, padding=2),
+        )
+
+    def forward(self, motion: Tensor) -> Tensor:
+        """Return the motion features of each cell.
+
+        Args:
+            motion: luminance, uint8, (B, T, H, W).
+
+        Returns:
+            (B, D, T, H / 4, W / 4), rounded up.
+        """
+        luminance = motion.float() / 127.5 - 1
+        change = DIFFERENCE_GAIN * luminance.diff(dim=1, prepend=luminance[:, :1])
+        # The first frame has no predecessor: its change is that of the second.
+        change[:, 0] = change[:, min(1, change.shape[1] - 1)]
+        x: Tensor = self.second(self.first(torch.stack([change, change.abs()], dim=1)))
+        for residual in self.residuals:
+            x = x + residual(x)
+        return x
+
+    def envelopes(self, features: Tensor, frames: int) -> Tensor:
+        """Predict envelopes from motion features over time.
+
+        Args:
+            features: features of a place, (B, D, T).
+            frames: M, number of spectrogram frames in the same time.
+
+        Returns:
+            (B, E, M), loudness and onsets, scaled as by `true_envelopes`.
+        """
+        stretched = F.interpolate(features, size=frames, mode="linear", align_corners=False)
+        predicted: Tensor = self.head(stretched)
+        return predicted
+
+
+class SynchronyNet(nn.Module):
+    """Convolutions that find in a mixture what follows each envelope at each lag."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = _plane(3, MAP_WIDTH, (3, 3))
+        self.residuals = nn.ModuleList(
+            (_plane(MAP_WIDTH, MAP_WIDTH, (3, 5)), _plane(MAP_WIDTH, MAP_WIDTH, (5, 3)))
+        )
+        self.last = nn.Conv2d(MAP_WIDTH, SYNCHRONY_MAPS, 1, bias=False)
+        # Training starts from appearance alone.
+        nn.init.zeros_(self.last.weight)
+
+    def forward(self, magnitude: Tensor) -> Tensor:
+        """Return the maps of a mixture: (B, R, M) > 0 to (B, E * LAGS, R, M)."""
+        level = torch.log(magnitude + INPUT_FLOOR)
+        rise = level.diff(dim=-1, prepend=level[..., :1])
+        x: Tensor = self.first(torch.stack([level, rise.relu(), (-rise).relu()], dim=1))
+        for residual in self.residuals:
+            x = x + residual(x)
+        maps: Tensor = self.last(x)
+        return maps
+
+
+def lagged(envelopes: Tensor) -> Tensor:
+    """Return envelopes at all lags; they are zero before the first frame.
+
+    Args:
+        envelopes: (..., E, M).
+
+    Returns:
+        (..., E * LAGS, M), all envelopes at lag 0, then at lag 1, ...
+    """
+    frames = envelopes.shape[-1]
+    return torch.cat([F.pad(envelopes, (lag, 0))[..., :frames] for lag in range(LAGS)], dim=-2)
+
+
+def synchrony(envelopes: Tensor, maps: Tensor) -> Tensor:
+    """Return the logits that motion adds to those of appearance.
+
+    Args:
+        envelopes: predicted envelopes of N sources or places, (B, N, E, M).
+        maps: maps of the mixture, (B, E * LAGS, R, M).
+
+    Returns:
+        (B, N, R, M).
+    """
+    return torch.einsum("bnkm,bkrm->bnrm", lagged(envelopes), maps)
+
+
+def pool_motion(features: Tensor, pixels: Tensor) -> Tensor:
+    """Pool the motion features of cells where the vision net attends to.
+
+    Args:
+        features: motion features, (B, D, T, h', w').
+        pixels: visual features, (B, frames, C, h, w).
+
+    Returns:
+        (B, D, T).
+    """
+    weights = pixels.amax(dim=2).mean(dim=1).flatten(1).softmax(dim=-1) + MIN_WEIGHT
+    weights = weights / weights.sum(dim=-1, keepdim=True)
+    return torch.einsum("bdtp,bp->bdt", on_grid(features, pixels.shape[-2:]).flatten(3), weights)
+
+
+def on_grid(features: Tensor, shape: torch.Size) -> Tensor:
+    """Return motion features on the grid of the vision net: (B, D, T, h', w') to (..., h, w)."""
+    if features.shape[-2:] == shape:
+        return features
+    height, width = shape
+    return F.adaptive_avg_pool3d(features, (features.shape[2], height, width))
+
+
+def true_envelopes(sources: Tensor) -> Tensor:
+    """Return the envelopes of sources, which `MotionNet` learns to predict.
+
+    Both are relative to the mean level of all sources of a mixture, so that the level of a
+    recording does not matter, and a player at rest differs from one who plays.
+
+    Args:
+        sources: magnitudes of the true sources, (B, N, R, M), >= 0.
+
+    Returns:
+        Log energy, and mean rise of the log magnitude, scaled to a range of about -2.5 to 2.5,
+        (B, N, E, M).
+    """
+    power = sources.sum(dim=1).square().mean(dim=(1, 2))[:, None, None] + MIN_POWER
+    rows = sources.shape[2]
+    loudness = torch.log(sources.square().sum(dim=2) / (rows * power) + LOUDNESS_FLOOR)
+    level = torch.log(sources / power.sqrt()[..., None] + MAGNITUDE_FLOOR)
+    onsets = level.diff(dim=-1, prepend=level[..., :1]).relu().mean(dim=2)
+    return torch.stack([(loudness + 2) / 2, 5 * onsets], dim=2)
+
+
+def _block(inputs: int, outputs: int, kernel: tuple[int, int, int], stride: int = 1) -> nn.Module:
+    """Return a space-time convolution that keeps the number of frames."""
+    padding = (kernel[0] // 2, kernel[1] // 2, kernel[2] // 2)
+    convolution = nn.Conv3d(inputs, outputs, kernel, (1, stride, stride), padding, bias=False)
+    return nn.Sequential(convolution, nn.BatchNorm3d(outputs), nn.ReLU())
+
+
+def _plane(inputs: int, outputs: int, kernel: tuple[int, int]) -> nn.Module:
+    padding = (kernel[0] // 2, kernel[1] // 2)
+    convolution = nn.Conv2d(inputs, outputs, kernel, padding=padding, bias=False)
+    return nn.Sequential(convolution, nn.BatchNorm2d(outputs), nn.ReLU())
