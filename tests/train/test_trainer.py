@@ -272,7 +272,7 @@ def test_micro_batches_have_their_own_batch_statistics(
     losses = []
     for half, part in zip(halves, (slice(0, 2), slice(2, 4)), strict=True):
         spectra = half.spectra(batch.audio[part])
-        logits = half(spectra.magnitude, normalize_frames(batch.frames[part]))
+        logits = half(spectra.magnitude, normalize_frames(batch.frames[part])).logits
         truth = half.true_masks(spectra)
         loss = separation_loss(logits, spectra, truth, params.model, params.train)
         loss.backward()
