@@ -1,16 +1,18 @@
 """Network outputs for a segment of video, from which the sound of any pixel can be computed.
 
-Shapes: W windows, h x w cells of the picture, C channels, K places (cells or regions), R mask rows
-(256 log-spaced ones or F), F x M frequency bins x spectrogram frames, L samples.
+Shapes: W windows, h x w cells of the picture, C channels, E envelopes, K places (cells or regions),
+R mask rows (256 log-spaced ones or F), F x M frequency bins x spectrogram frames, L samples.
 """
 
 from dataclasses import dataclass
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from numpy.typing import NDArray
 
 from sop.dataset.clips import Audio
+from sop.model.motion import LAGS, synchrony
 from sop.model.pixelplayer import activate
 from sop.model.spectrogram import istft, stft, stft_power, to_linear_frequency
 from sop.params import Activation, SpectrogramParams
@@ -18,6 +20,49 @@ from sop.runtime.device import one_thread
 
 # Number of spectrogram frames for which the masks of all cells are in memory at a time.
 BLOCK_FRAMES = 32
+
+
+# A segment has the envelopes of this number of spectrogram frames before its first one.
+LEAD_FRAMES = LAGS - 1
+
+
+@dataclass(frozen=True)
+class MotionEmbedding:
+    """What a model with motion adds to the embedding of a segment."""
+
+    maps: NDArray[np.float32]
+    """Maps of the sound that follow the envelopes, cross-faded over the windows,
+    (E * LAGS, R, M)."""
+    cells: NDArray[np.float32]
+    """Predicted loudness and onsets of each cell, (E, LEAD_FRAMES + M, h, w)."""
+
+    def pool(self, weights: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Return the envelopes of places.
+
+        Args:
+            weights: weight of each cell in each place, (K, h, w), with a sum of 1.
+
+        Returns:
+            (K, E, LEAD_FRAMES + M).
+        """
+        pooled: NDArray[np.float32] = np.einsum("emhw,khw->kem", self.cells, weights)
+        return pooled
+
+    def logits(self, envelopes: NDArray[np.float32], frames: slice) -> torch.Tensor:
+        """Return what motion adds to the logits of places.
+
+        Args:
+            envelopes: envelopes of the places, (K, E, LEAD_FRAMES + M).
+            frames: spectrogram frames, M' of them.
+
+        Returns:
+            (K, R, M').
+        """
+        begin, end, _ = frames.indices(self.maps.shape[-1])
+        # The lags before the first frame come from the lead.
+        lead = torch.from_numpy(envelopes[None, :, :, begin : end + LEAD_FRAMES])
+        maps = torch.from_numpy(self.maps[None, :, :, begin:end])
+        return synchrony(lead, F.pad(maps, (LEAD_FRAMES, 0)))[0, :, :, LEAD_FRAMES:]
 
 
 @dataclass(frozen=True)
@@ -49,9 +94,14 @@ class Embedding:
     """Activation of the masks."""
     image_activation: Activation = "none"
     """Activation of the visual features of a cell or region."""
+    motion: MotionEmbedding | None = None
+    """Motion of the segment; None for a model without motion."""
 
     def masks(
-        self, features: NDArray[np.float32], frames: slice = slice(None)
+        self,
+        features: NDArray[np.float32],
+        frames: slice = slice(None),
+        envelopes: NDArray[np.float32] | None = None,
     ) -> NDArray[np.float32]:
         """Return the masks of places.
 
@@ -59,19 +109,35 @@ class Embedding:
             features: features of each place in each window, (W, K, C); those of a cell are
                 `cells[:, i, j]`.
             frames: spectrogram frames, M of them.
+            envelopes: envelopes of each place, (K, E, LEAD_FRAMES + M); those of a cell are
+                `motion.cells[:, :, i, j]`. None for a model without motion.
 
         Returns:
             Gain of each bin for each place, (K, F, M), >= 0; at most 1 for binary models.
         """
+        assert (envelopes is None) == (self.motion is None)
         weights = np.einsum("wm,wkc->mkc", self.crossfade[:, frames], self.weights(features))
         components = self.components[:, :, frames].transpose(2, 0, 1)
         with torch.inference_mode(), one_thread():
             logits = torch.from_numpy(weights) @ torch.from_numpy(components)
             logits += self.bias
-            masks = activate(logits.permute(1, 2, 0).contiguous(), self.activation, 0)
+            logits = logits.permute(1, 2, 0).contiguous()
+            if self.motion is not None and envelopes is not None:
+                logits += self.motion.logits(envelopes, frames)
+            masks = activate(logits, self.activation, 0)
             if self.spectrogram.log_frequency:
                 masks = to_linear_frequency(masks, self.spectrogram.stft_frame // 2 + 1)
             return masks.clamp_(min=0).numpy()
+
+    def cell_masks(self, frames: slice = slice(None)) -> NDArray[np.float32]:
+        """Return the masks of all cells, (h * w, F, M)."""
+        windows, height, width, channels = self.cells.shape
+        features = self.cells.reshape(windows, height * width, channels)
+        envelopes = None
+        if self.motion is not None:
+            cells = self.motion.cells
+            envelopes = cells.reshape(*cells.shape[:2], -1).transpose(2, 0, 1)
+        return self.masks(features, frames, envelopes)
 
     def weights(self, features: NDArray[np.float32]) -> NDArray[np.float32]:
         """Return the weight of each component for features, activated and scaled, (..., C)."""
@@ -85,13 +151,12 @@ class Embedding:
         The energy is divided among windows by their cross-fade weights: the sum over W is the
         energy of the whole segment.
         """
-        windows, height, width, channels = self.cells.shape
-        features = self.cells.reshape(windows, height * width, channels)
+        windows, height, width, _ = self.cells.shape
         power = stft_power(self.audio, self.spectrogram)
         energy = np.empty((height * width, power.shape[1]), np.float32)
         for first in range(0, power.shape[1], BLOCK_FRAMES):
             block = slice(first, first + BLOCK_FRAMES)
-            masks = self.masks(features, block)
+            masks = self.cell_masks(block)
             np.einsum("pfm,pfm,fm->pm", masks, masks, power[:, block], out=energy[:, block])
         return (self.crossfade @ energy.T).reshape(windows, height, width)
 

@@ -16,6 +16,7 @@ from scipy import ndimage
 from torch import Tensor
 
 from sop.inference.embedding import BLOCK_FRAMES, Embedding
+from sop.model.motion import cell_weights
 from sop.model.pixelplayer import PixelPlayer, Spectra
 from sop.model.spectrogram import stft_power, to_linear_frequency
 from sop.model.vision import pool_pixels
@@ -57,6 +58,9 @@ class Region:
     features: NDArray[np.float32] | None = None
     """Visual features of the region, pooled over the whole recording, (C,); None to pool the
     features of each window separately."""
+    weights: NDArray[np.float32] | None = None
+    """Weight of each cell in the motion of the region, (h, w), with a sum of 1; None for equal
+    weights."""
 
     @property
     def box(self) -> tuple[float, float, float, float]:
@@ -117,7 +121,7 @@ class Localizer:
         self._energy += float(power.sum(dtype=np.float64))
         for first in range(0, power.shape[1], BLOCK_FRAMES):
             block = slice(first, first + BLOCK_FRAMES)
-            sounds = embedding.masks(cells, block)
+            sounds = embedding.cell_masks(block)
             sounds *= np.sqrt(power[:, block])
             flat = torch.from_numpy(sounds.reshape(len(sounds), -1))
             with one_thread():
@@ -146,7 +150,10 @@ class Localizer:
         for group in _groups(_patches(grid), products, shape, regions):
             cells = np.zeros(shape, bool)
             cells.flat[group] = True
-            found.append(Region(cells, float(energy[group].max()), self._features.pool(group)))
+            weights = np.zeros(shape, np.float32)
+            weights.flat[group] = self._features.weights(group)
+            features = self._features.pool(group)
+            found.append(Region(cells, float(energy[group].max()), features, weights))
         found.sort(key=lambda region: -region.energy)
         return Localization(grid, _colours(products, energy, shape), tuple(found[:MAX_REGIONS]))
 
@@ -159,11 +166,15 @@ class _PooledFeatures:
         self._join = np.maximum if pooling == "maxpool" else np.add
         self._total: Any = -np.inf if pooling == "maxpool" else 0.0
         self._weight: Any = 0.0
+        self._attention: Any = 0.0
+        self._share = 0.0
 
     def update(self, cells: NDArray[np.float32], share: NDArray[np.float32]) -> None:
         """Add windows, (W, P, C), with the share of the recording that each covers, (W,)."""
         features = cells.astype(np.float64)
         weight = np.broadcast_to(share[:, None].astype(np.float64), features.shape[:2])
+        self._attention = self._attention + share @ features.max(axis=2)
+        self._share += float(share.sum())
         if self._pooling == "attention":
             # Limited so that the exponential is finite; no network output is that large.
             weight = weight * np.exp(np.minimum(features.max(axis=2), 500.0))
@@ -179,6 +190,12 @@ class _PooledFeatures:
             pooled = pooled / self._weight[cells].sum()
         features: NDArray[np.float32] = pooled.astype(np.float32)
         return features
+
+    def weights(self, cells: CellIndices) -> NDArray[np.float32]:
+        """Return the weight of each of a group of cells in their motion; the sum is 1."""
+        attended = torch.from_numpy(self._attention[cells] / self._share)
+        weights: NDArray[np.float32] = cell_weights(attended).float().numpy()
+        return weights
 
 
 def pool_region(

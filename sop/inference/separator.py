@@ -4,7 +4,8 @@ Shapes: W windows, T frames of each, h x w cells, C channels, R mask rows, F x M
 spectrogram frames, K regions, L samples.
 """
 
-from collections.abc import Iterable, Iterator
+import math
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,10 +14,11 @@ import torch
 from numpy.typing import NDArray
 
 from sop.dataset.clips import Audio
-from sop.inference.embedding import Embedding, normalize_masks
+from sop.inference.embedding import LEAD_FRAMES, Embedding, MotionEmbedding, normalize_masks
 from sop.inference.localization import Localization, Localizer, Region, pool_region
 from sop.inference.recording import Recording, decoded_recording
 from sop.model.checkpoint import load_player
+from sop.model.motion import REACH, on_grid
 from sop.model.pixelplayer import PixelPlayer, normalize_frames
 from sop.model.spectrogram import network_input
 from sop.params import InferenceParams
@@ -147,7 +149,17 @@ class Separator:
         if not regions:
             return np.ones((1, bins, embedding.crossfade.shape[1]), np.float32)
         features = [self.features(embedding, region) for region in regions]
-        return normalize_masks(embedding.masks(np.stack(features, axis=1)))
+        envelopes = None
+        if embedding.motion is not None:
+            weights = [
+                region.cells / np.float32(region.cells.sum())
+                if region.weights is None
+                else region.weights
+                for region in regions
+            ]
+            envelopes = embedding.motion.pool(np.stack(weights).astype(np.float32))
+        masks = embedding.masks(np.stack(features, axis=1), envelopes=envelopes)
+        return normalize_masks(masks)
 
     def features(self, embedding: Embedding, region: Region) -> NDArray[np.float32]:
         """Return the visual features of a region in each window, (W, C)."""
@@ -191,7 +203,7 @@ class Separator:
                 maps, features = self.run_networks(recording, batch)
                 cells.append(features)
                 if components is None:
-                    components = np.zeros((channels, maps.shape[2], count), np.float32)
+                    components = np.zeros((maps.shape[1], maps.shape[2], count), np.float32)
                 for number, (start, window) in enumerate(zip(batch, maps, strict=True), position):
                     begin, end = max(start, first), min(start + window.shape[-1], first + count)
                     segment = slice(begin - first, end - first)
@@ -199,18 +211,23 @@ class Separator:
                         crossfade[number, segment] * window[:, :, begin - start : end - start]
                     )
         assert components is not None
+        motion = None
+        if self.player.motion is not None:
+            envelopes = self.run_motion(recording, first, count, cells[0].shape[1:3])
+            motion = MotionEmbedding(components[channels:], envelopes)
         begin = first * self._hop
         return Embedding(
             audio=recording.sound(begin, begin + (count - 1) * self._hop),
             sample_rate=recording.sample_rate,
             spectrogram=self.params.spectrogram,
-            components=components,
+            components=components[:channels],
             cells=np.concatenate(cells),
             scale=np.ones(channels, np.float32) if scale is None else scale.detach().cpu().numpy(),
             crossfade=crossfade,
             bias=float(self.player.synthesizer.bias.detach()),
             activation=self.params.model.output_activation,
             image_activation=self.params.model.image_activation,
+            motion=motion,
         )
 
     def run_networks(
@@ -223,7 +240,8 @@ class Separator:
             starts: first spectrogram frame of each window, (W,).
 
         Returns:
-            Component maps, (W, C, R, M), and features of the cells, (W, h, w, C).
+            Component maps, (W, C, R, M), with motion followed by the maps of the synchrony net; and
+            features of the cells, (W, h, w, C).
         """
         mixture, model = self.params.mixture, self.params.model
         half = self._window_frames * self._hop / 2 / recording.sample_rate
@@ -235,8 +253,45 @@ class Separator:
         pooled = features.mean(dim=1) if model.image_pooling == "avgpool" else features.amax(dim=1)
         cells = pooled.permute(0, 2, 3, 1)
         spectra = self._spectra(recording, starts, self._window_frames)
-        maps = self.player.sound_features(network_input(spectra, self.params.spectrogram))
+        magnitude = network_input(spectra, self.params.spectrogram)
+        maps = self.player.sound_features(magnitude)
+        if self.player.synchrony is not None:
+            maps = torch.cat([maps, self.player.synchrony(magnitude)], dim=1)
         return maps.float().cpu().numpy(), cells.float().cpu().numpy()
+
+    def run_motion(
+        self, recording: Recording, first: int, count: int, shape: Sequence[int]
+    ) -> NDArray[np.float32]:
+        """Run the motion net on a segment of a recording.
+
+        Args:
+            recording: a recording of any length.
+            first: first spectrogram frame of the segment.
+            count: M, number of frames.
+            shape: number of cells, (h, w).
+
+        Returns:
+            Envelopes of each cell, (E, LEAD_FRAMES + M, h, w), from `LEAD_FRAMES` before `first`.
+        """
+        net, rate = self.player.motion, self.params.extract.motion_rate
+        assert net is not None
+        assert rate is not None
+        columns = np.arange(first - LEAD_FRAMES, first + count)
+        # As in training, where M spectrogram frames and the motion frames of a clip are stretched
+        # to the same length. Motion frame i is in the middle of its interval.
+        places = (columns + 0.5) * self._hop / recording.sample_rate * rate - 0.5
+        begin = math.floor(places[0]) - REACH
+        length = math.floor(places[-1]) + 2 + REACH - begin
+        moving = recording.motion(begin / rate, length, self.params.mixture.motion_size)
+        with torch.inference_mode():
+            cells = net(torch.from_numpy(moving)[None].to(self.device))
+            envelopes = on_grid(cells, shape)[0].float().cpu().numpy()
+        lower = np.floor(places).astype(int) - begin
+        part = (places - np.floor(places)).astype(np.float32)[:, None, None]
+        between: NDArray[np.float32] = (1 - part) * envelopes[:, lower] + part * (
+            envelopes[:, lower + 1]
+        )
+        return between
 
     def _spectra(self, recording: Recording, starts: list[int], count: int) -> torch.Tensor:
         """Return complex spectrograms of windows of `count` frames, (W, F, count)."""

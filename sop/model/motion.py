@@ -1,7 +1,7 @@
 """Motion: the envelopes of a sound, predicted from what moves, and where the mixture follows them.
 
-Shapes: B mixtures, T motion frames, H x W pixels, h x w cells, D motion features, E envelopes,
-R x M mask rows x spectrogram frames.
+Shapes: B mixtures, T motion frames, H x W pixels, h x w cells, E envelopes,
+P cells, R x M mask rows x spectrogram frames.
 
 A player who is heard moves in time with the sound. For each place, `MotionNet` predicts the
 loudness and the onsets of its own sound from luminance differences. `SynchronyNet` returns maps of
@@ -10,6 +10,8 @@ logits of the masks: for each bin, a learned cross-correlation of what is seen w
 The logits stay linear in the envelopes of a place, as they are in its visual features.
 """
 
+from collections.abc import Sequence
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -17,8 +19,11 @@ from torch import Tensor, nn
 # Loudness and onsets.
 ENVELOPES = 2
 
-# Distances, in spectrogram frames, by which the maps follow the envelopes.
+# Number of distances, in spectrogram frames from 0, by which the maps follow the envelopes.
 LAGS = 8
+
+# Number of motion frames before and after a moment that its envelopes depend on.
+REACH = 11
 
 # Number of maps of the mixture.
 SYNCHRONY_MAPS = ENVELOPES * LAGS
@@ -42,31 +47,33 @@ INPUT_FLOOR = 1e-3
 
 
 class MotionNet(nn.Module):
-    """Space-time convolutions over luminance differences, and a head that predicts envelopes."""
+    """Space-time convolutions over luminance differences that predict the envelopes of each cell.
+
+    The envelopes of a source or region are a weighted mean of those of its cells.
+    """
 
     def __init__(self) -> None:
         super().__init__()
-        features = 2 * WIDTH
-        self.features = features
+        wide = 2 * WIDTH
         self.first = _block(2, WIDTH, (3, 5, 5), stride=2)
-        self.second = _block(WIDTH, features, (3, 3, 3), stride=2)
+        self.second = _block(WIDTH, wide, (3, 3, 3), stride=2)
         self.residuals = nn.ModuleList(
-            (_block(features, features, (5, 3, 3)), _block(features, features, (5, 1, 1)))
+            (_block(wide, wide, (5, 3, 3)), _block(wide, wide, (5, 1, 1)))
         )
         self.head = nn.Sequential(
-            nn.Conv1d(features, features, 5, padding=2),
+            nn.Conv3d(wide, wide, (5, 1, 1), padding=(2, 0, 0)),
             nn.ReLU(),
-            nn.Conv1d(features, ENVELOPES, 5, padding=2),
+            nn.Conv3d(wide, ENVELOPES, (5, 1, 1), padding=(2, 0, 0)),
         )
 
     def forward(self, motion: Tensor) -> Tensor:
-        """Return the motion features of each cell.
+        """Return the envelopes of each cell.
 
         Args:
             motion: luminance, uint8, (B, T, H, W).
 
         Returns:
-            (B, D, T, H / 4, W / 4), rounded up.
+            Loudness and onsets, scaled as by `true_envelopes`, (B, E, T, H / 4, W / 4), rounded up.
         """
         luminance = motion.float() / 127.5 - 1
         change = DIFFERENCE_GAIN * luminance.diff(dim=1, prepend=luminance[:, :1])
@@ -75,21 +82,8 @@ class MotionNet(nn.Module):
         x: Tensor = self.second(self.first(torch.stack([change, change.abs()], dim=1)))
         for residual in self.residuals:
             x = x + residual(x)
-        return x
-
-    def envelopes(self, features: Tensor, frames: int) -> Tensor:
-        """Predict envelopes from motion features over time.
-
-        Args:
-            features: features of a place, (B, D, T).
-            frames: M, number of spectrogram frames in the same time.
-
-        Returns:
-            (B, E, M), loudness and onsets, scaled as by `true_envelopes`.
-        """
-        stretched = F.interpolate(features, size=frames, mode="linear", align_corners=False)
-        predicted: Tensor = self.head(stretched)
-        return predicted
+        envelopes: Tensor = self.head(x)
+        return envelopes
 
 
 class SynchronyNet(nn.Module):
@@ -142,27 +136,40 @@ def synchrony(envelopes: Tensor, maps: Tensor) -> Tensor:
     return torch.einsum("bnkm,bkrm->bnrm", lagged(envelopes), maps)
 
 
-def pool_motion(features: Tensor, pixels: Tensor) -> Tensor:
-    """Pool the motion features of cells where the vision net attends to.
+def pool_envelopes(envelopes: Tensor, pixels: Tensor, frames: int) -> Tensor:
+    """Return the envelopes of a source: the mean of those of its cells, by `cell_weights`.
 
     Args:
-        features: motion features, (B, D, T, h', w').
-        pixels: visual features, (B, frames, C, h, w).
+        envelopes: envelopes of each cell, (B, E, T, h', w').
+        pixels: visual features of the source, (B, T_v, C, h, w).
+        frames: M, number of spectrogram frames in the same time.
 
     Returns:
-        (B, D, T).
+        (B, E, M).
     """
-    weights = pixels.amax(dim=2).mean(dim=1).flatten(1).softmax(dim=-1) + MIN_WEIGHT
-    weights = weights / weights.sum(dim=-1, keepdim=True)
-    return torch.einsum("bdtp,bp->bdt", on_grid(features, pixels.shape[-2:]).flatten(3), weights)
+    weights = cell_weights(attention(pixels).flatten(1))
+    cells = on_grid(envelopes, pixels.shape[-2:]).flatten(3)
+    pooled = torch.einsum("betp,bp->bet", cells, weights)
+    return F.interpolate(pooled, size=frames, mode="linear", align_corners=False)
 
 
-def on_grid(features: Tensor, shape: torch.Size) -> Tensor:
-    """Return motion features on the grid of the vision net: (B, D, T, h', w') to (..., h, w)."""
-    if features.shape[-2:] == shape:
-        return features
+def attention(pixels: Tensor) -> Tensor:
+    """Return how much the vision net attends to each cell: (B, T_v, C, h, w) to (B, h, w)."""
+    return pixels.amax(dim=2).mean(dim=1)
+
+
+def cell_weights(attended: Tensor) -> Tensor:
+    """Return the weights of the cells of a source from their `attention`, (..., P); the sum is 1."""
+    weights = attended.softmax(dim=-1) + MIN_WEIGHT
+    return weights / weights.sum(dim=-1, keepdim=True)
+
+
+def on_grid(envelopes: Tensor, shape: Sequence[int]) -> Tensor:
+    """Return envelopes on the grid of the vision net: (B, E, T, h', w') to (B, E, T, h, w)."""
     height, width = shape
-    return F.adaptive_avg_pool3d(features, (features.shape[2], height, width))
+    if envelopes.shape[-2:] == (height, width):
+        return envelopes
+    return F.adaptive_avg_pool3d(envelopes, (envelopes.shape[2], height, width))
 
 
 def true_envelopes(sources: Tensor) -> Tensor:

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from sop.model.motion import MotionNet, SynchronyNet, pool_motion, synchrony, true_envelopes
+from sop.model.motion import MotionNet, SynchronyNet, pool_envelopes, synchrony, true_envelopes
 from sop.model.sound import SoundNet
 from sop.model.spectrogram import binary_masks, network_input, network_magnitude, ratio_masks, stft
 from sop.model.synthesizer import Synthesizer
@@ -76,10 +76,9 @@ class PixelPlayer(nn.Module):
             return Prediction(logits)
         assert motion is not None, "a model with motion needs motion frames"
         sources = frames.shape[1]
-        moving = self.motion(motion.transpose(0, 1).flatten(0, 1))
-        pooled = pool_motion(moving, pixels)
-        envelopes = self.motion.envelopes(pooled, magnitude.shape[-1])
-        envelopes = torch.stack(envelopes.chunk(sources), dim=1)
+        cells = self.motion(motion.transpose(0, 1).flatten(0, 1))
+        pooled = pool_envelopes(cells, pixels, magnitude.shape[-1])
+        envelopes = torch.stack(pooled.chunk(sources), dim=1)
         added = synchrony(envelopes, self.synchrony(magnitude))
         # A background has no motion of its own.
         return Prediction(

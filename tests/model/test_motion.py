@@ -9,11 +9,12 @@ from torch import Tensor
 from sop.model.motion import (
     ENVELOPES,
     LAGS,
+    REACH,
     MotionNet,
     SynchronyNet,
     lagged,
     on_grid,
-    pool_motion,
+    pool_envelopes,
     synchrony,
     true_envelopes,
 )
@@ -84,14 +85,25 @@ def test_brightness_alone_moves_nothing() -> None:
         torch.testing.assert_close(net(dark + 100), net(dark), rtol=1e-4, atol=1e-4)
 
 
-def test_features_are_pooled_where_the_vision_net_attends_to() -> None:
-    features = torch.randn(1, 3, 4, 5, 6, generator=torch.Generator().manual_seed(2))
+def test_envelopes_are_pooled_where_the_vision_net_attends_to() -> None:
+    cells = torch.randn(1, 2, 4, 5, 6, generator=torch.Generator().manual_seed(2))
     pixels = torch.zeros(1, 2, 8, 5, 6)
     pixels[0, :, 3, 2, 4] = 50.0
-    pooled = pool_motion(features, pixels)
-    # The other 29 cells have a weight of 0.001 each.
-    wanted = (features[0, :, :, 2, 4] + 1e-3 * features.flatten(3).sum(-1)[0]) / 1.03
+    pooled = pool_envelopes(cells, pixels, 4)
+    # The 30 cells have a weight of 0.001 each, and the attended one 1 more.
+    wanted = (cells[0, :, :, 2, 4] + 1e-3 * cells.flatten(3).sum(-1)[0]) / 1.03
     torch.testing.assert_close(pooled[0], wanted)
+
+
+def test_envelopes_of_a_moment_depend_on_the_frames_within_reach() -> None:
+    net = MotionNet().eval()
+    clip = moving(1, 4 * REACH, SIZE, SIZE)
+    changed = clip.clone()
+    changed[0, 2 * REACH] = 255 - changed[0, 2 * REACH]
+    with torch.inference_mode():
+        differs = (net(clip) != net(changed)).flatten(3).any(-1)[0].any(0).nonzero()[:, 0]
+    assert differs.min() == 2 * REACH - (REACH - 1)
+    assert differs.max() == 2 * REACH + REACH
 
 
 def test_cells_of_both_nets_match() -> None:

@@ -1,0 +1,128 @@
+"""Separators of models with motion."""
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from sop.inference import separator as module
+from sop.inference.embedding import LEAD_FRAMES
+from sop.inference.localization import regions_at
+from sop.inference.separator import Separator
+from sop.model.motion import ENVELOPES, attention, cell_weights
+from sop.model.pixelplayer import normalize_frames
+from sop.params import Params
+from tests.support.experiment import with_values
+from tests.support.planted import RATE, ArrayRecording, separator_of
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+HOP = 512
+# Three motion frames in four spectrogram frames.
+MOTION_RATE = 0.75 * RATE / HOP
+# The pictures have 2 x 4 cells; see `ArrayRecording.frames`.
+SHAPE = (2, 4)
+
+
+class MovingRecording(ArrayRecording):
+    """A recording whose motion frame i is a picture of its own; negative ones are the first."""
+
+    def __init__(self, samples: int, brightness: bool = False) -> None:
+        rng = np.random.default_rng(0)
+        super().__init__(rng.uniform(-0.5, 0.5, samples))
+        self.count = round(samples / RATE * MOTION_RATE)
+        self.pictures = rng.integers(0, 256, (self.count, 16, 32), dtype=np.uint8)
+        if brightness:
+            self.pictures[:] = np.arange(self.count)[:, None, None]
+
+    def motion(self, begin: float, count: int, size: int) -> np.ndarray:
+        first = round(begin * MOTION_RATE)
+        return self.pictures[np.clip(np.arange(first, first + count), 0, self.count - 1)]
+
+
+class Brightness(nn.Module):
+    """Instead of the motion net: both envelopes of a cell are the brightness of its picture."""
+
+    def forward(self, motion: Tensor) -> Tensor:
+        return motion.float()[:, None].expand(-1, ENVELOPES, -1, -1, -1)
+
+
+@pytest.fixture
+def moving(tiny_params: Params) -> Separator:
+    values = {
+        "extract.motion_rate": MOTION_RATE,
+        "mixture.motion_size": 16,
+        "model.motion": "synchrony",
+        "model.image_pooling": "attention",
+    }
+    separator = separator_of(with_values(tiny_params, values))
+    generator = torch.Generator().manual_seed(1)
+    for net in (separator.player.vision.head, separator.player.synchrony.last):
+        nn.init.normal_(net.weight, 0, 0.3, generator=generator)
+    return separator
+
+
+def test_segments_do_not_change_the_masks_of_motion(
+    moving: Separator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recording = MovingRecording(12 * RATE)
+    at = tuple(regions_at([(0.1, 0.1), (0.9, 0.9)], SHAPE))
+    found = []
+    for windows in (3, 16):
+        monkeypatch.setattr(module, "SEGMENT_WINDOWS", windows)
+        where = moving.localize(recording, regions=2)
+        segments = [embedding for _, embedding in moving.segments(recording)]
+        masks = [
+            np.concatenate([moving.region_masks(one, regions) for one in segments], axis=2)
+            for regions in (at, where.regions)
+        ]
+        found.append((*masks, where.energy))
+    assert len(found[0]) == 3
+    for cut, whole in zip(*found, strict=True):
+        np.testing.assert_allclose(cut, whole, atol=2e-4)
+    # The masks of a cell follow its motion.
+    motion = moving.embed(recording, 0, 64).motion
+    assert motion is not None
+    assert motion.cells.std(axis=1).min() > 1e-4
+
+
+def test_envelopes_are_those_of_their_moments(moving: Separator) -> None:
+    moving.player.motion = Brightness()
+    recording = MovingRecording(8 * RATE, brightness=True)
+    motion = moving.embed(recording, 30, 20).motion
+    assert motion is not None
+    assert motion.cells.shape == (ENVELOPES, LEAD_FRAMES + 20, *SHAPE)
+    # Motion frame i, of brightness i, shows second (i + 0.5) / MOTION_RATE; half a spectrogram
+    # frame is as in training.
+    columns = np.arange(30 - LEAD_FRAMES, 50)
+    expected = (columns + 0.5) * HOP / RATE * MOTION_RATE - 0.5
+    np.testing.assert_allclose(motion.cells[1, :, 1, 2], expected, atol=1e-3)
+
+
+def test_recording_has_the_envelopes_of_a_training_clip(moving: Separator) -> None:
+    player, frames = moving.player, 128
+    recording = MovingRecording(frames * HOP)
+    pictures = normalize_frames(torch.from_numpy(recording.frames(0, 2, 1, 32)))[None, None]
+    motion = recording.motion(0, round(frames * 0.75), 16)
+    with torch.inference_mode():
+        magnitude = torch.ones(1, 256, frames)
+        clip = player(magnitude, pictures, motion=torch.from_numpy(motion)[None, None]).envelopes
+        weights = cell_weights(attention(player.vision(pictures[0])).flatten(1)).view(1, *SHAPE)
+    found = moving.embed(recording, 0, frames).motion
+    assert found is not None
+    pooled = found.pool(weights.numpy())[:, :, LEAD_FRAMES:]
+    # At the ends a clip has zeros beyond it, and a recording still pictures.
+    inner = slice(16, frames - 16)
+    np.testing.assert_allclose(pooled[..., inner], clip[0].numpy()[..., inner], atol=1e-4)
+    assert pooled[..., inner].std() > 1e-3
+
+
+def test_pixel_and_region_of_one_cell_sound_the_same(moving: Separator) -> None:
+    recording = MovingRecording(4 * RATE)
+    embedding = moving.embed(recording, 0, 60)
+    (region,) = regions_at([(0.3, 0.9)], SHAPE)
+    masks = moving.region_masks(embedding, (region,))[0]
+    cell = int(np.flatnonzero(region.cells)[0])
+    np.testing.assert_allclose(masks, embedding.cell_masks()[cell], atol=1e-5)
+    part = embedding.cell_masks(slice(13, 31))
+    np.testing.assert_allclose(part, embedding.cell_masks()[:, :, 13:31], atol=1e-5)
