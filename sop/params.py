@@ -366,6 +366,8 @@ class EvaluateParams(Section):
     seed: Seed
     mixtures: Annotated[Count, Field(le=1_000_000)]
     shown: Annotated[CountOrZero, Field(le=10_000)]
+    same_category: Annotated[CountOrZero, Field(le=1_000_000)]
+    silent: Annotated[CountOrZero, Field(le=1_000_000)]
     mask_threshold: ProperFraction
 
 

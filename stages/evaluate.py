@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from sop.dataset.index import VALIDATION, read_index
+from sop.evaluate.motion import DETAILS, measure_motion, plain_kind
 from sop.evaluate.results import write_results
 from sop.evaluate.validation import evaluation_summary, separate_mixtures
 from sop.model.checkpoint import load_player
@@ -20,14 +21,17 @@ def main() -> None:
     model = Path("data/model/last.pt")
     require_file(model, "model; run `dvc repro train`")
     player, _ = load_player(model)
+    player = player.to(device)
+    videos = read_index(Path("data/index") / VALIDATION, Path("data/motion"))
     separations = separate_mixtures(
-        player.to(device),
-        read_index(Path("data/index") / VALIDATION, Path("data/motion")),
+        player,
+        videos,
         params,
         settings.mixtures,
         settings.seed,
         settings.mask_threshold,
         device,
+        plain_kind(settings),
     )
     scores = write_results(
         progress(separations, "evaluate", settings.mixtures, unit="mixture"),
@@ -35,7 +39,8 @@ def main() -> None:
         sounds=Path("data/evaluate"),
         plots=Path("metrics/evaluate"),
     )
-    write_metrics("evaluate", evaluation_summary(scores), details=("category", "reasons"))
+    summary = evaluation_summary(scores) | measure_motion(player, videos, params, scores, device)
+    write_metrics("evaluate", summary, details=("category", "reasons", *DETAILS))
 
 
 if __name__ == "__main__":

@@ -3,7 +3,7 @@
 import textwrap
 from collections.abc import Iterator, Mapping
 
-from sop.denoise.intervals import MIN_INDEPENDENT
+from sop.evaluate.intervals import MIN_INDEPENDENT
 from sop.report.comparison import DECIDING, SAME, UNDECIDED, Comparison, Difference
 from sop.report.wording import counted
 from sop.runtime.log import printable

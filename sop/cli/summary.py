@@ -89,6 +89,32 @@ def _evaluated(metrics: dict[str, Any]) -> Iterator[str]:
     yield from ("", f"{counts}, {mixtures['left_out']} left out")
     for number, reason in mixtures["reasons"].items():
         yield f"  mixture {number}: {reason}"
+    if "shifted" in metrics:
+        yield from _motion(metrics, metrics["shifted"])
+
+
+def _motion(metrics: dict[str, Any], control: dict[str, Any]) -> Iterator[str]:
+    """Describe mixtures of one category and silent sources, beside the same with late frames."""
+    late = f"late {control['seconds']:g} s"
+    yield from ("", f"{'what motion adds':28}{'in time':>9}{late:>12}{'change':>8}  dB")
+    names = {"different": "different categories", "same_category": "one category"}
+    for key, name in names.items():
+        if key in control:
+            both = (metrics if key == "different" else metrics[key], control[key])
+            gains = [values["sdr_improvement"]["mean"] for values in both]
+            row = f"{f'gain, {name}':28}{_decibels(gains[0]):>9}{_decibels(gains[1]):>12}"
+            # Over the mixtures that are measured both ways, which may be fewer.
+            change = control[key]["change"]
+            yield f"{row}{_decibels(change and change['mean'])}"
+    names |= {"resting": "at rest"}
+    for key, name in names.items():
+        leak = metrics.get("silent_leak", {}).get(key)
+        if leak is not None:
+            after = control["silent_leak"].get(key, {}).get("median")
+            row = f"{f'leak, {name}':28}{_decibels(leak['median']):>9}{_decibels(after):>12}"
+            share, count = leak["below_20_db"], leak["mixtures"]["counted"]
+            below = "" if share is None else f", {share:.0%} below -20 dB"
+            yield f"{row}{'':8}  {counted(count, 'mixture')}{below}"
 
 
 def _denoised(metrics: dict[str, Any]) -> Iterator[str]:

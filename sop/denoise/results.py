@@ -8,10 +8,10 @@ from typing import Any
 import pandas as pd
 
 from sop.denoise.guard import Kept
-from sop.denoise.intervals import Interval
 from sop.denoise.selection import Denoised
 from sop.denoise.settings import METHODS, NONE, FilterSettings, MethodSettings
 from sop.denoise.trial import DENOISE_MEASURES, NOTEBOOK_SNR, Trial
+from sop.evaluate.intervals import Interval
 from sop.evaluate.records import read_record, write_sound
 from sop.params import Params
 from sop.runtime.files import make_folder, write_text

@@ -18,7 +18,6 @@ from threadpoolctl import threadpool_limits
 
 from sop.dataset.seeding import generator
 from sop.denoise.guard import Kept, total_kept
-from sop.denoise.intervals import MIN_INDEPENDENT, Interval, independent_mixtures, mean_interval
 from sop.denoise.settings import (
     METHODS,
     NONE,
@@ -29,6 +28,7 @@ from sop.denoise.settings import (
     candidates,
 )
 from sop.denoise.trial import SILENT, TRIAL_MEASURES, Trial
+from sop.evaluate.intervals import MIN_INDEPENDENT, Interval, independent_mixtures, mean_interval
 from sop.evaluate.measures import UnmeasurableError
 from sop.evaluate.records import read_record
 from sop.params import DenoiseParams, Params

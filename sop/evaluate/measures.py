@@ -23,6 +23,14 @@ FILTER_TAPS = 512  # length of the distortion filter that BSS Eval allows, as in
 # Most that a silent estimate scores, dB.
 SILENT_SCORE_DB = 0.0
 
+# Lowest leak, dB: that of a silent estimate.
+LEAK_FLOOR_DB = -100.0
+
+# A source is at rest below one of these levels: relative to the mixture, and to full scale. What is
+# left of it is the noise of its recording.
+REST_RELATIVE_DB = -40.0
+REST_DB = -60.0
+
 
 class UnmeasurableError(ValueError):
     """True sounds with which nothing can be compared; the message gives the reason."""
@@ -162,6 +170,16 @@ def si_sdr(references: Signals, estimates: Signals) -> Decibels:
     return _decibels(np.sum(target**2, axis=-1), np.sum((estimate - target) ** 2, axis=-1))
 
 
+def leak(estimate: Sounds, mixture: Sounds) -> float:
+    """Return the energy of an estimate relative to that of the mixture, both (L,), in dB.
+
+    It is at least `LEAK_FLOOR_DB`. The mixture must not be silent.
+    """
+    energies = [float(np.square(sound, dtype=np.float64).sum()) for sound in (estimate, mixture)]
+    least = 10 ** (LEAK_FLOOR_DB / 10)
+    return float(10 * np.log10(max(energies[0] / energies[1], least)))
+
+
 def finite_or_silent(sounds: Sounds) -> Sounds:
     """Return sounds (..., L), with silence for those that contain a sample that is not finite."""
     finite = np.isfinite(sounds).all(axis=-1, keepdims=True)
@@ -177,6 +195,15 @@ def is_silent(signals: Signals) -> NDArray[np.bool_]:
         np.ptp(usable, axis=-1) == 0
     )
     return silent
+
+
+def is_at_rest(sources: Sounds) -> NDArray[np.bool_]:
+    """Return which sources (N, L) are at rest in their mixture, (N,)."""
+    power = np.square(sources, dtype=np.float64).mean(axis=-1)
+    mixture = np.square(sources.sum(axis=0), dtype=np.float64).mean()
+    least = max(mixture * 10 ** (REST_RELATIVE_DB / 10), 10 ** (REST_DB / 10))
+    resting: NDArray[np.bool_] = power < least
+    return resting
 
 
 def why_not_measurable(signal: Signals) -> str | None:

@@ -21,7 +21,8 @@ def write_results(
 ) -> list[Score | SkippedMixture]:
     """Measure separated mixtures one by one, and write their files.
 
-    Each mixture is written as a record (`sop.evaluate.records`), the first ones also as sounds.
+    Each mixture is written as a record (`sop.evaluate.records`), the first ones also as sounds,
+    but not those with a source at rest where that is silence.
 
     Args:
         separations: results of `separate_mixtures`.
@@ -34,8 +35,12 @@ def write_results(
     """
     scores: list[Score | SkippedMixture] = []
     for separation in separations:
-        scores.append(separation.score())
+        score = separation.score()
+        scores.append(score)
         if isinstance(separation, SkippedMixture):
+            continue
+        if separation.rest_is_silence and isinstance(score, SkippedMixture):
+            # Measures of the noise of a source at rest would mislead whoever reads the record.
             continue
         names = tuple(video.name for video in separation.videos)
         write_record(sounds, Record(separation.number, names, separation.sources, separation.masks))

@@ -3,12 +3,12 @@
 Shapes: N sources, L samples, R x M rows x frames of the masks.
 """
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from itertools import islice
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -23,6 +23,9 @@ from sop.evaluate.measures import (
     Sounds,
     UnmeasurableError,
     finite_or_silent,
+    is_at_rest,
+    is_silent,
+    leak,
     measure,
     summarise,
 )
@@ -31,6 +34,32 @@ from sop.model.spectrogram import istft, separate
 from sop.params import Params
 from sop.runtime.errors import LeftOut, UserError
 from sop.runtime.readers import Readers
+
+
+class MixtureKind(NamedTuple):
+    """What the mixtures of an evaluation are like, and what is silent in them."""
+
+    same_category: bool = False
+    """Whether all sources of a mixture are of one category."""
+    one_silent: bool = False
+    """Whether one source, of each in turn, is seen but not heard: its sound is zero."""
+    shift_seconds: float = 0.0
+    """Time by which what is seen is later than what is heard."""
+    rest_is_silence: bool = False
+    """Whether a source at rest, of which there is only noise, is silent; see `is_at_rest`."""
+
+
+PLAIN = MixtureKind()
+"""All sources are heard, and only digital silence is silent."""
+
+
+class Leak(NamedTuple):
+    """What a model lets through of a mixture for a source that is silent in it."""
+
+    videos: tuple[str, ...]
+    """Names of the videos of the mixture."""
+    decibels: float
+    """Energy of the estimate relative to the mixture's."""
 
 
 @dataclass(frozen=True)
@@ -52,6 +81,8 @@ class SkippedMixture:
 
     number: int
     reason: str
+    leaks: tuple[Leak, ...] = ()
+    """Those of its silent sources, if that is the reason."""
 
     def score(self) -> "SkippedMixture":
         """Return the mixture itself: it cannot be measured."""
@@ -73,6 +104,8 @@ class SeparatedMixture:
     masks: NDArray[np.float32]
     """The predicted masks before any threshold, (N, R, M)."""
     loss: float
+    rest_is_silence: bool = False
+    """Whether a source at rest is silent."""
 
     @property
     def truth(self) -> Sounds:
@@ -80,13 +113,17 @@ class SeparatedMixture:
         return self.sources[:, : self.estimates.shape[-1]]
 
     def score(self) -> Score | SkippedMixture:
-        """Measure the separated sounds; a mixture with a silent true sound cannot be measured."""
+        """Measure the separated sounds; of a mixture with a silent true sound, only the leak."""
+        silent = self._silent_sources()
+        if self.rest_is_silence and silent.any():
+            reason = f"{self.videos[silent.argmax()].name} is at rest"
+            return SkippedMixture(self.number, reason, tuple(self._leaks(silent)))
         unseparated = np.broadcast_to(self.mixture, self.estimates.shape)
         sounds = np.stack([self.estimates, unseparated])
         try:
             found = measure(self.truth, sounds, [video.name for video in self.videos])
         except UnmeasurableError as reason:
-            return SkippedMixture(self.number, str(reason))
+            return SkippedMixture(self.number, str(reason), tuple(self._leaks(silent)))
         sdr, sdr_mixture = found.sdr
         values = (
             *(sdr, found.sir[0], found.sar[0], found.si_sdr[0]),
@@ -94,6 +131,19 @@ class SeparatedMixture:
         )
         measures = dict(zip(MEASURES, values, strict=True))
         return Score(self.number, self.videos, self.loss, measures, found.silent[0])
+
+    def _silent_sources(self) -> NDArray[np.bool_]:
+        return is_at_rest(self.truth) if self.rest_is_silence else is_silent(self.truth)
+
+    def _leaks(self, silent: NDArray[np.bool_]) -> Iterator[Leak]:
+        """Yield the leak of each silent source, if another is heard."""
+        if silent.all() or is_silent(self.mixture):
+            return
+        names = tuple(video.name for video in self.videos)
+        for n in np.flatnonzero(silent):
+            # An estimate of masks that are not finite is silence by replacement, no merit.
+            estimate = self.estimates[n] if np.isfinite(self.masks[n]).all() else self.mixture
+            yield Leak(names, leak(estimate, self.mixture))
 
 
 def separate_mixtures(
@@ -104,6 +154,7 @@ def separate_mixtures(
     seed: int,
     threshold: float,
     device: torch.device,
+    kind: MixtureKind = PLAIN,
 ) -> Iterator[SeparatedMixture | SkippedMixture]:
     """Separate the first validation mixtures of a list of videos.
 
@@ -116,6 +167,8 @@ def separate_mixtures(
         threshold: a binary mask is 1 where the prediction is above the threshold; ratio masks have
             no threshold.
         device: device of the networks.
+        kind: what the mixtures are like. Without a category of enough videos there are none of one
+            category.
 
     Yields:
         Each mixture with the result of its separation, or the reason why it cannot be read.
@@ -124,13 +177,13 @@ def separate_mixtures(
         UserError: the list is too short for a mixture.
     """
     player.eval()
-    drawn = evaluation_videos(videos, params.mixture, count, seed)
+    drawn = enumerate(evaluation_videos(videos, params.mixture, count, seed, kind.same_category))
     motion = params.model.motion != "none"
     reader, size = MixtureReader(params.mixture, params.extract, motion), params.train.batch_size
     readers = Readers("evaluate", min(params.worker_count, 4), size * reader.mixture_bytes)
     batches = iter(lambda: list(islice(drawn, size)), [])
     first = 0
-    with closing(readers.map(partial(_read, reader), batches)) as results:
+    with closing(readers.map(partial(_read, reader, kind), batches)) as results:
         for read in results:
             batch = dict(enumerate(read, start=first))
             first += len(batch)
@@ -139,15 +192,27 @@ def separate_mixtures(
                 _separate(player, readable, params, threshold, device) if readable else []
             )
             for number, item in batch.items():
-                yield SkippedMixture(number, item) if isinstance(item, str) else next(separated)
+                if isinstance(item, str):
+                    yield SkippedMixture(number, item)
+                else:
+                    yield replace(next(separated), rest_is_silence=kind.rest_is_silence)
 
 
-def _read(reader: MixtureReader, batch: Sequence[Sequence[Video]]) -> list[Mixture | str]:
-    """Return each mixture of a batch, or the reason why it cannot be read."""
+def _read(
+    reader: MixtureReader, kind: MixtureKind, batch: Sequence[tuple[int, Sequence[Video]]]
+) -> list[Mixture | str]:
+    """Return each mixture of a batch, or the reason why it cannot be read.
+
+    Args:
+        reader: reads clips.
+        kind: what the mixtures are like.
+        batch: number and videos of each mixture.
+    """
     read: list[Mixture | str] = []
-    for videos in batch:
+    for number, videos in batch:
+        silent = number % len(videos) if kind.one_silent else None
         try:
-            read.append(reader.middle(videos))
+            read.append(reader.middle(videos, kind.shift_seconds, silent))
         except LeftOut as reason:
             read.append(str(reason))
     return read
@@ -173,27 +238,38 @@ def evaluation_summary(results: Iterable[Score | SkippedMixture]) -> dict[str, A
         UserError: no mixture could be measured.
     """
     results = list(results)
+    if not any(isinstance(result, Score) for result in results):
+        reasons = [result.reason for result in results if isinstance(result, SkippedMixture)]
+        first = reasons[0] if reasons else "there are no mixtures"
+        raise UserError(f"evaluate: none of {len(reasons)} mixtures could be measured: {first}")
+    return separation_summary(results)
+
+
+def separation_summary(results: Iterable[Score | SkippedMixture]) -> dict[str, Any]:
+    """Return measures over all sources and by category; None where no mixture is measured."""
+    results = list(results)
     counted = [result for result in results if isinstance(result, Score)]
-    skipped = [result for result in results if isinstance(result, SkippedMixture)]
-    if not counted:
-        first = skipped[0].reason if skipped else "there are no mixtures"
-        raise UserError(f"evaluate: none of {len(skipped)} mixtures could be measured: {first}")
     rows = table(counted)
     by_category = rows.groupby("category")
     return {
         **_summary(rows),
         "loss": summarise({"loss": [result.loss for result in counted]})["loss"]["mean"],
-        "mixtures": {
-            "counted": len(counted),
-            "left_out": len(skipped),
-            "reasons": {str(result.number): result.reason for result in skipped},
-        },
+        "mixtures": counts(
+            len(counted), [result for result in results if isinstance(result, SkippedMixture)]
+        ),
         "category": {name: _summary(own) for name, own in by_category},
     }
 
 
+def counts(counted: int, left_out: Collection[SkippedMixture]) -> dict[str, Any]:
+    """Return the numbers of mixtures that are measured and left out, and the reasons."""
+    reasons = {str(mixture.number): mixture.reason for mixture in left_out}
+    return {"counted": counted, "left_out": len(left_out), "reasons": reasons}
+
+
 def _summary(rows: pd.DataFrame) -> dict[str, Any]:
-    measures = summarise({name: rows[name].to_numpy() for name in MEASURES})
+    # Without rows, the columns are of type object.
+    measures = summarise({name: rows[name].to_numpy(float) for name in MEASURES})
     return {"sdr": measures.pop("sdr"), "silent_estimates": int(rows["silent"].sum()), **measures}
 
 

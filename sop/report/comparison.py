@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from sop.denoise.intervals import Interval, independent_mixtures, mean_interval
+from sop.evaluate.intervals import Interval, independent_mixtures, mean_interval
 from sop.evaluate.measures import MEASURES
 from sop.report.param_changes import ParamChange, changed_params
 from sop.report.revisions import Revision, find_revision, how_to_repair, read_text

@@ -20,7 +20,7 @@ import pandas as pd
 import vl_convert
 from markupsafe import Markup
 
-from sop.denoise.intervals import Interval
+from sop.evaluate.intervals import Interval
 from sop.player.embedded import SHARED_STYLE, WHOLE_SCRIPT, digest, script_json
 from sop.report import charts
 from sop.runtime.files import write_text

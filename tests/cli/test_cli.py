@@ -246,6 +246,42 @@ def test_summary_without_a_value(evaluated: Path, capsys: pytest.CaptureFixture[
     assert ["sar", "-", "-"] in shown
 
 
+def test_summary_of_what_motion_adds(evaluated: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    def gain(mean: float | None) -> dict[str, Any]:
+        return {"sdr_improvement": {"mean": mean}}
+
+    def leak(median: float | None, share: float | None) -> dict[str, Any]:
+        return {"median": median, "below_20_db": share, "mixtures": {"counted": 9}}
+
+    assert main(["summary"]) == 0
+    assert "motion" not in capsys.readouterr().out
+    leaks = {"different": leak(-11, 0.3), "same_category": leak(None, None)}
+    late = {
+        "seconds": 1.5,
+        "different": gain(5.5) | {"change": {"mean": -0.25}},
+        "same_category": gain(None) | {"change": None},
+    }
+    found = metrics(
+        same_category=gain(3),
+        silent_leak=leaks | {"resting": leak(-33, 1)},
+        shifted=late | {"silent_leak": leaks},
+    )
+    evaluated.write_text(json.dumps(found))
+    assert main(["summary"]) == 0
+    lines = [" ".join(line.split()) for line in capsys.readouterr().out.splitlines()]
+    at = lines.index("what motion adds in time late 1.5 s change dB")
+    assert lines[at + 1 : at + 6] == [
+        "gain, different categories 6.00 5.50 -0.25",
+        "gain, one category 3.00 - -",
+        "leak, different categories -11.00 -11.00 9 mixtures, 30% below -20 dB",
+        "leak, one category - - 9 mixtures",
+        "leak, at rest -33.00 - 9 mixtures, 100% below -20 dB",
+    ]
+    evaluated.write_text(json.dumps(metrics(shifted=late)))
+    with pytest.raises(UserError, match="'same_category' is missing"):
+        main(["summary"])
+
+
 def test_reader_of_the_summary_that_ends(evaluated: Path) -> None:
     shown = subprocess.run(
         ["sh", "-c", f"{sys.executable} -m sop summary | head -n 1"],

@@ -12,7 +12,7 @@ import pytest
 from dvc.cli import main as dvc
 
 from sop.cli.comparison_text import comparison_text
-from sop.denoise.intervals import MIN_INDEPENDENT
+from sop.evaluate.intervals import MIN_INDEPENDENT
 from sop.report.comparison import BETTER, COMPARED, SAME, UNDECIDED, WORSE, compare
 from sop.report.param_changes import ParamChange, changed_params
 from sop.runtime.errors import UserError

@@ -1,11 +1,13 @@
 """The sections on the evaluation, from records of mixtures that are hard to measure."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
 import pytest
 
+from sop.evaluate.intervals import Interval
 from sop.evaluate.measures import MEASURES
 from sop.evaluate.records import Record, record_paths, write_record
 from sop.params import Params
@@ -81,3 +83,52 @@ def test_silent_estimates_are_shown(tmp_path: Path) -> None:
     text = page.read_text(encoding="utf-8")
     assert '"silent":true' in text.replace(" ", "")
     assert '"shown":true' in text.replace(" ", "")
+
+
+def with_motion(metrics: dict[str, Any], silent: bool = True) -> dict[str, Any]:
+    """Return metrics of an evaluation that was asked for mixtures of one category."""
+
+    def separated(mean: float, change: float | None = None) -> dict[str, Any]:
+        improvement = {"mean": mean, "median": mean, "low": mean - 1, "high": mean + 1}
+        lost = {"mean": change, "low": None, "high": None} if change else None
+        counts = {"counted": 9, "left_out": 0, "reasons": {}}
+        return {"sdr_improvement": improvement, "mixtures": counts} | (
+            {"change": lost} if change else {}
+        )
+
+    def leak(median: float) -> dict[str, Any]:
+        bounds = {"low": median - 1, "high": median + 1, "below_20_db": 0.25}
+        return {"median": median, **bounds, "mixtures": {"counted": 5, "left_out": 0}}
+
+    control = {
+        "seconds": 1.5,
+        "different": separated(6.5, -0.5),
+        "same_category": separated(-4.0, -7.0),
+    }
+    found = {"same_category": separated(3.0), "shifted": control}
+    if silent:
+        found["silent_leak"] = {name: leak(-11.0) for name in ("different", "resting")}
+        control["silent_leak"] = {"different": leak(-7.0)}
+    return metrics | separated(7.0) | found
+
+
+def test_what_motion_adds_is_shown_if_it_is_measured(tmp_path: Path) -> None:
+    plain = {name: {"mean": 1.0, "median": 2.0} for name in MEASURES}
+    plain |= {"mixtures": {"counted": 4, "left_out": 0, "reasons": {}}}
+    assert not any(isinstance(block, Table) for block in result_section(plain).blocks)
+
+    section = result_section(with_motion(plain))
+    separated, silent = (block for block in section.blocks if isinstance(block, Table))
+    different, same = separated.rows
+    assert different[1:3] == [Interval(7.0, 6.0, 8.0), Interval(6.5, 5.5, 7.5)]
+    assert same[1:3] == [Interval(3.0, 2.0, 4.0), Interval(-4.0, -5.0, -3.0)]
+    assert same[3] == Interval(-7.0, None, None)
+    other, resting = silent.rows
+    assert other[1:] == [Interval(-11, -12, -10), 0.25, Interval(-7, -8, -6), 0.25, 5]
+    # Nobody was at rest in the few mixtures of the control.
+    assert resting[1:] == [Interval(-11, -12, -10), 0.25, None, None, 5]
+    text = write_page(tmp_path, PageContent("t", [section])).read_text(encoding="utf-8")
+    for part in ("What motion adds", "frames 1.5 s late", "Below \N{MINUS SIGN}20 dB", "[too few]"):
+        assert part in text
+    [alone] = (b for b in result_section(with_motion(plain, False)).blocks if isinstance(b, Table))
+    assert alone.title == "What motion adds"

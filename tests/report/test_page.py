@@ -13,7 +13,7 @@ import pytest
 import soundfile
 from PIL import Image
 
-from sop.denoise.intervals import Interval
+from sop.evaluate.intervals import Interval
 from sop.report.comparison import Comparison, Difference
 from sop.report.page import (
     MEASURE_NAMES,

@@ -76,6 +76,8 @@ TINY = {
     "train.evaluate_mixtures": 2,
     "evaluate.mixtures": 4,
     "evaluate.shown": 2,
+    "evaluate.same_category": 0,
+    "evaluate.silent": 0,
     "evaluate.mask_threshold": 0.5,
     "localize.scenes": 1,
 }

@@ -5,8 +5,8 @@ from typing import Any
 
 import pandas as pd
 
-from sop.denoise.intervals import Interval
 from sop.denoise.settings import NONE, MethodSettings, settings_of
+from sop.evaluate.intervals import Interval
 from sop.report import charts
 from sop.report.page import MEASURE_NAMES, Cell, Chart, Column, Section, Table, Text
 from sop.report.wording import counted

@@ -1,4 +1,4 @@
-"""Sections on the evaluation: result, scale, mixtures, localization."""
+"""Sections on the evaluation: result with what motion adds, scale, mixtures, localization."""
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -13,7 +13,9 @@ from threadpoolctl import threadpool_limits
 
 from sop.denoise.settings import MethodSettings
 from sop.denoise.trial import Trial
+from sop.evaluate.intervals import Interval
 from sop.evaluate.measures import MEASURES, measure, summarise
+from sop.evaluate.motion import DIFFERENT, LOW_LEAK_DB, RESTING, SAME
 from sop.evaluate.records import read_record, record_paths
 from sop.evaluate.results import MIXTURES_FILE
 from sop.localize.scenes import KINDS
@@ -87,7 +89,7 @@ def read_evaluation(root: Path) -> Evaluation | None:
 
 
 def result_section(metrics: Mapping[str, Any]) -> Section:
-    """Show the means of all measures, and what could not be measured.
+    """Show the means of all measures, what could not be measured, and what motion adds.
 
     Args:
         metrics: the content of metrics/details/evaluate.json.
@@ -110,14 +112,16 @@ def result_section(metrics: Mapping[str, Any]) -> Section:
         f"{counted(silent, 'silent estimate')}."
     )
     lead = Text(means, "lead")
+    motion = _motion_tables(metrics)
     if not reasons:
-        return Section("Result", [lead, figures, Text("All mixtures could be measured.")])
+        measured = Text("All mixtures could be measured.")
+        return Section("Result", [lead, figures, measured, *motion])
     left_out = Table(
         [Column("Mixtures", "count"), Column("Reason")],
         [[number, reason] for reason, number in reasons.items()],
     )
     note = f"{counted(reasons.total(), 'mixture')} could not be measured:"
-    return Section("Result", [lead, figures, Text(note), left_out])
+    return Section("Result", [lead, figures, Text(note), left_out, *motion])
 
 
 def scale_steps(
@@ -274,6 +278,85 @@ def localization_section(found: Mapping[str, Any]) -> Section:
         tables if sum(scenes.values()) else [],
         empty="Localization is measured on synthetic videos only, whose truth is known.",
     )
+
+
+def _motion_tables(metrics: Mapping[str, Any]) -> list[Table]:
+    """Show measures of mixtures in which motion matters, with late frames beside; often none."""
+    control = metrics.get("shifted")
+    if control is None:
+        return []
+    late = f"frames {control['seconds']:g} s late"
+    names = {DIFFERENT: "Different categories", SAME: "One category"}
+    found = {DIFFERENT: metrics, **metrics}
+    separated = Table(
+        [
+            Column("Sources of a mixture"),
+            Column("SDR improvement", "change"),
+            Column(f"With {late}", "change"),
+            Column("Difference", "change"),
+            Column("Mixtures", "count"),
+            Column("With late frames", "count"),
+        ],
+        [
+            [
+                name,
+                _interval(found[key]["sdr_improvement"]),
+                _interval(control[key]["sdr_improvement"]),
+                _interval(control[key]["change"]),
+                found[key]["mixtures"]["counted"],
+                control[key]["mixtures"]["counted"],
+            ]
+            for key, name in names.items()
+            if key in control
+        ],
+        "What motion adds",
+        "Means in dB with 95 % intervals. Appearance tells different categories apart, so late "
+        "frames should change little. Only motion tells sources of one category apart: what late "
+        "frames take away is due to motion, what they leave is not.",
+    )
+    if "silent_leak" not in metrics:
+        return [separated]
+    kinds = {
+        DIFFERENT: "Others of different categories",
+        SAME: "Others of its category",
+        RESTING: "At rest in its video",
+    }
+    below = f"Below \N{MINUS SIGN}{-LOW_LEAK_DB:g} dB"
+    leaks = [(name, metrics["silent_leak"].get(key), key) for key, name in kinds.items()]
+    silent = Table(
+        [
+            Column("Silent source"),
+            Column("Median", "change"),
+            Column(below, "percent"),
+            Column(f"Median with {late}", "change"),
+            Column(f"{below} with late frames", "percent"),
+            Column("Mixtures", "count"),
+        ],
+        [
+            [
+                name,
+                _interval(leak, "median"),
+                leak["below_20_db"],
+                _interval(after, "median"),
+                after and after["below_20_db"],
+                leak["mixtures"]["counted"],
+            ]
+            for name, leak, key in leaks
+            if leak is not None
+            for after in [control["silent_leak"].get(key)]
+        ],
+        "Sources that are seen but not heard",
+        "Energy of the estimate of the silent source relative to the mixture, in dB with 95 % "
+        "intervals: the lower, the less of the other sounds it gets. A source that plays unheard "
+        "matches no sound, with late frames or without.",
+    )
+    return [separated, silent]
+
+
+def _interval(found: Mapping[str, Any] | None, name: str = "mean") -> Interval | None:
+    if found is None or found[name] is None:
+        return None
+    return Interval(found[name], found["low"], found["high"])
 
 
 def _mixture_charts(scores: pd.DataFrame) -> list[Chart]:

@@ -1,0 +1,216 @@
+"""What motion adds: mixtures in which appearance does not tell what is heard of whom.
+
+These are mixtures of one category, and mixtures in which a source is seen but not heard. As a
+control, all are measured again with frames of a later moment than the sound: what is lost by that
+is due to motion, and what remains is not.
+"""
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+
+from sop.dataset.index import Video
+from sop.evaluate.intervals import Interval, mean_interval, median_interval
+from sop.evaluate.validation import (
+    PLAIN,
+    Leak,
+    MixtureKind,
+    Score,
+    SkippedMixture,
+    counts,
+    separate_mixtures,
+    separation_summary,
+)
+from sop.model.pixelplayer import PixelPlayer
+from sop.params import EvaluateParams, Params
+from sop.runtime.progress import progress
+
+SHIFT_SECONDS = 1.5
+"""Time by which the frames of the control are later than the sound."""
+
+LOW_LEAK_DB = -20.0
+"""A silent source of which less is let through can hardly be heard beside the mixture."""
+
+DIFFERENT, SAME, RESTING = "different", "same_category", "resting"
+
+DETAILS = ("too_few_videos",)
+"""Keys that belong to metrics/details only."""
+
+Results = Sequence[Score | SkippedMixture]
+
+
+class MotionResults(NamedTuple):
+    """Results of all kinds of mixtures, either in time or shifted."""
+
+    separation: Mapping[str, Results]
+    """Of the mixtures with all sources, by `DIFFERENT` and `SAME`."""
+    silent: Mapping[str, Results]
+    """Of the mixtures with one silent source; empty if not asked for."""
+
+
+def plain_kind(params: EvaluateParams) -> MixtureKind:
+    """Return what the plain mixtures are like: with sources at rest if others are asked for."""
+    return PLAIN._replace(rest_is_silence=max(params.same_category, params.silent) > 0)
+
+
+def measure_motion(
+    player: PixelPlayer,
+    videos: Sequence[Video],
+    params: Params,
+    plain: Results,
+    device: torch.device,
+) -> dict[str, Any]:
+    """Measure the mixtures that `evaluate.same_category` and `evaluate.silent` ask for.
+
+    For the control, no more plain mixtures are measured again than others are asked for.
+
+    Args:
+        player: the model, on `device`.
+        videos: the validation list.
+        params: numbers of the mixtures, and settings as in `separate_mixtures`.
+        plain: results of the mixtures of `plain_kind`.
+        device: device of the networks.
+
+    Returns:
+        What metrics/evaluate.json has in addition; see `motion_summary`. Nothing if not asked for.
+    """
+    settings, base = params.evaluate, plain_kind(params.evaluate)
+    if not base.rest_is_silence:
+        return {}
+
+    def measured(count: int, **changes: Any) -> Results:
+        if not count:
+            return []
+        kind = base._replace(**changes)
+        separations = separate_mixtures(
+            *(player, videos, params, count, settings.seed, settings.mask_threshold, device, kind)
+        )
+        shown = progress(separations, f"evaluate {_title(kind)}", count, unit="mixture")
+        return [separation.score() for separation in shown]
+
+    def all_kinds(different: Results, shift: float) -> MotionResults:
+        same = measured(settings.same_category, same_category=True, shift_seconds=shift)
+        silent = {
+            name: measured(
+                settings.silent, same_category=name == SAME, one_silent=True, shift_seconds=shift
+            )
+            for name in (DIFFERENT, SAME)
+        }
+        return MotionResults(
+            {DIFFERENT: different, **({SAME: same} if settings.same_category else {})},
+            silent if settings.silent else {},
+        )
+
+    in_time = all_kinds(plain, 0.0)
+    few = min(settings.mixtures, max(settings.same_category, settings.silent))
+    control = all_kinds(measured(few, shift_seconds=SHIFT_SECONDS), SHIFT_SECONDS)
+    return motion_summary(in_time, control, too_few_videos(videos, params.mixture.sources))
+
+
+def motion_summary(
+    in_time: MotionResults, shifted: MotionResults, too_few: Sequence[str]
+) -> dict[str, Any]:
+    """Return what metrics/evaluate.json has in addition.
+
+    `sdr_improvement` of the plain mixtures with an interval, `same_category`, `silent_leak` and
+    `shifted`, which has the same for shifted mixtures; its `change` is the mean change of
+    `sdr_improvement` over the mixtures that are measured both ways. Keys that are not asked for are
+    missing.
+
+    Args:
+        in_time: results of the mixtures.
+        shifted: results of the same mixtures, or the first of them, with shifted frames.
+        too_few: categories of which no mixture is possible.
+    """
+    separation = {name: _separation(of) for name, of in in_time.separation.items()}
+    control: dict[str, Any] = {"seconds": SHIFT_SECONDS}
+    for name, results in shifted.separation.items():
+        control[name] = _separation(results) | {
+            "change": _change(in_time.separation[name], results)
+        }
+    if shifted.silent:
+        control["silent_leak"] = _silent_leak(shifted)
+    plain = separation.pop(DIFFERENT)
+    categories = {"left_out": len(too_few), "too_few_videos": list(too_few)}
+    return {
+        "sdr_improvement": plain["sdr_improvement"],
+        **{name: {**of, "categories": categories} for name, of in separation.items()},
+        **({"silent_leak": _silent_leak(in_time)} if in_time.silent else {}),
+        "shifted": control,
+    }
+
+
+def too_few_videos(videos: Sequence[Video], sources: int) -> list[str]:
+    """Return the categories that have too few videos for a mixture, sorted."""
+    members = Counter(video.category for video in videos)
+    return sorted(name for name, count in members.items() if count < sources)
+
+
+def leak_summary(leaks: Sequence[Leak]) -> dict[str, float | None]:
+    """Return the median leak with its interval, and the share below `LOW_LEAK_DB`."""
+    if not leaks:
+        return dict.fromkeys(("median", "low", "high", "below_20_db"))
+    decibels = np.array([leak.decibels for leak in leaks])
+    median = median_interval(decibels, [leak.videos for leak in leaks])
+    below = float((decibels < LOW_LEAK_DB).mean())
+    return {"median": median.mean, "low": median.low, "high": median.high, "below_20_db": below}
+
+
+def _silent_leak(results: MotionResults) -> dict[str, Any]:
+    """Return the leak of muted sources, by kind, and of those at rest in their videos."""
+    summary: dict[str, Any] = {}
+    for name, of in results.silent.items():
+        skipped = [one for one in of if isinstance(one, SkippedMixture)]
+        measured = [leak for one in skipped for leak in one.leaks]
+        left_out = [one for one in skipped if not one.leaks]
+        mixtures = counts(len(skipped) - len(left_out), left_out)
+        summary[name] = {**leak_summary(measured), "mixtures": mixtures}
+    resting = [
+        one.leaks
+        for of in results.separation.values()
+        for one in of
+        if isinstance(one, SkippedMixture) and one.leaks
+    ]
+    if resting:
+        found = leak_summary([leak for leaks in resting for leak in leaks])
+        summary[RESTING] = {**found, "mixtures": counts(len(resting), [])}
+    return summary
+
+
+def _separation(results: Results) -> dict[str, Any]:
+    """Summarise results, with an interval of the improvement."""
+    summary = separation_summary(results)
+    scores = {one.number: one for one in results if isinstance(one, Score)}
+    interval = _interval(list(map(_improvement, scores.values())), list(scores.values()))
+    bounds = {"low": interval and interval.low, "high": interval and interval.high}
+    return {**summary, "sdr_improvement": summary["sdr_improvement"] | bounds}
+
+
+def _change(before: Results, after: Results) -> dict[str, float | None] | None:
+    """Return the mean change of the improvement of mixtures that are in both results."""
+    first = {one.number: one for one in before if isinstance(one, Score)}
+    pairs = [
+        (first[one.number], one) for one in after if isinstance(one, Score) and one.number in first
+    ]
+    changes = [_improvement(two) - _improvement(one) for one, two in pairs]
+    interval = _interval(changes, [two for _, two in pairs])
+    return interval and interval._asdict()
+
+
+def _improvement(score: Score) -> float:
+    return float(score.measures["sdr_improvement"].mean())
+
+
+def _interval(values: Sequence[float], scores: Sequence[Score]) -> Interval | None:
+    names = [tuple(video.name for video in score.videos) for score in scores]
+    return mean_interval(values, names) if values else None
+
+
+def _title(kind: MixtureKind) -> str:
+    words = ["one category" if kind.same_category else "different categories"]
+    words += ["one silent"] if kind.one_silent else []
+    words += ["shifted"] if kind.shift_seconds else []
+    return ", ".join(words)
