@@ -116,8 +116,8 @@ class SeparatedMixture:
         """Measure the separated sounds; of a mixture with a silent true sound, only the leak."""
         silent = self._silent_sources()
         if self.rest_is_silence and silent.any():
-            reason = f"{self.videos[silent.argmax()].name} is at rest"
-            return SkippedMixture(self.number, reason, tuple(self._leaks(silent)))
+            which = "every source" if silent.all() else self.videos[silent.argmax()].name
+            return SkippedMixture(self.number, f"{which} is at rest", tuple(self._leaks(silent)))
         unseparated = np.broadcast_to(self.mixture, self.estimates.shape)
         sounds = np.stack([self.estimates, unseparated])
         try:

@@ -310,15 +310,16 @@ def _motion_tables(metrics: Mapping[str, Any]) -> list[Table]:
             if key in control
         ],
         "What motion adds",
-        "Means in dB with 95 % intervals. Appearance tells different categories apart, so late "
+        "Means in dB with 95 % intervals; the difference is that of the mixtures that are measured "
+        "both ways. Appearance tells different categories apart, so late "
         "frames should change little. Only motion tells sources of one category apart: what late "
         "frames take away is due to motion, what they leave is not.",
     )
     if "silent_leak" not in metrics:
         return [separated]
     kinds = {
-        DIFFERENT: "Others of different categories",
-        SAME: "Others of its category",
+        DIFFERENT: "Beside other categories",
+        SAME: "Beside its own category",
         RESTING: "At rest in its video",
     }
     below = f"Below \N{MINUS SIGN}{-LOW_LEAK_DB:g} dB"
