@@ -43,7 +43,8 @@ def measure(keep: bool) -> float:
         keep_freed_memory()
     params = load_params()
     player = build(params.model, params.spectrogram, params.train.seed)
-    player.to(memory_format=torch.channels_last).train()
+    player.to_channels_last()
+    player.train()
     optimizer = make_optimizer(player, params.train)
     mixture, batch = params.mixture, params.train.batch_size
     audio = 0.1 * torch.randn(batch, mixture.sources, mixture.audio_samples)

@@ -97,7 +97,7 @@ def measure(params: Params, group: ProcessGroup, steps: int) -> float:
     """Return the mixtures per second of all processes, on random clips, without loading."""
     keep_freed_memory()
     player = build(params.model, params.spectrogram, params.train.seed).train()
-    player.to(group.device).to(memory_format=torch.channels_last)
+    player.to(group.device).to_channels_last()
     optimizer = make_optimizer(player, params.train)
     model: nn.Module = DistributedDataParallel(player) if group.world_size > 1 else player
     batch = params.train.batch_size

@@ -232,7 +232,7 @@ def make(kind: str, params: Params, device: torch.device) -> tuple[PixelPlayer, 
 def our_step(player: PixelPlayer, params: Params) -> Step:
     """Return the step of `sop.train`; the step returns its loss."""
     keep_freed_memory()
-    player.to(memory_format=torch.channels_last)
+    player.to_channels_last()
     optimizer = make_optimizer(player, params.train)
 
     def of(batch: Batch) -> Callable[[], Tensor]:

@@ -159,7 +159,14 @@ def attention(pixels: Tensor) -> Tensor:
 
 
 def cell_weights(attended: Tensor) -> Tensor:
-    """Return the weights of the cells of a source from their `attention`, (..., P); the sum is 1."""
+    """Return the weights of the cells of a source, with a sum of 1.
+
+    Args:
+        attended: `attention` of the cells, (..., P).
+
+    Returns:
+        (..., P).
+    """
     weights = attended.softmax(dim=-1) + MIN_WEIGHT
     return weights / weights.sum(dim=-1, keepdim=True)
 

@@ -85,6 +85,12 @@ class PixelPlayer(nn.Module):
             torch.cat([logits[:, :sources] + added, logits[:, sources:]], dim=1), envelopes
         )
 
+    def to_channels_last(self) -> None:
+        """Store the weights of 2-D convolutions so that CPUs and GPUs compute them faster."""
+        for net in (self.sound, self.vision, self.synthesizer, self.synchrony):
+            if net is not None:
+                net.to(memory_format=torch.channels_last)
+
     def spectra(self, sources: Tensor) -> Spectra:
         """Return the spectrograms of the sources and of their sum.
 

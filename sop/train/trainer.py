@@ -383,6 +383,7 @@ def _on_device(player: PixelPlayer, params: TrainParams, device: torch.device) -
                 "it to false"
             )
         player = nn.SyncBatchNorm.convert_sync_batchnorm(player)
-    narrow = min(player.params.sound_width, player.params.vision_width) < MIN_CHANNELS_LAST
-    layout = torch.contiguous_format if narrow else torch.channels_last
-    return player.to(device).to(memory_format=layout)
+    player.to(device)
+    if min(player.params.sound_width, player.params.vision_width) >= MIN_CHANNELS_LAST:
+        player.to_channels_last()
+    return player
