@@ -16,6 +16,9 @@ from sop.runtime.plain_yaml import parse_yaml, yaml_text
 
 PRESETS_PATH = Path("presets")
 
+# Key of a preset that names another one, whose values it has where it gives none.
+BASED_ON = "based_on"
+
 
 class _Representer(RoundTripRepresenter):
     """Writes null explicitly, which ruamel omits."""
@@ -64,15 +67,29 @@ def apply_preset(
     yaml.preserve_quotes = True
     yaml.width = 4096
     params = yaml.load(params_path.read_text(encoding="utf-8"))
-    preset = folder / f"{name}.yaml"
-    read_yaml(preset)
-    # As the file writes them: 1.0e-3 stays 1.0e-3.
-    changes = list(_merge(params, yaml.load(preset.read_text(encoding="utf-8"))))
+    changes = list(_merge(params, _values(name, folder, yaml)))
     text = io.StringIO()
     yaml.dump(params, text)
     validate(Params, parse_yaml(text.getvalue()), f"{params_path} with preset {name}")
     write_text(params_path, text.getvalue())
     return changes
+
+
+def _values(name: str, folder: Path, yaml: YAML) -> Any:
+    """Read the values of a preset as its file writes them: 1.0e-3 stays 1.0e-3."""
+    preset = folder / f"{name}.yaml"
+    read_yaml(preset)
+    values = yaml.load(preset.read_text(encoding="utf-8"))
+    base = values.pop(BASED_ON, None)
+    if base is None:
+        return values
+    if base == name or base not in preset_names(folder):
+        raise UserError(f"{preset}: {BASED_ON}: {base!r} is not another preset")
+    # A base has no base of its own.
+    together = yaml.load((folder / f"{base}.yaml").read_text(encoding="utf-8"))
+    for _ in _merge(together, values):
+        pass
+    return together
 
 
 def _merge(into: Any, values: Mapping[str, Any], path: str = "") -> Iterator[str]:

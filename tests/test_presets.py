@@ -95,7 +95,7 @@ def foreign(value: Any) -> Any:
 
 
 def test_preset_names() -> None:
-    assert preset_names(PRESETS) == ["default", "music", "music21"]
+    assert preset_names(PRESETS) == ["default", "motion", "music", "music21", "speech"]
 
 
 @pytest.mark.parametrize("name", ["music", "music21"])
@@ -121,8 +121,31 @@ def test_the_default_preset_has_all_values_of_params_yaml() -> None:
     assert parse_yaml((PRESETS / "default.yaml").read_text("utf-8")) == parse_yaml(TEXT)
 
 
+@pytest.mark.parametrize("name", ["motion", "speech"])
+def test_a_preset_has_the_other_values_of_its_base(params_path: Path, name: str) -> None:
+    apply_preset(name, params_path, PRESETS)
+    direct = params_path.read_text("utf-8")
+    params = load_params(params_path)
+    assert params.model.motion == "synchrony"
+    assert params.extract.motion_rate == params.dataset.synthetic.frame_rate
+    params_path.write_text(TEXT, encoding="utf-8")
+    apply_preset("music", params_path, PRESETS)
+    apply_preset(name, params_path, PRESETS)
+    assert params_path.read_text("utf-8") == direct
+    assert "based_on" not in direct
+
+
+def test_a_base_is_another_preset(params_path: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "presets"
+    folder.mkdir()
+    for base in ("own", "nothing"):
+        (folder / "own.yaml").write_text(f"based_on: {base}\n")
+        with pytest.raises(UserError, match=rf"own\.yaml: based_on: '{base}' is not another"):
+            apply_preset("own", params_path, folder)
+
+
 def test_the_default_preset_leads_back(params_path: Path) -> None:
-    for name in ("music", "music21", "default"):
+    for name in ("music", "music21", "motion", "speech", "default"):
         assert apply_preset(name, params_path, PRESETS)
     assert params_path.read_text("utf-8") == TEXT
     own = TEXT.replace("yt_dlp: {}", "yt_dlp: {geo_bypass: true}").replace(
