@@ -43,7 +43,7 @@ README_LINES = 150
 
 RUN = "<!-- test: run -->"
 
-REASONS = {"network", "GPU", "cluster"}
+REASONS = {"network", "GPU", "cluster", "time"}
 MARK = re.compile(r"<!-- (test|tested by|not run): (.+) -->")
 FENCE = re.compile(r"(?:(<!--[^\n]*-->)\n)?^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 INLINE = re.compile(r"(?<!`)`([^`\n]+)`(?!`)")
