@@ -25,6 +25,9 @@ BLOCK_FRAMES = 32
 # A segment has the envelopes of this number of spectrogram frames before its first one.
 LEAD_FRAMES = LAGS - 1
 
+# Number of heat maps per second of a segment with motion.
+HEAT_RATE = 10
+
 
 @dataclass(frozen=True)
 class MotionEmbedding:
@@ -146,19 +149,28 @@ class Embedding:
         return weights
 
     def heat(self) -> NDArray[np.float32]:
-        """Return the energy of the sound under the mask of each cell in each window, (W, h, w).
+        """Return the energy of the sound under the mask of each cell over time, (T, h, w).
 
-        The energy is divided among windows by their cross-fade weights: the sum over W is the
-        energy of the whole segment.
+        Without motion, a map is that of a window: the energy is divided among the W windows by
+        their cross-fade weights. With motion, masks change within a window: there are `HEAT_RATE`
+        maps per second, each of an equal part of the segment. The sum over T is the energy of the
+        whole segment.
         """
-        windows, height, width, _ = self.cells.shape
+        _, height, width, _ = self.cells.shape
         power = stft_power(self.audio, self.spectrogram)
         energy = np.empty((height * width, power.shape[1]), np.float32)
         for first in range(0, power.shape[1], BLOCK_FRAMES):
             block = slice(first, first + BLOCK_FRAMES)
             masks = self.cell_masks(block)
             np.einsum("pfm,pfm,fm->pm", masks, masks, power[:, block], out=energy[:, block])
-        return (self.crossfade @ energy.T).reshape(windows, height, width)
+        shares = self.crossfade
+        if self.motion is not None:
+            frames = power.shape[1]
+            seconds = frames * self.spectrogram.stft_hop / self.sample_rate
+            count = min(max(1, round(seconds * HEAT_RATE)), frames)
+            parts = np.arange(frames) * count // frames
+            shares = (parts == np.arange(count)[:, None]).astype(np.float32)
+        return (shares @ energy.T).reshape(-1, height, width)
 
     def sounds(self, masks: NDArray[np.float32]) -> Audio:
         """Apply masks to the sound: (K, F, M) to samples, (K, stft_hop * (M - 1))."""

@@ -151,13 +151,7 @@ class Separator:
         features = [self.features(embedding, region) for region in regions]
         envelopes = None
         if embedding.motion is not None:
-            weights = [
-                region.cells / np.float32(region.cells.sum())
-                if region.weights is None
-                else region.weights
-                for region in regions
-            ]
-            envelopes = embedding.motion.pool(np.stack(weights).astype(np.float32))
+            envelopes = np.stack([region_envelopes(embedding.motion, region) for region in regions])
         masks = embedding.masks(np.stack(features, axis=1), envelopes=envelopes)
         return normalize_masks(masks)
 
@@ -310,6 +304,14 @@ class Separator:
             center=False,
             return_complex=True,
         )
+
+
+def region_envelopes(motion: MotionEmbedding, region: Region) -> NDArray[np.float32]:
+    """Return the envelopes of a region, (E, LEAD_FRAMES + M)."""
+    equal = region.cells / np.float32(region.cells.sum())
+    weights = equal if region.weights is None else region.weights
+    pooled: NDArray[np.float32] = motion.pool(weights[None].astype(np.float32))[0]
+    return pooled
 
 
 def _windows(

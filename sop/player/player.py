@@ -1,8 +1,8 @@
 """The pixel player: a page that plays the sound of any pixel of a clip, without a server.
 
-Shapes: W windows, h x w cells of the picture, C channels, R mask rows, F x M frequency bins x
-spectrogram frames, L samples. `page/` contains the template, style and script of the page; the
-script computes what `sop.inference.embedding` does from the numbers that are written here.
+Shapes: W windows, h x w cells of the picture, C channels, E envelopes, R mask rows, F x M frequency
+bins x spectrogram frames, L samples. `page/` contains the template, style and script of the page;
+the script computes what `sop.inference.embedding` does from the numbers that are written here.
 """
 
 import base64
@@ -17,7 +17,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from sop.inference.embedding import Embedding
+from sop.inference.embedding import LEAD_FRAMES, Embedding, MotionEmbedding
+from sop.model.motion import ENVELOPES, LAGS, SYNCHRONY_MAPS
 from sop.model.spectrogram import unwarp_rows
 from sop.player.colours import hex_colour
 from sop.player.embedded import SHARED_STYLE, WHOLE_SCRIPT, digest, script_json
@@ -30,7 +31,10 @@ VIDEO_FORMATS = (".mp4", ".webm")
 
 _TEMPLATES = Path(__file__).parent / "page"
 _SCRIPTS = ("fourier.js", "sound.js", "playback.js", "drawing.js", "page.js")
+# Largest level of component maps and envelopes, and of the maps that follow the motion: there are
+# as many of these again, but they count less.
 _LEVELS = 255
+_MAP_LEVELS = 63
 _FULL_SCALE = 32767
 
 
@@ -44,6 +48,8 @@ class PlayerRegion:
     """True for the cells of the region, (h, w)."""
     features: NDArray[np.float32]
     """Visual features in each window, as for `Embedding.masks`, (W, C)."""
+    envelopes: NDArray[np.float32] | None = None
+    """Envelopes, as for `Embedding.masks`, (E, LEAD_FRAMES + M); None without motion."""
 
 
 @dataclass(frozen=True)
@@ -57,7 +63,8 @@ class PlayerClip:
     regions: tuple[PlayerRegion, ...]
     """Regions that the page lists, in this order."""
     heat: NDArray[np.float32]
-    """Energy of the sound under the mask of each cell in each window, >= 0, (W, h, w)."""
+    """Energy of the sound under the mask of each cell, >= 0, (T, h, w): in each of W windows, or,
+    with motion, in each of T equal parts of the clip."""
     colours: NDArray[np.uint8]
     """Colour of the sound of each cell, (h, w, 3); similar sounds have similar colours."""
     evaluated: bool = False
@@ -99,11 +106,14 @@ def write_player(folder: Path, clip: PlayerClip, video: Path) -> Path:
     return page
 
 
-def quantise(components: Floats) -> tuple[NDArray[np.uint8], Floats, Floats]:
-    """Quantise each channel to 256 levels between its minimum and maximum.
+def quantise(
+    components: Floats, largest: int = _LEVELS
+) -> tuple[NDArray[np.uint8], Floats, Floats]:
+    """Quantise each channel to equally spaced levels between its minimum and maximum.
 
     Args:
         components: (C, R, M).
+        largest: largest level, at most 255.
 
     Returns:
         Levels, (C, R, M), and step and offset of each channel, (C,); a value is
@@ -111,7 +121,7 @@ def quantise(components: Floats) -> tuple[NDArray[np.uint8], Floats, Floats]:
     """
     flat = components.reshape(len(components), -1).astype(np.float64)
     offsets = flat.min(axis=1)
-    steps = (flat.max(axis=1) - offsets) / _LEVELS
+    steps = (flat.max(axis=1) - offsets) / largest
     divisors = np.where(steps > 0, steps, 1)
     levels = np.rint((flat - offsets[:, None]) / divisors[:, None]).astype(np.uint8)
     return (levels.reshape(components.shape), steps.astype(np.float32), offsets.astype(np.float32))
@@ -134,6 +144,16 @@ def _check(clip: PlayerClip) -> None:
     for number, region in enumerate(clip.regions):
         expected[f"cells of region {number}"] = (region.cells, (height, width))
         expected[f"features of region {number}"] = (region.features, (windows, channels))
+    motion, length = embedding.motion, LEAD_FRAMES + frames
+    if motion is not None:
+        expected["heat"] = (clip.heat, (len(clip.heat), height, width))
+        expected["maps"] = (motion.maps, (SYNCHRONY_MAPS, rows, frames))
+        expected["cells of motion"] = (motion.cells, (ENVELOPES, length, height, width))
+    for number, region in enumerate(clip.regions):
+        if (motion is None) != (region.envelopes is None):
+            raise ValueError(f"envelopes of region {number}: they belong to motion")
+        if region.envelopes is not None:
+            expected[f"envelopes of region {number}"] = (region.envelopes, (ENVELOPES, length))
     for name, (array, shape) in expected.items():
         if array.shape != shape:
             raise ValueError(f"{name}: shape {array.shape}, expected {shape}")
@@ -175,10 +195,16 @@ def _page(clip: PlayerClip, video: str) -> str:
 def _contents(clip: PlayerClip) -> tuple[dict[str, Any], str]:
     """Return the input of the script: a description, and all arrays deflated, as base64."""
     embedding = clip.embedding
+    motion = embedding.motion
     levels, steps, offsets = quantise(embedding.components)
-    # Differences between consecutive frames compress better.
-    by_frame = np.ascontiguousarray(levels.transpose(0, 2, 1))
-    differences = np.diff(by_frame, axis=1, prepend=np.zeros_like(by_frame[:, :1]))
+    if motion is not None:
+        of_maps = quantise(motion.maps, _MAP_LEVELS)
+        levels, steps, offsets = (
+            np.concatenate([levels, of_maps[0]]),
+            np.concatenate([steps, of_maps[1]]),
+            np.concatenate([offsets, of_maps[2]]),
+        )
+    differences = _differences(levels.transpose(0, 2, 1))
     peak = float(np.abs(embedding.audio).max())
     samples = np.rint(embedding.audio * (_FULL_SCALE / peak if peak else 1)).astype("<i2")
     positions = np.zeros(0, np.float32)
@@ -192,13 +218,19 @@ def _contents(clip: PlayerClip) -> tuple[dict[str, Any], str]:
         "crossfade": embedding.crossfade,
         "features": np.array([embedding.weights(region.features) for region in clip.regions]),
         "positions": positions,
-        "heat": clip.heat,
+        # With motion, a map is that of a moment: by amplitude, so that quiet sounds are visible.
+        "heat": clip.heat if motion is None else np.sqrt(clip.heat),
     }
+    envelopes = None if motion is None else _envelopes(motion)
+    if envelopes is not None:
+        floats |= {"envelopeSteps": envelopes[1], "envelopeOffsets": envelopes[2]}
+        floats["regionEnvelopes"] = np.array([region.envelopes for region in clip.regions])
     # Ordered by item size, so that each array is aligned.
     arrays: dict[str, NDArray[Any]] = {
         **{name: array.astype("<f4") for name, array in floats.items()},
         "samples": samples,
         "components": differences,
+        **({} if envelopes is None else {"envelopes": envelopes[0]}),
         "colours": clip.colours,
     }
     _, height, width, channels = embedding.cells.shape
@@ -229,6 +261,26 @@ def _contents(clip: PlayerClip) -> tuple[dict[str, Any], str]:
             for number, region in enumerate(clip.regions)
         ],
     }
+    if motion is not None:
+        described["motion"] = {"envelopes": ENVELOPES, "lags": LAGS, "heats": len(clip.heat)}
     raw = b"".join(array.tobytes() for array in arrays.values())
     deflate = zlib.compressobj(9, zlib.DEFLATED, -zlib.MAX_WBITS)
     return described, base64.b64encode(deflate.compress(raw) + deflate.flush()).decode()
+
+
+def _envelopes(motion: MotionEmbedding) -> tuple[NDArray[np.uint8], Floats, Floats]:
+    """Quantise the envelopes of the cells.
+
+    Returns:
+        Differences between consecutive levels, (E, h, w, LEAD_FRAMES + M), and step and offset of
+        each envelope, (E,).
+    """
+    levels, steps, offsets = quantise(motion.cells)
+    return _differences(levels.transpose(0, 2, 3, 1)[..., None]), steps, offsets
+
+
+def _differences(levels: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """Return differences of consecutive frames, modulo 256, (..., M, n): they compress better."""
+    frames = np.ascontiguousarray(levels)
+    first = np.zeros_like(frames[..., :1, :])
+    return np.diff(frames, axis=-2, prepend=first)

@@ -1,20 +1,22 @@
 """The pixel player of an evaluated mixture: its regions play exactly the evaluated sounds.
 
-Shapes: N sources, T frames, H x W pixels, h x w cells of a picture, C channels, F x M frequency
-bins x spectrogram frames.
+Shapes: N sources, T frames, T_m motion frames, H x W pixels, h x w cells of a picture, C channels,
+E envelopes, F x M frequency bins x spectrogram frames.
 """
 
 from collections.abc import Sequence
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
-from sop.dataset.clips import Frames
+from sop.dataset.clips import Frames, Motion
 from sop.evaluate.records import Record
-from sop.inference.embedding import Embedding
+from sop.inference.embedding import LEAD_FRAMES, Embedding, MotionEmbedding
 from sop.inference.localization import Localizer
+from sop.model.motion import on_grid, pool_envelopes
 from sop.model.pixelplayer import PixelPlayer, normalize_frames
 from sop.model.spectrogram import network_input
 from sop.model.vision import pool_pixels
@@ -22,7 +24,13 @@ from sop.params import Params, Pooling
 from sop.player.player import PlayerClip, PlayerRegion
 
 
-def mixture_clip(player: PixelPlayer, record: Record, frames: Frames, params: Params) -> PlayerClip:
+def mixture_clip(
+    player: PixelPlayer,
+    record: Record,
+    frames: Frames,
+    params: Params,
+    motion: Motion | None = None,
+) -> PlayerClip:
     """Return the player of a mixture; its picture shows the videos side by side.
 
     Args:
@@ -30,6 +38,8 @@ def mixture_clip(player: PixelPlayer, record: Record, frames: Frames, params: Pa
         record: the mixture.
         frames: evaluated frames of its videos, (N, T, H, W, 3).
         params: parameters of the run.
+        motion: evaluated motion of its videos, (N, T_m, H_m, W_m); required by a model with motion,
+            and ignored by others.
     """
     pooling = params.model.image_pooling
     with torch.inference_mode():
@@ -39,6 +49,15 @@ def mixture_clip(player: PixelPlayer, record: Record, frames: Frames, params: Pa
         pixels = player.vision(normalize_frames(torch.from_numpy(frames)))
         features = pool_pixels(pixels, pooling).numpy()
         cells = np.concatenate(list(_pool_frames(pixels, pooling).numpy()), axis=1)
+        moving, envelopes = None, None
+        if player.motion is not None and player.synchrony is not None:
+            assert motion is not None, "a model with motion needs motion frames"
+            predicted = player.motion(torch.from_numpy(motion))
+            moving = MotionEmbedding(
+                maps=player.synchrony(magnitude)[0].numpy(),
+                cells=_stretched_cells(predicted, pixels, spectrum.shape[1]),
+            )
+            envelopes = _with_lead(pool_envelopes(predicted, pixels, spectrum.shape[1]))
     scale = player.synthesizer.scale
     embedding = Embedding(
         audio=record.sources.sum(axis=0),
@@ -51,13 +70,14 @@ def mixture_clip(player: PixelPlayer, record: Record, frames: Frames, params: Pa
         bias=float(player.synthesizer.bias.detach()),
         activation=params.model.output_activation,
         image_activation=params.model.image_activation,
+        motion=moving,
     )
     localizer = Localizer(pooling)
     localizer.update(embedding)
     return PlayerClip(
         title=" + ".join(record.videos),
         embedding=embedding,
-        regions=tuple(_regions(record.categories, features, cells.shape[:2])),
+        regions=tuple(_regions(record.categories, features, envelopes, cells.shape[:2])),
         heat=embedding.heat(),
         colours=localizer.localize().colours,
         evaluated=True,
@@ -66,7 +86,10 @@ def mixture_clip(player: PixelPlayer, record: Record, frames: Frames, params: Pa
 
 
 def _regions(
-    categories: Sequence[str], features: NDArray[np.float32], shape: tuple[int, int]
+    categories: Sequence[str],
+    features: NDArray[np.float32],
+    envelopes: NDArray[np.float32] | None,
+    shape: tuple[int, int],
 ) -> list[PlayerRegion]:
     """Return a region for each video: the whole of its picture."""
     owners = np.arange(shape[1]) * len(categories) // shape[1]
@@ -75,6 +98,7 @@ def _regions(
             name=category.replace("_", " "),
             cells=np.broadcast_to(owners == n, shape),
             features=features[n : n + 1],
+            envelopes=None if envelopes is None else envelopes[n],
         )
         for n, category in enumerate(categories)
     ]
@@ -86,3 +110,28 @@ def _pool_frames(pixels: Tensor, pooling: Pooling) -> Tensor:
     apart = pixels.permute(0, 3, 4, 1, 2).flatten(0, 2)[..., None, None]
     pooled: Tensor = pool_pixels(apart, pooling).unflatten(0, (n, height, width))
     return pooled
+
+
+def _stretched_cells(envelopes: Tensor, pixels: Tensor, frames: int) -> NDArray[np.float32]:
+    """Return the envelopes of the cells of all squares side by side, as long as the spectrogram.
+
+    Args:
+        envelopes: envelopes of each cell, (N, E, T_m, h', w').
+        pixels: visual features of the videos, (N, T, C, h, w).
+        frames: M, number of spectrogram frames.
+
+    Returns:
+        (E, LEAD_FRAMES + M, h, N * w).
+    """
+    cells = on_grid(envelopes, pixels.shape[-2:])
+    # Stretched like the pooled envelopes of a source.
+    size = (frames, *cells.shape[-2:])
+    stretched = F.interpolate(cells, size=size, mode="trilinear", align_corners=False)
+    row = torch.cat(list(stretched), dim=-1)
+    return _with_lead(row.movedim(1, -1)).transpose(0, 3, 1, 2)
+
+
+def _with_lead(envelopes: Tensor) -> NDArray[np.float32]:
+    """Return envelopes, (..., M), after zeros in the lags before a clip, as the model has them."""
+    padded: NDArray[np.float32] = F.pad(envelopes, (LEAD_FRAMES, 0)).numpy()
+    return padded

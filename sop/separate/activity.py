@@ -4,6 +4,7 @@ Shapes: K regions, K + 1 components (the regions and the rest), F x M frequency 
 frames.
 """
 
+import math
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -24,6 +25,10 @@ MIN_TOTAL_ENERGY = 10 ** (-45 / 10)
 # Shorter silence counts as sound, and shorter sound as silence.
 MIN_SILENCE_SECONDS = 0.3
 MIN_SOUND_SECONDS = 0.1
+
+# Values of `Activity.decibels` per second, and its smallest value.
+DECIBEL_RATE = 10
+MIN_DECIBELS = -100.0
 
 # Loudness is averaged over this time, so that the overlay does not flicker.
 SMOOTHING_SECONDS = 0.15
@@ -75,6 +80,26 @@ class Activity:
         own = self.levels.max(axis=1, keepdims=True) * MIN_OWN_ENERGY
         active = self.levels >= np.maximum(own, max(total, self.silence_energy))
         return [active_intervals(row, self.hop_seconds, self.seconds) for row in active]
+
+    def decibels(self) -> NDArray[np.float64]:
+        """Return the level of each component over time, (K + 1, T), `DECIBEL_RATE` per second.
+
+        Value t is that of second t / `DECIBEL_RATE` to (t + 1) / `DECIBEL_RATE`, in dB relative to
+        a tone of full scale, at least `MIN_DECIBELS`.
+        """
+        # Frame m is at second m * hop_seconds; the energy is interpolated where frames are rare.
+        count = math.ceil(self.seconds * DECIBEL_RATE - 1e-6)
+        steps = max(1, math.ceil(1 / (DECIBEL_RATE * self.hop_seconds)))
+        times = (np.arange(count * steps) + 0.5) / (steps * DECIBEL_RATE)
+        frames = np.arange(self.levels.shape[1]) * self.hop_seconds
+        energy = np.array([np.interp(times, frames, level) for level in self.levels])
+        means = energy.reshape(len(self.levels), count, steps).mean(axis=2)
+        # `silence_energy` is that of a tone of SILENCE_AMPLITUDE.
+        relative = means * (SILENCE_AMPLITUDE**2 / self.silence_energy)
+        decibels: NDArray[np.float64] = 10 * np.log10(
+            np.maximum(relative, 10 ** (MIN_DECIBELS / 10))
+        )
+        return decibels
 
     def busiest_frames(self, seconds: float) -> tuple[int, int]:
         """Find the stretch in which the regions are loudest in all.

@@ -16,7 +16,7 @@ from sop.denoise.settings import FilterSettings
 from sop.inference.localization import Localization, Region
 from sop.player.colours import hex_colour
 from sop.runtime.files import unicode_name
-from sop.separate.activity import Activity
+from sop.separate.activity import DECIBEL_RATE, Activity
 from sop.separate.overlay import cell_brightness
 from sop.separate.video import SoundStream
 
@@ -71,7 +71,14 @@ def describe(
         "regions": regions,
         REST: {"file": files[len(regions)], **components[-1]},
         "files": list(files),
+        "loudness": _loudness(activity),
     }
+
+
+def _loudness(activity: Activity) -> dict[str, Any]:
+    """Return the level of the regions and of the rest over time, dB of a tone of full scale."""
+    *regions, rest = activity.decibels().round(1).tolist()
+    return {"values_per_second": DECIBEL_RATE, "regions": regions, REST: rest}
 
 
 def _position(region: Region, energy: NDArray[np.float64], size: tuple[int, int]) -> dict[str, Any]:

@@ -15,7 +15,7 @@ import numpy as np
 from sop.denoise.settings import FilterSettings
 from sop.inference.localization import MAX_REGIONS, Localization, regions_at
 from sop.inference.recording import Recording, decoded_recording
-from sop.inference.separator import Separator
+from sop.inference.separator import Separator, region_envelopes
 from sop.media.ffmpeg import Limits
 from sop.player.clip import limits_of, write_clip
 from sop.player.player import PlayerClip, PlayerRegion, write_player
@@ -269,8 +269,14 @@ def _write_page(
     hop_seconds = separator.params.spectrogram.stft_hop / recording.sample_rate
     begin, seconds = first * hop_seconds, (count - 1) * hop_seconds
     embedding = separator.embed(recording, first, count)
+    motion = embedding.motion
     regions = tuple(
-        PlayerRegion(f"Region {number}", region.cells, separator.features(embedding, region))
+        PlayerRegion(
+            name=f"Region {number}",
+            cells=region.cells,
+            features=separator.features(embedding, region),
+            envelopes=None if motion is None else region_envelopes(motion, region),
+        )
         for number, region in enumerate(localization.regions, start=1)
     )
     title, colours = unicode_name(video), localization.colours

@@ -6,11 +6,12 @@ import torch
 from torch import Tensor, nn
 
 from sop.inference import separator as module
-from sop.inference.embedding import LEAD_FRAMES
+from sop.inference.embedding import HEAT_RATE, LEAD_FRAMES
 from sop.inference.localization import regions_at
 from sop.inference.separator import Separator
 from sop.model.motion import ENVELOPES, attention, cell_weights
 from sop.model.pixelplayer import normalize_frames
+from sop.model.spectrogram import stft_power
 from sop.params import Params
 from tests.support.experiment import with_values
 from tests.support.planted import RATE, ArrayRecording, separator_of
@@ -84,6 +85,19 @@ def test_segments_do_not_change_the_masks_of_motion(
     motion = moving.embed(recording, 0, 64).motion
     assert motion is not None
     assert motion.cells.std(axis=1).min() > 1e-4
+
+
+def test_heat_follows_the_motion(moving: Separator) -> None:
+    embedding = moving.embed(MovingRecording(6 * RATE), 5, 100)
+    heat = embedding.heat()
+    assert heat.shape == (round(100 * HOP / RATE * HEAT_RATE), *SHAPE)
+    power = stft_power(embedding.audio, embedding.spectrogram)
+    energy = (embedding.cell_masks() ** 2 * power).sum(axis=1)
+    np.testing.assert_allclose(heat.sum(axis=0).ravel(), energy.sum(axis=1), rtol=1e-4)
+    # The maps are of consecutive parts of at most one frame's difference in length.
+    part = slice(*np.flatnonzero(np.arange(100) * len(heat) // 100 == 17)[[0, -1]] + [0, 1])
+    assert part.stop - part.start in (2, 3)
+    np.testing.assert_allclose(heat[17].ravel(), energy[:, part].sum(axis=1), rtol=1e-4)
 
 
 def test_envelopes_are_those_of_their_moments(moving: Separator) -> None:

@@ -1,6 +1,4 @@
-import base64
 import subprocess
-import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -24,10 +22,17 @@ from tests.support.pages import (
     LOW_LEVEL,
     RATE,
     SECONDS,
+    check,
+    click,
     clip_of,
+    correlation,
     make_video,
     noise,
+    open_in,
+    samples,
     tones,
+    wait_for_level,
+    wait_until,
 )
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -41,28 +46,6 @@ Open = Callable[..., Any]
 @pytest.fixture(scope="module")
 def context(browser: Any) -> Any:
     return browser.new_context(viewport={"width": 1200, "height": 900})
-
-
-def open_in(context: Any, folder: Path, clip: PlayerClip, video: Path) -> Any:
-    """Write the page of a clip and open it; it records messages and requests."""
-    written = write_player(folder, clip, video)
-    page = context.new_page()
-    page.mistakes, page.requested = [], []
-    page.on("console", lambda message: page.mistakes.append(message.text))
-    page.on("pageerror", lambda error: page.mistakes.append(str(error)))
-    page.on("request", lambda request: page.requested.append(request))
-    page.goto(written.as_uri())
-    page.evaluate("player.ready")
-    page.folder = written.parent
-    return page
-
-
-def check(page: Any) -> None:
-    """Check that the page had no error and requested nothing outside its folder."""
-    assert page.mistakes == []
-    inside = (page.folder.as_uri() + "/", "blob:", "data:")
-    sent = [request.url for request in page.requested if request.failure != "csp"]
-    assert [url for url in sent if not url.startswith(inside)] == []
 
 
 @pytest.fixture
@@ -115,48 +98,6 @@ def tones_page(shared_page: Any) -> Any:
     )
     yield shared_page
     check(shared_page)
-
-
-def click(page: Any, x: float, y: float) -> None:
-    """Click at shares of the picture."""
-    box = page.locator("#picture").bounding_box()
-    page.mouse.click(box["x"] + x * box["width"], box["y"] + y * box["height"])
-
-
-def samples(page: Any, expression: str) -> np.ndarray:
-    text = page.evaluate(
-        f"""async () => {{
-          const bytes = new Uint8Array(Float32Array.from(await {expression}).buffer);
-          let text = "";
-          for (let i = 0; i < bytes.length; i += 8192) {{
-            text += String.fromCharCode(...bytes.subarray(i, i + 8192));
-          }}
-          return btoa(text);
-        }}"""
-    )
-    return np.frombuffer(base64.b64decode(text), np.float32)
-
-
-def wait_for_level(page: Any, level: float) -> None:
-    """Wait until the output has a level, to 5 %."""
-    tolerance = 0.05 * level + 2e-3
-    levels = []
-    until = time.monotonic() + 20
-    while time.monotonic() < until:
-        levels.append(page.evaluate("player.level()"))
-        if abs(levels[-1] - level) < tolerance:
-            return
-        page.wait_for_timeout(30)
-    raise AssertionError(f"expected {level:.4f}, got {np.round(levels, 4)}")
-
-
-def wait_until(page: Any, condition: str) -> None:
-    # As a function: the content security policy forbids evaluating text.
-    page.wait_for_function(f"() => {condition}", timeout=20000)
-
-
-def correlation(a: np.ndarray, b: np.ndarray) -> float:
-    return float(np.corrcoef(a, b)[0, 1])
 
 
 def cell_sounds(embedding: Embedding) -> np.ndarray:

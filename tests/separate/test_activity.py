@@ -39,3 +39,22 @@ def test_silence_energy_is_that_of_a_quiet_tone() -> None:
     tone = SILENCE_AMPLITUDE * np.sin(np.arange(11025) * 0.3).astype(np.float32)
     energy = stft_power(tone, params).sum(axis=0)[5:-5]
     assert silence_energy(params) == pytest.approx(energy.mean(), rel=1e-3)
+
+
+@pytest.mark.parametrize("hop_seconds", [0.02, 0.3])
+def test_decibels_over_time(hop_seconds: float) -> None:
+    frames = 1 + round(1.95 / hop_seconds)
+    levels = np.full((2, frames), 0.5, np.float32)
+    levels[0, np.arange(frames) * hop_seconds > 1] = 0
+    # A tone of `SILENCE_AMPLITUDE` has an energy of 0.5.
+    found = Activity(levels, hop_seconds, 1.95, silence_energy=0.5).decibels()
+    assert found.shape == (2, 20)
+    silence = 20 * np.log10(SILENCE_AMPLITUDE)
+    np.testing.assert_allclose(found[1], silence, atol=1e-4)
+    np.testing.assert_allclose(found[0, :9], silence, atol=1e-4)
+    assert (found[0, 13:] == -100).all()
+
+
+def test_decibels_of_nothing() -> None:
+    none = Activity(np.zeros((1, 2), np.float32), 0.05, 0.01, 1.0).decibels()
+    assert none.tolist() == [[-100.0]]

@@ -1,8 +1,10 @@
 """A real browser, real video files, and clips whose sounds are known."""
 
+import base64
 import os
 import shutil
 import subprocess
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -13,7 +15,7 @@ import pytest
 from sop.inference.embedding import Embedding
 from sop.media.ffmpeg import binary
 from sop.params import Activation, SpectrogramParams
-from sop.player.player import PlayerClip, PlayerRegion
+from sop.player.player import PlayerClip, PlayerRegion, write_player
 
 RATE = 11025
 SECONDS = 3.0
@@ -139,3 +141,74 @@ def noise(
         if grid == (3, 4)
     )
     return clip_of(embedding, regions, "Noise")
+
+
+def open_in(context: Any, folder: Path, clip: PlayerClip, video: Path) -> Any:
+    """Write the page of a clip and open it."""
+    return open_written(context, write_player(folder, clip, video))
+
+
+def open_written(context: Any, written: Path) -> Any:
+    """Open a page; it records messages and requests."""
+    page = context.new_page()
+    page.mistakes, page.requested = [], []
+    page.on("console", lambda message: page.mistakes.append(message.text))
+    page.on("pageerror", lambda error: page.mistakes.append(str(error)))
+    page.on("request", lambda request: page.requested.append(request))
+    page.goto(written.as_uri())
+    page.evaluate("player.ready")
+    page.folder = written.parent
+    return page
+
+
+def check(page: Any) -> None:
+    """Check that the page had no error and requested nothing outside its folder."""
+    assert page.mistakes == []
+    inside = (page.folder.as_uri() + "/", "blob:", "data:")
+    sent = [request.url for request in page.requested if request.failure != "csp"]
+    assert [url for url in sent if not url.startswith(inside)] == []
+
+
+def click(page: Any, x: float, y: float) -> None:
+    """Click at shares of the picture."""
+    box = page.locator("#picture").bounding_box()
+    page.mouse.click(box["x"] + x * box["width"], box["y"] + y * box["height"])
+
+
+def samples(page: Any, expression: str) -> np.ndarray:
+    """Return an array of a page, given by an expression, or its promise."""
+    text = page.evaluate(
+        f"""async () => {{
+          const bytes = new Uint8Array(Float32Array.from(await {expression}).buffer);
+          let text = "";
+          for (let i = 0; i < bytes.length; i += 8192) {{
+            text += String.fromCharCode(...bytes.subarray(i, i + 8192));
+          }}
+          return btoa(text);
+        }}"""
+    )
+    return np.frombuffer(base64.b64decode(text), np.float32)
+
+
+def wait_for_level(page: Any, level: float) -> None:
+    """Wait until the output has a level, to 5 %."""
+    tolerance = 0.05 * level + 2e-3
+    levels = []
+    until = time.monotonic() + 20
+    while time.monotonic() < until:
+        levels.append(page.evaluate("player.level()"))
+        if abs(levels[-1] - level) < tolerance:
+            return
+        page.wait_for_timeout(30)
+    raise AssertionError(f"expected {level:.4f}, got {np.round(levels, 4)}")
+
+
+def wait_until(page: Any, condition: str) -> None:
+    """Wait until an expression is true in the page."""
+    # As a function: the content security policy forbids evaluating text.
+    page.wait_for_function(f"() => {condition}", timeout=20000)
+
+
+def correlation(a: np.ndarray, b: np.ndarray) -> float:
+    """Return the correlation of two sounds of one length."""
+    return float(np.corrcoef(a, b)[0, 1])

@@ -21,13 +21,24 @@ function heatColour(value) {
 function heatAt(clip, frame) {
   const cells = clip.height * clip.width;
   const { least, span } = (clip.heatRange ??= range(clip.heat));
+  const shares = heatShares(clip, frame);
   return Float32Array.from({ length: cells }, (_, cell) => {
     let energy = 0;
-    for (let w = 0; w < clip.windows; w++) {
-      energy += clip.crossfade[w * clip.frames + frame] * clip.heat[w * cells + cell];
-    }
+    for (const [map, share] of shares) energy += share * clip.heat[map * cells + cell];
     return span > 0 ? (energy - least) / span : 0;
   });
+}
+
+// The heat maps that are shown at a frame, and the share of each: the windows or, with motion, the
+// two nearest of the maps of equal parts of the clip.
+function heatShares(clip, frame) {
+  if (!clip.motion) {
+    return Array.from({ length: clip.windows }, (_, w) => [w, clip.crossfade[w * clip.frames + frame]]);
+  }
+  const last = clip.motion.heats - 1;
+  const at = Math.min(Math.max(((frame + 0.5) / clip.frames) * (last + 1) - 0.5, 0), last);
+  const lower = Math.floor(at);
+  return [[lower, 1 - (at - lower)], [Math.min(lower + 1, last), at - lower]];
 }
 
 function range(values) {

@@ -21,6 +21,7 @@ const dark = matchMedia("(prefers-color-scheme: dark)");
 
 const LEGENDS = {
   heat: "Bright: places to which the model assigns much of the sound.",
+  moving: "Bright: places to which the model assigns much of the sound at this moment.",
   colours: "Similar colours: places to which the model assigns similar sounds.",
   none: "",
 };
@@ -87,7 +88,11 @@ function describe() {
   else if (clip.regions.length === 0) note("No region with sound was found in this clip.");
   find("about").textContent =
     `This page computes all sounds from ${clip.channels} component maps of the mixture and the ` +
-    `visual features of ${clip.height} \u00d7 ${clip.width} places. ` +
+    `visual features of ${clip.height} \u00d7 ${clip.width} places` +
+    (clip.motion
+      ? `, and from ${clip.motion.lags * clip.motion.envelopes} maps of the mixture that follow ` +
+        "the motion of each place. "
+      : ". ") +
     (clip.evaluated
       ? "The sounds of the videos are those that were evaluated, which may overlap; the rest is the " +
         "mixture minus their sum. "
@@ -364,7 +369,8 @@ function showOverlay() {
   const canvas = find("overlay");
   canvas.hidden = chosen === "none";
   canvas.classList.toggle("cells", chosen === "colours");
-  find("legend").textContent = LEGENDS[chosen];
+  const legend = chosen === "heat" && clip.motion ? "moving" : chosen;
+  find("legend").textContent = LEGENDS[legend];
   if (chosen === "heat") drawHeat(canvas, clip, frameNow());
   if (chosen === "colours") drawColours(canvas, clip);
 }

@@ -1,7 +1,7 @@
 // The sound of any place of the picture. Computes what sop/inference/embedding.py and
 // sop/model/spectrogram.py do from the numbers that sop/player/player.py writes into the page.
 //
-// Shapes: W windows, C channels, R mask rows, F bins, M frames. Spectrograms and masks are stored
+// Shapes: W windows, C channels, E envelopes, R mask rows, F bins, M frames. Spectrograms and masks are stored
 // frame by frame: (M, F) and (M, R).
 
 const DAMAGED =
@@ -27,6 +27,11 @@ async function readClip() {
   clip.bins = clip.frame / 2 + 1;
   clip.audio = Float32Array.from(clip.samples, (sample) => (sample / 32767) * clip.peak);
   addUp(clip.components, clip.rows, clip.frames * clip.rows);
+  if (clip.motion) {
+    // Envelopes begin before the clip, where the lags of its first frames are.
+    clip.lead = clip.motion.lags - 1;
+    addUp(clip.envelopes, 1, clip.lead + clip.frames);
+  }
   return clip;
 }
 
@@ -142,23 +147,35 @@ class Sound {
     return this.power;
   }
 
-  // Return the logits of the mask for features, (W, C): (M, R).
-  logits(features) {
-    const { windows, channels, frames, rows, crossfade } = this.clip;
-    const { components, steps, offsets, bias } = this.clip;
+  // Return the weights of all maps at a frame for a place, {features: (W, C), envelopes:
+  // (E, lead + M)}: those of the components and, with motion, of the maps of each lag.
+  weights({ features, envelopes }, m) {
+    const { windows, channels, frames, crossfade, motion, lead } = this.clip;
+    const weights = Array.from({ length: channels }, (_, c) => {
+      let sum = 0;
+      for (let w = 0; w < windows; w++) {
+        sum += crossfade[w * frames + m] * features[w * channels + c];
+      }
+      return sum;
+    });
+    for (let lag = 0; motion && lag < motion.lags; lag++) {
+      for (let e = 0; e < motion.envelopes; e++) {
+        weights.push(envelopes[e * (lead + frames) + lead + m - lag]);
+      }
+    }
+    return weights;
+  }
+
+  // Return the logits of the mask of a place: (M, R).
+  logits(place) {
+    const { frames, rows, components, steps, offsets, bias } = this.clip;
     const logits = new Float32Array(frames * rows);
     for (let m = 0; m < frames; m++) {
       const row = logits.subarray(m * rows, (m + 1) * rows);
-      const chosen = Array.from({ length: channels }, (_, c) => {
-        let sum = 0;
-        for (let w = 0; w < windows; w++) {
-          sum += crossfade[w * frames + m] * features[w * channels + c];
-        }
-        return sum;
-      });
-      row.fill(chosen.reduce((sum, feature, c) => sum + feature * offsets[c], bias));
-      for (let c = 0; c < channels; c++) {
-        const weight = chosen[c] * steps[c];
+      const weights = this.weights(place, m);
+      row.fill(weights.reduce((sum, weight, c) => sum + weight * offsets[c], bias));
+      for (let c = 0; c < weights.length; c++) {
+        const weight = weights[c] * steps[c];
         const at = (c * frames + m) * rows;
         for (let r = 0; r < rows; r++) row[r] += weight * components[at + r];
       }
@@ -190,23 +207,46 @@ class Sound {
     return masks.map((mask) => this.finish(mask));
   }
 
-  cellFeatures(row, column) {
-    const { windows, height, width, channels, cells } = this.clip;
+  cellPlace(row, column) {
+    const { windows, height, width, channels, cells, motion } = this.clip;
     const features = new Float32Array(windows * channels);
     for (let w = 0; w < windows; w++) {
       const at = ((w * height + row) * width + column) * channels;
       features.set(cells.subarray(at, at + channels), w * channels);
     }
-    return features;
+    return { features, envelopes: motion && this.cellEnvelopes(row * width + column) };
+  }
+
+  cellEnvelopes(cell) {
+    const { height, width, frames, lead, motion } = this.clip;
+    const { envelopes, envelopeSteps, envelopeOffsets } = this.clip;
+    const length = lead + frames;
+    const values = new Float32Array(motion.envelopes * length);
+    for (let e = 0; e < motion.envelopes; e++) {
+      const at = (e * height * width + cell) * length;
+      for (let i = 0; i < length; i++) {
+        values[e * length + i] = envelopeOffsets[e] + envelopeSteps[e] * envelopes[at + i];
+      }
+    }
+    return values;
+  }
+
+  regionPlace(k) {
+    const { windows, channels, frames, lead, motion, features, regionEnvelopes } = this.clip;
+    const part = (values, size) => values.subarray(k * size, (k + 1) * size);
+    return {
+      features: part(features, windows * channels),
+      envelopes: motion && part(regionEnvelopes, motion.envelopes * (lead + frames)),
+    };
   }
 
   // The mask of one cell. A softmax runs over all cells of the picture, as in the heat map.
   async cellMask(row, column) {
-    const features = this.cellFeatures(row, column);
-    if (this.clip.activation !== "softmax") return this.masks([this.logits(features)])[0];
+    const place = this.cellPlace(row, column);
+    if (this.clip.activation !== "softmax") return this.masks([this.logits(place)])[0];
     this.total ??= this.totalOfCells();
     const { greatest, sum } = await this.total;
-    const mask = this.logits(features);
+    const mask = this.logits(place);
     for (let i = 0; i < mask.length; i++) mask[i] = Math.exp(mask[i] - greatest[i]) / sum[i];
     return this.finish(mask);
   }
@@ -217,7 +257,7 @@ class Sound {
     const greatest = new Float32Array(frames * rows).fill(-Infinity);
     const sum = new Float64Array(frames * rows);
     for (let cell = 0; cell < height * width; cell++) {
-      const logits = this.logits(this.cellFeatures(Math.floor(cell / width), cell % width));
+      const logits = this.logits(this.cellPlace(Math.floor(cell / width), cell % width));
       for (let i = 0; i < logits.length; i++) {
         const top = Math.max(greatest[i], logits[i]);
         sum[i] = sum[i] * Math.exp(greatest[i] - top) + Math.exp(logits[i] - top);
@@ -231,11 +271,9 @@ class Sound {
   // Masks of the regions and of the rest; they sum to 1 in every bin. Those of an evaluated mixture
   // are used as evaluation does, so that the mask of the rest may be negative.
   async regionMasks() {
-    const { windows, channels, regions, features } = this.clip;
-    const each = windows * channels;
     const logits = [];
-    for (let k = 0; k < regions.length; k++) {
-      logits.push(this.logits(features.subarray(k * each, (k + 1) * each)));
+    for (let k = 0; k < this.clip.regions.length; k++) {
+      logits.push(this.logits(this.regionPlace(k)));
       await yieldToPage();
     }
     const masks = this.masks(logits);
