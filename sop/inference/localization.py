@@ -16,7 +16,7 @@ from scipy import ndimage
 from torch import Tensor
 
 from sop.inference.embedding import BLOCK_FRAMES, Embedding
-from sop.model.motion import cell_weights
+from sop.model.motion import cell_envelopes, cell_weights, synchrony
 from sop.model.pixelplayer import PixelPlayer, Spectra
 from sop.model.spectrogram import stft_power, to_linear_frequency
 from sop.model.vision import pool_pixels
@@ -232,13 +232,17 @@ def regions_at(places: Sequence[tuple[float, float]], shape: tuple[int, int]) ->
     return regions
 
 
-def pixel_energy(player: PixelPlayer, spectra: Spectra, frames: Tensor) -> Tensor:
+def pixel_energy(
+    player: PixelPlayer, spectra: Spectra, frames: Tensor, motion: Tensor | None = None
+) -> Tensor:
     """Return the energy of the mixture under the mask of each pixel.
 
     Args:
         player: the model, in evaluation mode.
         spectra: spectrograms of B mixtures.
         frames: ImageNet-normalised, (B, T, 3, H, W): the same number for each mixture.
+        motion: motion around each frame in the time of the mixture, uint8, (B, T, T_m, H_m, W_m);
+            required by a model with motion, and ignored by others.
 
     Returns:
         (B, T, h, w), the sum of squared masked magnitudes on the linear frequency axis.
@@ -249,8 +253,15 @@ def pixel_energy(player: PixelPlayer, spectra: Spectra, frames: Tensor) -> Tenso
     power = spectra.mixture.abs().square()
     energies = []
     # One frame at a time to bound memory: the masks of its pixels are h x w spectrograms.
-    for features in player.pixel_features(frames).unbind(1):
-        masks = player.masks(player.synthesizer.pixelwise(features, sound).flatten(1, 2))
+    for number, features in enumerate(player.pixel_features(frames).unbind(1)):
+        logits = player.synthesizer.pixelwise(features, sound).flatten(1, 2)
+        if player.motion is not None and player.synchrony is not None:
+            assert motion is not None, "a model with motion needs motion frames"
+            moving = player.motion(motion[:, number])
+            cells = cell_envelopes(moving, features.shape[-2:], sound.shape[-1])
+            envelopes = cells.flatten(3).permute(0, 3, 1, 2)
+            logits = logits + synchrony(envelopes, player.synchrony(spectra.magnitude))
+        masks = player.masks(logits)
         if player.spectrogram.log_frequency:
             masks = to_linear_frequency(masks, power.shape[-2])
         energy = (masks.square() * power[:, None]).sum(dim=(-2, -1))

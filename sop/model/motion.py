@@ -179,6 +179,21 @@ def on_grid(envelopes: Tensor, shape: Sequence[int]) -> Tensor:
     return F.adaptive_avg_pool3d(envelopes, (envelopes.shape[2], height, width))
 
 
+def cell_envelopes(envelopes: Tensor, shape: Sequence[int], frames: int) -> Tensor:
+    """Return the envelopes of all cells of a clip, stretched as those of its source.
+
+    Args:
+        envelopes: envelopes of each cell, (B, E, T, h', w').
+        shape: number of cells of the vision net, (h, w).
+        frames: M, number of spectrogram frames in the same time.
+
+    Returns:
+        (B, E, M, h, w).
+    """
+    size = (frames, *shape)
+    return F.interpolate(on_grid(envelopes, shape), size, mode="trilinear", align_corners=False)
+
+
 def true_envelopes(sources: Tensor) -> Tensor:
     """Return the envelopes of sources, which `MotionNet` learns to predict.
 

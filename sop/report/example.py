@@ -11,6 +11,7 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from PIL import Image
 
+from sop.dataset.clips import Frames, Motion
 from sop.dataset.index import Video
 from sop.dataset.mixtures import MixtureReader
 from sop.evaluate.records import read_record
@@ -50,17 +51,18 @@ def write_example(
         return
     number = means.sort_values(kind="stable").index[len(means) // 2]
     record = read_record(paths[number])
-    reader = MixtureReader(params.mixture, params.extract)
+    reader = MixtureReader(params.mixture, params.extract, params.model.motion != "none")
     try:
-        frames = reader.middle([videos[name] for name in record.videos]).frames
+        read = reader.middle([videos[name] for name in record.videos])
     except (KeyError, LeftOut):
         return
+    frames = read.frames
     sources, sample_rate = len(frames), params.extract.sample_rate
     figure = Figure(figsize=(13, 3.1 * sources), dpi=80, layout="constrained")
     grid = figure.subplots(sources, 5, squeeze=False)
     truth = record.truth(params)
     mixture = truth.sum(axis=0)
-    heats = heat_maps(player, mixture, frames)
+    heats = heat_maps(player, mixture, frames, read.motion)
     levels = [_level(player, sound) for sound in (mixture, *record.estimates(params), *truth)]
     loudest = max(float(level.max()) for level in levels)
     extent = (0, len(mixture) / sample_rate, 0, sample_rate / 2000)
@@ -97,7 +99,7 @@ def write_example(
 
 
 def heat_maps(
-    player: PixelPlayer, mixture: NDArray[np.float32], frames: NDArray[np.uint8]
+    player: PixelPlayer, mixture: NDArray[np.float32], frames: Frames, motion: Motion | None = None
 ) -> NDArray[np.float32]:
     """Return the energy that the model assigns to each pixel of the middle frame of each source.
 
@@ -105,6 +107,7 @@ def heat_maps(
         player: the model, in evaluation mode.
         mixture: sound of all sources, a whole number of hops, (L,).
         frames: (N, T, H, W, 3).
+        motion: (N, T_m, H_m, W_m); required by a model with motion, and ignored by others.
 
     Returns:
         Energy, scaled to [0, 1] in each frame, (N, h, w).
@@ -116,7 +119,8 @@ def heat_maps(
         # One sample more than whole hops gives as many spectrogram frames as the clip has.
         spectra = player.spectra(torch.nn.functional.pad(audio, (0, 1)))
         pictures = normalize_frames(torch.from_numpy(frames[:, middle]).to(device))
-        energy = pixel_energy(player, spectra, pictures[None])[0].cpu().numpy()
+        moving = None if motion is None else torch.from_numpy(motion)[None].to(device)
+        energy = pixel_energy(player, spectra, pictures[None], moving)[0].cpu().numpy()
     lowest = energy.min(axis=(-2, -1), keepdims=True)
     heats: NDArray[np.float32] = (energy - lowest) / np.maximum(
         energy.max(axis=(-2, -1), keepdims=True) - lowest, 1e-12

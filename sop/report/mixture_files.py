@@ -13,9 +13,9 @@ from matplotlib import colormaps
 from numpy.typing import NDArray
 from PIL import Image
 
-from sop.dataset.clips import Frames, sound_seconds, window_start
+from sop.dataset.clips import sound_seconds, window_start
 from sop.dataset.index import Video
-from sop.dataset.mixtures import MixtureReader, middle_frame
+from sop.dataset.mixtures import Mixture, MixtureReader, middle_frame
 from sop.evaluate.records import Record, write_sound
 from sop.model.pixelplayer import PixelPlayer
 from sop.model.spectrogram import binary_masks, network_input, network_magnitude, ratio_masks, stft
@@ -89,11 +89,11 @@ class MixtureFileWriter:
         videos = [self.videos[name] for name in record.videos if name in self.videos]
         if len(videos) == len(record.videos):
             clips = self._add_clips(videos, len(mixture), of_sources)
-            frames = self._frames(videos)
-            if self.player is not None and frames is not None:
-                self._add_pictures(self.player, mixture, frames, of_sources)
+            read = self._read(videos)
+            if self.player is not None and read is not None:
+                self._add_pictures(self.player, mixture, read, of_sources)
                 if with_player and len(clips) == len(videos):
-                    of_mixture["player"] = self._player(self.player, clips, frames)
+                    of_mixture["player"] = self._player(self.player, clips, read)
         return MixtureFiles(of_mixture, of_sources)
 
     def _add_clips(
@@ -114,10 +114,12 @@ class MixtureFileWriter:
             own["video"] = self._name(path)
         return clips
 
-    def _frames(self, videos: Sequence[Video]) -> Frames | None:
-        """Read the evaluated frames, (N, T, H, W, 3); None if a video cannot be read."""
+    def _read(self, videos: Sequence[Video]) -> Mixture | None:
+        """Read the evaluated frames and motion; None if a video cannot be read."""
+        params = self.params
+        moving = params.model.motion != "none"
         try:
-            return MixtureReader(self.params.mixture, self.params.extract).middle(videos).frames
+            return MixtureReader(params.mixture, params.extract, moving).middle(videos)
         except LeftOut:
             return None
 
@@ -125,19 +127,19 @@ class MixtureFileWriter:
         self,
         player: PixelPlayer,
         mixture: Sound,
-        frames: Frames,
+        read: Mixture,
         of_sources: Sequence[dict[str, str]],
     ) -> None:
         """Draw the middle frame of each video and its heat map."""
-        heats = heat_maps(player, mixture, frames)
-        middle = frames[:, frames.shape[1] // 2]
+        heats = heat_maps(player, mixture, read.frames, read.motion)
+        middle = read.frames[:, read.frames.shape[1] // 2]
         for n, (own, frame, heat) in enumerate(zip(of_sources, middle, heats, strict=True), 1):
             own["heat"] = self._still(f"{n}-heat", overlay(frame, heat))
             own["frame"] = self._still(f"{n}-frame", frame)
 
-    def _player(self, player: PixelPlayer, clips: Sequence[Path], frames: Frames) -> str:
+    def _player(self, player: PixelPlayer, clips: Sequence[Path], read: Mixture) -> str:
         """Write the pixel player of a mixture: its videos side by side, with its sound."""
-        clip = mixture_clip(player, self.record, frames, self.params)
+        clip = mixture_clip(player, self.record, read.frames, self.params, read.motion)
         audio, rate = clip.embedding.audio, clip.embedding.sample_rate
         video, sound = self._path("player/video.mp4"), self._path("player/mixture.wav")
         write_sound(sound, audio, rate)

@@ -16,7 +16,7 @@ from sop.dataset.clips import Frames, Motion
 from sop.evaluate.records import Record
 from sop.inference.embedding import LEAD_FRAMES, Embedding, MotionEmbedding
 from sop.inference.localization import Localizer
-from sop.model.motion import on_grid, pool_envelopes
+from sop.model.motion import cell_envelopes, pool_envelopes
 from sop.model.pixelplayer import PixelPlayer, normalize_frames
 from sop.model.spectrogram import network_input
 from sop.model.vision import pool_pixels
@@ -52,12 +52,14 @@ def mixture_clip(
         moving, envelopes = None, None
         if player.motion is not None and player.synchrony is not None:
             assert motion is not None, "a model with motion needs motion frames"
-            predicted = player.motion(torch.from_numpy(motion))
+            predicted, count = player.motion(torch.from_numpy(motion)), spectrum.shape[1]
+            squares = cell_envelopes(predicted, pixels.shape[-2:], count)
+            row = torch.cat(list(squares), dim=-1)
             moving = MotionEmbedding(
                 maps=player.synchrony(magnitude)[0].numpy(),
-                cells=_stretched_cells(predicted, pixels, spectrum.shape[1]),
+                cells=_with_lead(row.movedim(1, -1)).transpose(0, 3, 1, 2),
             )
-            envelopes = _with_lead(pool_envelopes(predicted, pixels, spectrum.shape[1]))
+            envelopes = _with_lead(pool_envelopes(predicted, pixels, count))
     scale = player.synthesizer.scale
     embedding = Embedding(
         audio=record.sources.sum(axis=0),
@@ -110,25 +112,6 @@ def _pool_frames(pixels: Tensor, pooling: Pooling) -> Tensor:
     apart = pixels.permute(0, 3, 4, 1, 2).flatten(0, 2)[..., None, None]
     pooled: Tensor = pool_pixels(apart, pooling).unflatten(0, (n, height, width))
     return pooled
-
-
-def _stretched_cells(envelopes: Tensor, pixels: Tensor, frames: int) -> NDArray[np.float32]:
-    """Return the envelopes of the cells of all squares side by side, as long as the spectrogram.
-
-    Args:
-        envelopes: envelopes of each cell, (N, E, T_m, h', w').
-        pixels: visual features of the videos, (N, T, C, h, w).
-        frames: M, number of spectrogram frames.
-
-    Returns:
-        (E, LEAD_FRAMES + M, h, N * w).
-    """
-    cells = on_grid(envelopes, pixels.shape[-2:])
-    # Stretched like the pooled envelopes of a source.
-    size = (frames, *cells.shape[-2:])
-    stretched = F.interpolate(cells, size=size, mode="trilinear", align_corners=False)
-    row = torch.cat(list(stretched), dim=-1)
-    return _with_lead(row.movedim(1, -1)).transpose(0, 3, 1, 2)
 
 
 def _with_lead(envelopes: Tensor) -> NDArray[np.float32]:

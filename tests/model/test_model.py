@@ -8,8 +8,10 @@ from torch import Tensor, nn
 from torchvision.models import resnet18
 
 from sop.inference.localization import pixel_energy
+from sop.model.motion import synchrony
 from sop.model.pixelplayer import PixelPlayer, activate, build, normalize_frames, separation_loss
 from sop.model.sound import SoundNet
+from sop.model.spectrogram import to_linear_frequency
 from sop.model.synthesizer import Synthesizer
 from sop.model.vision import VisionNet, pool_background, pool_pixels
 from sop.params import Params, SoundKind, VisionKind
@@ -336,6 +338,31 @@ def test_pixel_energy(tiny_params: Params) -> None:
         mask = player.masks(player.synthesizer(pixel[:, None], sound))[:, 0]
         expected = ((mask * spectra.mixture.abs()) ** 2).sum(dim=(1, 2))
     torch.testing.assert_close(energy[:, 2, 1, 0], expected, rtol=1e-4, atol=0)
+
+
+def test_pixel_energy_with_motion(tiny_params: Params) -> None:
+    values = {"model__motion": "synchrony", "extract__motion_rate": 8.0}
+    player = with_large_weights(tiny_player(tiny_params, **values)).eval()
+    torch.nn.init.normal_(player.synchrony.last.weight, generator=torch.Generator().manual_seed(0))
+    spectra = player.spectra(0.1 * noise(1, 2, SAMPLES))
+    frames = noise(1, 2, 3, 32, 32)
+    motion = (127 + 40 * noise(1, 2, 9, 16, 16)).clamp(0, 255).byte()
+    with torch.inference_mode():
+        energy = pixel_energy(player, spectra, frames, motion)
+        logits = player.synthesizer.pixelwise(
+            player.pixel_features(frames)[:, 1], player.sound_features(spectra.magnitude)
+        )
+        # The envelopes are as coarse as the features: 2 x 2 cells of 4 x 4.
+        cells = F.adaptive_avg_pool3d(player.motion(motion[:, 1]), (9, 2, 2))[..., 1, 0]
+        count = spectra.magnitude.shape[-1]
+        envelopes = F.interpolate(cells, size=count, mode="linear", align_corners=False)
+        added = synchrony(envelopes[:, None], player.synchrony(spectra.magnitude))
+        mask = player.masks(logits[:, 1, 0][:, None] + added)
+        linear = to_linear_frequency(mask, spectra.mixture.shape[-2])[0, 0]
+        expected = (linear * spectra.mixture[0].abs()).square().sum()
+        others = pixel_energy(player, spectra, frames, motion.flip(2))
+    torch.testing.assert_close(energy[0, 1, 1, 0], expected, rtol=1e-3, atol=0)
+    assert (energy / others - 1).abs().max() > 0.01
 
 
 def test_pixel_energy_of_full_and_empty_masks(tiny_params: Params) -> None:

@@ -1,6 +1,7 @@
 """The picture of a separated mixture."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,7 @@ from sop.evaluate.records import Record, record_paths, write_record
 from sop.model.pixelplayer import PixelPlayer, build
 from sop.params import Params
 from sop.report.example import write_example
+from tests.support.experiment import with_values
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("one_thread")]
 
@@ -60,6 +62,32 @@ def test_picture(
     again = tmp_path / "again.png"
     write_example(again, player, shown, SCORES, videos, tiny_params)
     assert again.read_bytes() == path.read_bytes()
+
+
+def test_picture_of_a_model_with_motion(
+    tmp_path: Path, videos: dict[str, Video], tiny_params: Params
+) -> None:
+    values = {"model.motion": "synchrony", "extract.motion_rate": 16.0}
+    params = with_values(tiny_params, values)
+    player = build(params.model, params.spectrogram, seed=0).eval()
+    torch.nn.init.normal_(player.synchrony.last.weight, generator=torch.Generator().manual_seed(0))
+    write_record(tmp_path, record_of([*videos], params))
+    pictures = []
+    for seed in (0, 1):
+        tracks = np.random.default_rng(seed).integers(0, 256, (2, 48, 44, 58), dtype=np.uint8)
+        moving = {}
+        for track, (name, video) in zip(tracks, videos.items(), strict=True):
+            moving[name] = replace(video, motion=tmp_path / f"{len(moving)}.npy")
+            np.save(moving[name].motion, track)
+        path = tmp_path / f"{seed}.png"
+        write_example(path, player, record_paths(tmp_path), SCORES, moving, params)
+        with Image.open(path) as image:
+            pictures.append(np.asarray(image.convert("RGB")).astype(int))
+    # Other motion, other places that sound: only the heat maps, in the second column.
+    changed = np.flatnonzero(np.abs(pictures[1] - pictures[0]).any(axis=(0, 2)))
+    assert len(changed) > 20
+    assert changed.min() > 190
+    assert changed.max() < 416
 
 
 def test_picture_of_silence(

@@ -15,6 +15,7 @@ from sop.evaluate.validation import separate_mixtures
 from sop.model.pixelplayer import PixelPlayer, build
 from sop.params import Params
 from sop.player.player import PlayerClip, write_player
+from sop.report.mixture_files import MixtureFileWriter
 from sop.report.mixture_player import mixture_clip
 from tests.support.experiment import with_values
 from tests.support.pages import correlation, samples
@@ -113,6 +114,20 @@ def test_masks_of_moving_videos_are_the_evaluated_ones(
         assert np.all(mean <= half.max(axis=(-2, -1)) + 1e-5)
         assert np.all(mean >= half.min(axis=(-2, -1)) - 1e-5)
         assert correlation(half.mean(axis=(-2, -1)).ravel(), mean.ravel()) > 0.9
+
+
+def test_files_of_a_mixture_with_motion(
+    tmp_path: Path, tiny_params: Params, moving_videos: list[Video]
+) -> None:
+    params = with_values(tiny_params, MOTION)
+    found = evaluated(params, moving_videos)
+    videos = {video.name: video for video in found.mixture.videos}
+    originals = moving_videos[0].audio.parents[2] / "videos"
+    writer = MixtureFileWriter(tmp_path, params, videos, originals, found.player, found.record)
+    written = writer.write(None, with_player=True)
+    page = (tmp_path / written.mixture["player"]).read_text("utf-8")
+    assert '"motion":{"envelopes":2,"lags":8' in page
+    assert all((tmp_path / source["heat"]).exists() for source in written.sources)
 
 
 @pytest.mark.parametrize("motion", [{}, MOTION], ids=["still", "moving"])
