@@ -200,7 +200,7 @@ def report_processes(videos: list[Video], params: Params) -> None:
     The two run alternately, because other work on the machine slows both.
     """
     reader = MixtureReader(params.mixture, params.extract)
-    mixtures = TrainingMixtures(videos, reader, 100, BATCH, params.seed)
+    mixtures = TrainingMixtures(videos, reader, 100, BATCH, params.train.seed)
     speeds: dict[str, list[float]] = {"PyTorch's DataLoader": [], "our readers": []}
     for first in range(0, 2 * ROUNDS * STEPS, STEPS):
         steps = range(first, first + STEPS)
