@@ -144,11 +144,10 @@ def test_sources_that_are_not_heard_have_no_envelope_loss() -> None:
 
 
 def test_without_motion_nothing_is_added(tiny_params: Params) -> None:
-    plain, with_motion = build(tiny_params.model, tiny_params.spectrogram, 0), None
-    with_motion = player_with_motion(tiny_params)
+    plain = build(tiny_params.model, tiny_params.spectrogram, 0).eval()
+    with_motion = player_with_motion(tiny_params).eval()
     with_motion.load_state_dict(plain.state_dict(), strict=False)
     magnitude, frames, motion = inputs()
-    plain.eval(), with_motion.eval()
     with torch.inference_mode():
         assert plain(magnitude, frames).envelopes is None
         # The maps are zero before training.
@@ -186,7 +185,6 @@ def test_every_weight_of_the_motion_nets_learns(tiny_params: Params, background:
     for net in (player.motion, player.synchrony):
         for name, parameter in net.named_parameters():
             assert parameter.grad is not None, name
-            # A batch norm with two values per channel would have none.
             assert parameter.grad.abs().max() > 0, name
 
 
