@@ -1,18 +1,18 @@
 """Network outputs for a segment of video, from which the sound of any pixel can be computed.
 
-Shapes: W windows, h x w cells of the picture, C channels, E envelopes, K places (cells or regions),
-R mask rows (256 log-spaced ones or F), F x M frequency bins x spectrogram frames, L samples.
+Shapes: W windows, h x w cells of the picture, C channels, E envelopes, S maps of the sound that
+follow motion, K places (cells or regions), R mask rows (256 log-spaced ones or F), F x M frequency
+bins x spectrogram frames, L samples.
 """
 
 from dataclasses import dataclass
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from numpy.typing import NDArray
 
 from sop.dataset.clips import Audio
-from sop.model.motion import LAGS, synchrony
+from sop.model.motion import LEAD, TAIL, synchrony
 from sop.model.pixelplayer import activate
 from sop.model.spectrogram import istft, stft, stft_power, to_linear_frequency
 from sop.params import Activation, SpectrogramParams
@@ -20,10 +20,6 @@ from sop.runtime.device import one_thread
 
 # Number of spectrogram frames for which the masks of all cells are in memory at a time.
 BLOCK_FRAMES = 32
-
-
-# A segment has the envelopes of this number of spectrogram frames before its first one.
-LEAD_FRAMES = LAGS - 1
 
 # Number of heat maps per second of a segment with motion.
 HEAT_RATE = 10
@@ -34,10 +30,12 @@ class MotionEmbedding:
     """What a model with motion adds to the embedding of a segment."""
 
     maps: NDArray[np.float32]
-    """Maps of the sound that follow the envelopes, cross-faded over the windows,
-    (E * LAGS, R, M)."""
+    """Maps of the sound, cross-faded over the windows, (S, R, M)."""
     cells: NDArray[np.float32]
-    """Predicted loudness and onsets of each cell, (E, LEAD_FRAMES + M, h, w)."""
+    """Predicted envelopes of each cell, (E, LEAD + M + TAIL, h, w): also those of `LEAD`
+    spectrogram frames before the segment, and of `TAIL` after it."""
+    taps: NDArray[np.float32]
+    """Filter from the envelopes of a place to the weights of the maps, (S, E, LEAD + 1 + TAIL)."""
 
     def pool(self, weights: NDArray[np.float32]) -> NDArray[np.float32]:
         """Return the envelopes of places.
@@ -46,7 +44,7 @@ class MotionEmbedding:
             weights: weight of each cell in each place, (K, h, w), with a sum of 1.
 
         Returns:
-            (K, E, LEAD_FRAMES + M).
+            (K, E, LEAD + M + TAIL).
         """
         pooled: NDArray[np.float32] = np.einsum("emhw,khw->kem", self.cells, weights)
         return pooled
@@ -55,17 +53,16 @@ class MotionEmbedding:
         """Return what motion adds to the logits of places.
 
         Args:
-            envelopes: envelopes of the places, (K, E, LEAD_FRAMES + M).
+            envelopes: envelopes of the places, (K, E, LEAD + M + TAIL).
             frames: spectrogram frames, M' of them.
 
         Returns:
             (K, R, M').
         """
         begin, end, _ = frames.indices(self.maps.shape[-1])
-        # The lags before the first frame come from the lead.
-        lead = torch.from_numpy(envelopes[None, :, :, begin : end + LEAD_FRAMES])
+        around = torch.from_numpy(envelopes[None, :, :, begin : end + LEAD + TAIL])
         maps = torch.from_numpy(self.maps[None, :, :, begin:end])
-        return synchrony(lead, F.pad(maps, (LEAD_FRAMES, 0)))[0, :, :, LEAD_FRAMES:]
+        return synchrony(around, maps, torch.from_numpy(self.taps))[0]
 
 
 @dataclass(frozen=True)
@@ -112,7 +109,7 @@ class Embedding:
             features: features of each place in each window, (W, K, C); those of a cell are
                 `cells[:, i, j]`.
             frames: spectrogram frames, M of them.
-            envelopes: envelopes of each place, (K, E, LEAD_FRAMES + M); those of a cell are
+            envelopes: envelopes of each place, (K, E, LEAD + M + TAIL); those of a cell are
                 `motion.cells[:, :, i, j]`. None for a model without motion.
 
         Returns:

@@ -16,7 +16,7 @@ from scipy import ndimage
 from torch import Tensor
 
 from sop.inference.embedding import BLOCK_FRAMES, Embedding
-from sop.model.motion import cell_envelopes, cell_weights, synchrony
+from sop.model.motion import cell_envelopes, cell_weights, padded
 from sop.model.pixelplayer import PixelPlayer, Spectra
 from sop.model.spectrogram import stft_power, to_linear_frequency
 from sop.model.vision import pool_pixels
@@ -260,7 +260,8 @@ def pixel_energy(
             moving = player.motion(motion[:, number])
             cells = cell_envelopes(moving, features.shape[-2:], sound.shape[-1])
             envelopes = cells.flatten(3).permute(0, 3, 1, 2)
-            logits = logits + synchrony(envelopes, player.synchrony(spectra.magnitude))
+            maps = player.synchrony(spectra.magnitude)
+            logits = logits + player.synchrony.logits(padded(envelopes), maps)
         masks = player.masks(logits)
         if player.spectrogram.log_frequency:
             masks = to_linear_frequency(masks, power.shape[-2])

@@ -14,11 +14,11 @@ import torch
 from numpy.typing import NDArray
 
 from sop.dataset.clips import Audio
-from sop.inference.embedding import LEAD_FRAMES, Embedding, MotionEmbedding, normalize_masks
+from sop.inference.embedding import Embedding, MotionEmbedding, normalize_masks
 from sop.inference.localization import Localization, Localizer, Region, pool_region
 from sop.inference.recording import Recording, decoded_recording
 from sop.model.checkpoint import load_player
-from sop.model.motion import REACH, on_grid
+from sop.model.motion import LEAD, REACH, TAIL, on_grid
 from sop.model.pixelplayer import PixelPlayer, normalize_frames
 from sop.model.spectrogram import network_input
 from sop.params import InferenceParams
@@ -206,9 +206,10 @@ class Separator:
                     )
         assert components is not None
         motion = None
-        if self.player.motion is not None:
+        if self.player.synchrony is not None:
             envelopes = self.run_motion(recording, first, count, cells[0].shape[1:3])
-            motion = MotionEmbedding(components[channels:], envelopes)
+            taps = self.player.synchrony.filter.weight.detach().cpu().numpy()
+            motion = MotionEmbedding(components[channels:], envelopes, taps)
         begin = first * self._hop
         return Embedding(
             audio=recording.sound(begin, begin + (count - 1) * self._hop),
@@ -265,12 +266,12 @@ class Separator:
             shape: number of cells, (h, w).
 
         Returns:
-            Envelopes of each cell, (E, LEAD_FRAMES + M, h, w), from `LEAD_FRAMES` before `first`.
+            Envelopes of each cell, (E, LEAD + M + TAIL, h, w), from `LEAD` frames before `first`.
         """
         net, rate = self.player.motion, self.params.extract.motion_rate
         assert net is not None
         assert rate is not None
-        columns = np.arange(first - LEAD_FRAMES, first + count)
+        columns = np.arange(first - LEAD, first + count + TAIL)
         # As in training, where M spectrogram frames and the motion frames of a clip are stretched
         # to the same length. Motion frame i is in the middle of its interval.
         places = (columns + 0.5) * self._hop / recording.sample_rate * rate - 0.5
@@ -307,7 +308,7 @@ class Separator:
 
 
 def region_envelopes(motion: MotionEmbedding, region: Region) -> NDArray[np.float32]:
-    """Return the envelopes of a region, (E, LEAD_FRAMES + M)."""
+    """Return the envelopes of a region, (E, LEAD + M + TAIL)."""
     equal = region.cells / np.float32(region.cells.sum())
     weights = equal if region.weights is None else region.weights
     pooled: NDArray[np.float32] = motion.pool(weights[None].astype(np.float32))[0]

@@ -1,13 +1,13 @@
 """Motion: the envelopes of a sound, predicted from what moves, and where the mixture follows them.
 
-Shapes: B mixtures, T motion frames, H x W pixels, h x w cells, E envelopes,
-P cells, R x M mask rows x spectrogram frames.
+Shapes: B mixtures, T motion frames, H x W pixels, h x w cells, E envelopes, K maps, P cells,
+R x M mask rows x spectrogram frames.
 
-A player who is heard moves in time with the sound. For each place, `MotionNet` predicts the
-loudness and the onsets of its own sound from luminance differences. `SynchronyNet` returns maps of
-the mixture, one for each envelope and lag. The products of envelopes and maps are added to the
-logits of the masks: for each bin, a learned cross-correlation of what is seen with what is heard.
-The logits stay linear in the envelopes of a place, as they are in its visual features.
+A player who is heard moves in time with the sound. For each place, `MotionNet` predicts envelopes
+of its own sound from luminance differences. `SynchronyNet` returns maps of the mixture, and filters
+the envelopes over time into the weight of each map at each moment. The weighted maps are added to
+the logits of the masks: for each bin, a learned cross-correlation of what is seen with what is
+heard. The logits stay linear in the envelopes of a place, as they are in its visual features.
 """
 
 from collections.abc import Sequence
@@ -16,21 +16,20 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-# Loudness and onsets.
-ENVELOPES = 2
+# Envelopes that are learned from true ones, loudness and onsets, and all envelopes: the others are
+# learned from the loss of the masks alone.
+TRUE_ENVELOPES = 2
+ENVELOPES = 5
 
-# Number of distances, in spectrogram frames from 0, by which the maps follow the envelopes.
-LAGS = 8
+# Number of spectrogram frames before and after a moment whose envelopes weigh the maps then.
+LEAD, TAIL = 12, 3
 
 # Number of motion frames before and after a moment that its envelopes depend on.
 REACH = 11
 
-# Number of maps of the mixture.
-SYNCHRONY_MAPS = ENVELOPES * LAGS
-
-# Channels of the nets, and of the hidden layers of the two heads.
+# Number of maps of the mixture, and channels of the nets.
+MAPS = 24
 WIDTH = 16
-MAP_WIDTH = 24
 
 # The luminance is in [-1, 1]; differences of neighbouring frames are a small part of it.
 DIFFERENCE_GAIN = 5.0
@@ -38,9 +37,12 @@ DIFFERENCE_GAIN = 5.0
 # Added to the weight of every cell, so that motion beside the attended cells counts, too.
 MIN_WEIGHT = 1e-3
 
-# Floors of the envelopes, relative to the mean energy of a frame and to the root mean square of the
-# magnitude, and the smallest mean square, so that the envelopes of silence are finite.
+# Floors of the true envelopes, relative to the mean energy of a frame and to the root mean square
+# of the magnitude, and the smallest mean square, so that the envelopes of silence are finite.
 LOUDNESS_FLOOR, MAGNITUDE_FLOOR, MIN_POWER = 1e-3, 3e-2, 1e-10
+
+# Added to the standard deviations of the true envelopes, so that those of a rest stay small.
+MIN_DEVIATION = 0.1
 
 # Added to the magnitudes of a mixture before the logarithm.
 INPUT_FLOOR = 1e-3
@@ -73,7 +75,7 @@ class MotionNet(nn.Module):
             motion: luminance, uint8, (B, T, H, W).
 
         Returns:
-            Loudness and onsets, scaled as by `true_envelopes`, (B, E, T, H / 4, W / 4), rounded up.
+            Envelopes, the first ones as `true_envelopes`, (B, E, T, H / 4, W / 4), rounded up.
         """
         luminance = motion.float() / 127.5 - 1
         change = DIFFERENCE_GAIN * luminance.diff(dim=1, prepend=luminance[:, :1])
@@ -87,53 +89,53 @@ class MotionNet(nn.Module):
 
 
 class SynchronyNet(nn.Module):
-    """Convolutions that find in a mixture what follows each envelope at each lag."""
+    """Convolutions that find in a mixture what follows the envelopes of a source."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.first = _plane(3, MAP_WIDTH, (3, 3))
-        self.residuals = nn.ModuleList(
-            (_plane(MAP_WIDTH, MAP_WIDTH, (3, 5)), _plane(MAP_WIDTH, MAP_WIDTH, (5, 3)))
-        )
-        self.last = nn.Conv2d(MAP_WIDTH, SYNCHRONY_MAPS, 1, bias=False)
+        self.first = _plane(3, MAPS, (3, 3))
+        self.residuals = nn.ModuleList((_plane(MAPS, MAPS, (3, 5)), _plane(MAPS, MAPS, (5, 3))))
+        self.filter = nn.Conv1d(ENVELOPES, MAPS, LEAD + 1 + TAIL, bias=False)
         # Training starts from appearance alone.
-        nn.init.zeros_(self.last.weight)
+        nn.init.zeros_(self.filter.weight)
 
     def forward(self, magnitude: Tensor) -> Tensor:
-        """Return the maps of a mixture: (B, R, M) > 0 to (B, E * LAGS, R, M)."""
+        """Return the maps of a mixture: (B, R, M) > 0 to (B, K, R, M)."""
         level = torch.log(magnitude + INPUT_FLOOR)
         rise = level.diff(dim=-1, prepend=level[..., :1])
         x: Tensor = self.first(torch.stack([level, rise.relu(), (-rise).relu()], dim=1))
         for residual in self.residuals:
             x = x + residual(x)
-        maps: Tensor = self.last(x)
-        return maps
+        return x
+
+    def logits(self, envelopes: Tensor, maps: Tensor) -> Tensor:
+        """Return the logits that motion adds to those of appearance.
+
+        Args:
+            envelopes: predicted envelopes of N sources or places, (B, N, E, LEAD + M + TAIL).
+            maps: maps of the mixture, (B, K, R, M).
+
+        Returns:
+            (B, N, R, M).
+        """
+        return synchrony(envelopes, maps, self.filter.weight)
 
 
-def lagged(envelopes: Tensor) -> Tensor:
-    """Return envelopes at all lags; they are zero before the first frame.
-
-    Args:
-        envelopes: (..., E, M).
-
-    Returns:
-        (..., E * LAGS, M), all envelopes at lag 0, then at lag 1, ...
-    """
-    frames = envelopes.shape[-1]
-    return torch.cat([F.pad(envelopes, (lag, 0))[..., :frames] for lag in range(LAGS)], dim=-2)
-
-
-def synchrony(envelopes: Tensor, maps: Tensor) -> Tensor:
-    """Return the logits that motion adds to those of appearance.
+def synchrony(envelopes: Tensor, maps: Tensor, taps: Tensor) -> Tensor:
+    """Return the logits of `SynchronyNet.logits`.
 
     Args:
-        envelopes: predicted envelopes of N sources or places, (B, N, E, M).
-        maps: maps of the mixture, (B, E * LAGS, R, M).
-
-    Returns:
-        (B, N, R, M).
+        envelopes: predicted envelopes of N sources or places, (B, N, E, LEAD + M + TAIL).
+        maps: maps of the mixture, (B, K, R, M).
+        taps: weight of `SynchronyNet.filter`, (K, E, LEAD + 1 + TAIL).
     """
-    return torch.einsum("bnkm,bkrm->bnrm", lagged(envelopes), maps)
+    weights = F.conv1d(envelopes.flatten(0, 1), taps).unflatten(0, envelopes.shape[:2])
+    return torch.einsum("bnkm,bkrm->bnrm", weights, maps)
+
+
+def padded(envelopes: Tensor) -> Tensor:
+    """Return envelopes of a clip, which are zero outside: (..., M) to (..., LEAD + M + TAIL)."""
+    return F.pad(envelopes, (LEAD, TAIL))
 
 
 def pool_envelopes(envelopes: Tensor, pixels: Tensor, frames: int) -> Tensor:
@@ -195,24 +197,26 @@ def cell_envelopes(envelopes: Tensor, shape: Sequence[int], frames: int) -> Tens
 
 
 def true_envelopes(sources: Tensor) -> Tensor:
-    """Return the envelopes of sources, which `MotionNet` learns to predict.
+    """Return the loudness and the onsets of sources, which `MotionNet` learns to predict.
 
-    Both are relative to the mean level of all sources of a mixture, so that the level of a
-    recording does not matter, and a player at rest differs from one who plays.
+    Over a clip, each has a mean of zero and a standard deviation of almost one; those of a source
+    at rest are near zero.
 
     Args:
         sources: magnitudes of the true sources, (B, N, R, M), >= 0.
 
     Returns:
-        Log energy, and mean rise of the log magnitude, scaled to a range of about -2.5 to 2.5,
-        (B, N, E, M).
+        Log energy, and mean rise of the log magnitude, (B, N, TRUE_ENVELOPES, M).
     """
+    # Noise far below the mixture must not count as a signal.
     power = sources.sum(dim=1).square().mean(dim=(1, 2))[:, None, None] + MIN_POWER
     rows = sources.shape[2]
     loudness = torch.log(sources.square().sum(dim=2) / (rows * power) + LOUDNESS_FLOOR)
     level = torch.log(sources / power.sqrt()[..., None] + MAGNITUDE_FLOOR)
     onsets = level.diff(dim=-1, prepend=level[..., :1]).relu().mean(dim=2)
-    return torch.stack([(loudness + 2) / 2, 5 * onsets], dim=2)
+    both = torch.stack([loudness, onsets], dim=2)
+    deviation = both.std(dim=-1, keepdim=True, correction=0)
+    return (both - both.mean(dim=-1, keepdim=True)) / (deviation + MIN_DEVIATION)
 
 
 def _block(inputs: int, outputs: int, kernel: tuple[int, int, int], stride: int = 1) -> nn.Module:

@@ -6,7 +6,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from sop.model.motion import MotionNet, SynchronyNet, pool_envelopes, synchrony, true_envelopes
+from sop.model.motion import (
+    TRUE_ENVELOPES,
+    MotionNet,
+    SynchronyNet,
+    padded,
+    pool_envelopes,
+    true_envelopes,
+)
 from sop.model.sound import SoundNet
 from sop.model.spectrogram import binary_masks, network_input, network_magnitude, ratio_masks, stft
 from sop.model.synthesizer import Synthesizer
@@ -79,7 +86,7 @@ class PixelPlayer(nn.Module):
         cells = self.motion(motion.transpose(0, 1).flatten(0, 1))
         pooled = pool_envelopes(cells, pixels, magnitude.shape[-1])
         envelopes = torch.stack(pooled.chunk(sources), dim=1)
-        added = synchrony(envelopes, self.synchrony(magnitude))
+        added = self.synchrony.logits(padded(envelopes), self.synchrony(magnitude))
         # A background has no motion of its own.
         return Prediction(
             torch.cat([logits[:, :sources] + added, logits[:, sources:]], dim=1), envelopes
@@ -221,7 +228,8 @@ def envelope_loss(envelopes: Tensor, spectra: Spectra, heard: Tensor) -> Tensor:
     Returns:
         Scalar.
     """
-    distance = (envelopes - true_envelopes(spectra.sources)).square()
+    predicted = envelopes[:, :, :TRUE_ENVELOPES]
+    distance = (predicted - true_envelopes(spectra.sources)).square()
     return (distance * heard[..., None, None]).mean()
 
 

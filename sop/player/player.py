@@ -17,8 +17,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from sop.inference.embedding import LEAD_FRAMES, Embedding, MotionEmbedding
-from sop.model.motion import ENVELOPES, LAGS, SYNCHRONY_MAPS
+from sop.inference.embedding import Embedding, MotionEmbedding
+from sop.model.motion import ENVELOPES, LEAD, MAPS, TAIL
 from sop.model.spectrogram import unwarp_rows
 from sop.player.colours import hex_colour
 from sop.player.embedded import SHARED_STYLE, WHOLE_SCRIPT, digest, script_json
@@ -32,7 +32,7 @@ VIDEO_FORMATS = (".mp4", ".webm")
 _TEMPLATES = Path(__file__).parent / "page"
 _SCRIPTS = ("fourier.js", "sound.js", "playback.js", "drawing.js", "page.js")
 # Largest level of component maps and envelopes, and of the maps that follow the motion: there are
-# as many of these again, but they count less.
+# more of these, and they count less.
 _LEVELS = 255
 _MAP_LEVELS = 63
 _FULL_SCALE = 32767
@@ -49,7 +49,7 @@ class PlayerRegion:
     features: NDArray[np.float32]
     """Visual features in each window, as for `Embedding.masks`, (W, C)."""
     envelopes: NDArray[np.float32] | None = None
-    """Envelopes, as for `Embedding.masks`, (E, LEAD_FRAMES + M); None without motion."""
+    """Envelopes, as for `Embedding.masks`, (E, LEAD + M + TAIL); None without motion."""
 
 
 @dataclass(frozen=True)
@@ -144,11 +144,12 @@ def _check(clip: PlayerClip) -> None:
     for number, region in enumerate(clip.regions):
         expected[f"cells of region {number}"] = (region.cells, (height, width))
         expected[f"features of region {number}"] = (region.features, (windows, channels))
-    motion, length = embedding.motion, LEAD_FRAMES + frames
+    motion, length = embedding.motion, LEAD + frames + TAIL
     if motion is not None:
         expected["heat"] = (clip.heat, (len(clip.heat), height, width))
-        expected["maps"] = (motion.maps, (SYNCHRONY_MAPS, rows, frames))
+        expected["maps"] = (motion.maps, (MAPS, rows, frames))
         expected["cells of motion"] = (motion.cells, (ENVELOPES, length, height, width))
+        expected["taps"] = (motion.taps, (MAPS, ENVELOPES, LEAD + 1 + TAIL))
     for number, region in enumerate(clip.regions):
         if (motion is None) != (region.envelopes is None):
             raise ValueError(f"envelopes of region {number}: they belong to motion")
@@ -222,8 +223,9 @@ def _contents(clip: PlayerClip) -> tuple[dict[str, Any], str]:
         "heat": clip.heat if motion is None else np.sqrt(clip.heat),
     }
     envelopes = None if motion is None else _envelopes(motion)
-    if envelopes is not None:
+    if motion is not None and envelopes is not None:
         floats |= {"envelopeSteps": envelopes[1], "envelopeOffsets": envelopes[2]}
+        floats["taps"] = motion.taps
         floats["regionEnvelopes"] = np.array([region.envelopes for region in clip.regions])
     # Ordered by item size, so that each array is aligned.
     arrays: dict[str, NDArray[Any]] = {
@@ -262,7 +264,13 @@ def _contents(clip: PlayerClip) -> tuple[dict[str, Any], str]:
         ],
     }
     if motion is not None:
-        described["motion"] = {"envelopes": ENVELOPES, "lags": LAGS, "heats": len(clip.heat)}
+        described["motion"] = {
+            "envelopes": ENVELOPES,
+            "maps": MAPS,
+            "lead": LEAD,
+            "tail": TAIL,
+            "heats": len(clip.heat),
+        }
     raw = b"".join(array.tobytes() for array in arrays.values())
     deflate = zlib.compressobj(9, zlib.DEFLATED, -zlib.MAX_WBITS)
     return described, base64.b64encode(deflate.compress(raw) + deflate.flush()).decode()
@@ -272,7 +280,7 @@ def _envelopes(motion: MotionEmbedding) -> tuple[NDArray[np.uint8], Floats, Floa
     """Quantise the envelopes of the cells.
 
     Returns:
-        Differences between consecutive levels, (E, h, w, LEAD_FRAMES + M), and step and offset of
+        Differences between consecutive levels, (E, h, w, LEAD + M + TAIL), and step and offset of
         each envelope, (E,).
     """
     levels, steps, offsets = quantise(motion.cells)

@@ -8,15 +8,14 @@ from collections.abc import Sequence
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
 from sop.dataset.clips import Frames, Motion
 from sop.evaluate.records import Record
-from sop.inference.embedding import LEAD_FRAMES, Embedding, MotionEmbedding
+from sop.inference.embedding import Embedding, MotionEmbedding
 from sop.inference.localization import Localizer
-from sop.model.motion import cell_envelopes, pool_envelopes
+from sop.model.motion import cell_envelopes, padded, pool_envelopes
 from sop.model.pixelplayer import PixelPlayer, normalize_frames
 from sop.model.spectrogram import network_input
 from sop.model.vision import pool_pixels
@@ -57,9 +56,10 @@ def mixture_clip(
             row = torch.cat(list(squares), dim=-1)
             moving = MotionEmbedding(
                 maps=player.synchrony(magnitude)[0].numpy(),
-                cells=_with_lead(row.movedim(1, -1)).transpose(0, 3, 1, 2),
+                cells=padded(row.movedim(1, -1)).movedim(-1, 1).numpy(),
+                taps=player.synchrony.filter.weight.numpy(),
             )
-            envelopes = _with_lead(pool_envelopes(predicted, pixels, count))
+            envelopes = padded(pool_envelopes(predicted, pixels, count)).numpy()
     scale = player.synthesizer.scale
     embedding = Embedding(
         audio=record.sources.sum(axis=0),
@@ -112,9 +112,3 @@ def _pool_frames(pixels: Tensor, pooling: Pooling) -> Tensor:
     apart = pixels.permute(0, 3, 4, 1, 2).flatten(0, 2)[..., None, None]
     pooled: Tensor = pool_pixels(apart, pooling).unflatten(0, (n, height, width))
     return pooled
-
-
-def _with_lead(envelopes: Tensor) -> NDArray[np.float32]:
-    """Return envelopes, (..., M), after zeros in the lags before a clip, as the model has them."""
-    padded: NDArray[np.float32] = F.pad(envelopes, (LEAD_FRAMES, 0)).numpy()
-    return padded

@@ -90,7 +90,7 @@ function describe() {
     `This page computes all sounds from ${clip.channels} component maps of the mixture and the ` +
     `visual features of ${clip.height} \u00d7 ${clip.width} places` +
     (clip.motion
-      ? `, and from ${clip.motion.lags * clip.motion.envelopes} maps of the mixture that follow ` +
+      ? `, and from ${clip.motion.maps} maps of the mixture that follow ` +
         "the motion of each place. "
       : ". ") +
     (clip.evaluated

@@ -28,9 +28,9 @@ async function readClip() {
   clip.audio = Float32Array.from(clip.samples, (sample) => (sample / 32767) * clip.peak);
   addUp(clip.components, clip.rows, clip.frames * clip.rows);
   if (clip.motion) {
-    // Envelopes begin before the clip, where the lags of its first frames are.
-    clip.lead = clip.motion.lags - 1;
-    addUp(clip.envelopes, 1, clip.lead + clip.frames);
+    // Envelopes begin before the clip and end after it.
+    clip.motion.length = clip.motion.lead + clip.frames + clip.motion.tail;
+    addUp(clip.envelopes, 1, clip.motion.length);
   }
   return clip;
 }
@@ -148,9 +148,9 @@ class Sound {
   }
 
   // Return the weights of all maps at a frame for a place, {features: (W, C), envelopes:
-  // (E, lead + M)}: those of the components and, with motion, of the maps of each lag.
+  // (E, lead + M + tail)}: those of the components and, with motion, of the maps that follow it.
   weights({ features, envelopes }, m) {
-    const { windows, channels, frames, crossfade, motion, lead } = this.clip;
+    const { windows, channels, frames, crossfade, motion, taps } = this.clip;
     const weights = Array.from({ length: channels }, (_, c) => {
       let sum = 0;
       for (let w = 0; w < windows; w++) {
@@ -158,10 +158,15 @@ class Sound {
       }
       return sum;
     });
-    for (let lag = 0; motion && lag < motion.lags; lag++) {
+    const size = motion && motion.lead + 1 + motion.tail;
+    for (let map = 0; motion && map < motion.maps; map++) {
+      let sum = 0;
       for (let e = 0; e < motion.envelopes; e++) {
-        weights.push(envelopes[e * (lead + frames) + lead + m - lag]);
+        const tap = (map * motion.envelopes + e) * size;
+        const at = e * motion.length + m;
+        for (let i = 0; i < size; i++) sum += taps[tap + i] * envelopes[at + i];
       }
+      weights.push(sum);
     }
     return weights;
   }
@@ -218,9 +223,9 @@ class Sound {
   }
 
   cellEnvelopes(cell) {
-    const { height, width, frames, lead, motion } = this.clip;
+    const { height, width, motion } = this.clip;
     const { envelopes, envelopeSteps, envelopeOffsets } = this.clip;
-    const length = lead + frames;
+    const { length } = motion;
     const values = new Float32Array(motion.envelopes * length);
     for (let e = 0; e < motion.envelopes; e++) {
       const at = (e * height * width + cell) * length;
@@ -232,11 +237,11 @@ class Sound {
   }
 
   regionPlace(k) {
-    const { windows, channels, frames, lead, motion, features, regionEnvelopes } = this.clip;
+    const { windows, channels, motion, features, regionEnvelopes } = this.clip;
     const part = (values, size) => values.subarray(k * size, (k + 1) * size);
     return {
       features: part(features, windows * channels),
-      envelopes: motion && part(regionEnvelopes, motion.envelopes * (lead + frames)),
+      envelopes: motion && part(regionEnvelopes, motion.envelopes * motion.length),
     };
   }
 
