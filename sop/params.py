@@ -369,6 +369,7 @@ class EvaluateParams(Section):
     same_category: Annotated[CountOrZero, Field(le=1_000_000)]
     silent: Annotated[CountOrZero, Field(le=1_000_000)]
     mask_threshold: ProperFraction
+    mask_power: Annotated[Positive, Field(le=1_000)] | None
 
 
 class LocalizeParams(Section):
@@ -515,6 +516,12 @@ class Params(InferenceParams):
             yield (
                 f"model.output_activation {model.output_activation!r} does not fit train.loss "
                 "'bce': allowed are sigmoid or softmax, whose values are between 0 and 1"
+            )
+        if self.evaluate.mask_power is not None and model.output_activation in ("none", "tanh"):
+            yield (
+                f"model.output_activation {model.output_activation!r} does not fit "
+                "evaluate.mask_power, which needs masks that are not negative: allowed are "
+                "sigmoid, softmax or relu, or evaluate.mask_power: null"
             )
         if train.batch_size % train.micro_batches:
             yield (

@@ -4,6 +4,7 @@ from pathlib import Path
 
 from sop.dataset.index import VALIDATION, read_index
 from sop.evaluate.motion import DETAILS, measure_motion, plain_kind
+from sop.evaluate.records import evaluation_rule
 from sop.evaluate.results import write_results
 from sop.evaluate.validation import evaluation_summary, separate_mixtures
 from sop.model.checkpoint import load_player
@@ -29,7 +30,7 @@ def main() -> None:
         params,
         settings.mixtures,
         settings.seed,
-        settings.mask_threshold,
+        evaluation_rule(params),
         device,
         plain_kind(settings),
     )

@@ -321,6 +321,17 @@ def test_large_experiments_are_possible(values: dict[str, Any]) -> None:
             ["model.output_activation 'relu'", "'bce'", "sigmoid or softmax"],
         ),
         (
+            {
+                "model.mask": "ratio",
+                "train.loss": "l1",
+                "model.output_activation": "tanh",
+                "evaluate.mask_power": 2.0,
+            },
+            ["model.output_activation 'tanh'", "evaluate.mask_power", "sigmoid, softmax or relu"],
+        ),
+        ({"evaluate.mask_power": 0.0}, ["evaluate.mask_power: 0.0", "or null"]),
+        ({"evaluate.mask_power": 1e4}, ["evaluate.mask_power: 10000.0", "at most 1000 or null"]),
+        (
             {"model.motion": "synchrony"},
             ["model.motion 'synchrony' needs motion tracks: set extract.motion_rate"],
         ),
@@ -386,6 +397,7 @@ def test_invalid_combination(values: dict[str, Any], said: list[str]) -> None:
         {"model.sound": "unet5", "mixture.audio_samples": 24575},
         {"model.mask": "ratio", "train.loss": "l2", "model.output_activation": "relu"},
         {"model.output_activation": "softmax"},
+        {"model.output_activation": "softmax", "evaluate.mask_power": 2.0},
         {"spectrogram.log_frequency": False},
         {"model.weights.vision": "imagenet"},
         {"model.weights": PUBLISHED} | PUBLISHED_NETS,

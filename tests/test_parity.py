@@ -14,7 +14,7 @@ from sop.evaluate.measures import bss_eval
 from sop.model.checkpoint import load_net
 from sop.model.pixelplayer import PixelPlayer, Spectra, build, separation_loss
 from sop.model.sound import SoundNet
-from sop.model.spectrogram import separate, stft, unwarp_rows, warp_rows
+from sop.model.spectrogram import MaskRule, separate, stft, unwarp_rows, warp_rows
 from sop.model.synthesizer import Synthesizer
 from sop.params import Params, load_params
 from sop.presets import apply_preset
@@ -208,12 +208,14 @@ def test_bias_synthesizer(reference, image_features, sound_features):
 def test_sounds_and_bss_eval(reference, params, player, spectra, logits, audio):
     expected = reference.expected
     thresholds = torch.from_numpy(expected["wav_threshold"])[..., None, None]
-    sounds = separate(spectra.mixture, player.masks(logits), params.spectrogram, thresholds)
+    sounds = separate(
+        spectra.mixture, player.masks(logits), params.spectrogram, MaskRule(thresholds)
+    )
     samples = sounds.shape[-1]
     assert_equal(strided(sounds, expected["wav"], axes=1), expected["wav"])
     whole = torch.ones_like(spectra.mixture.real)[:, None].expand(-1, audio.shape[1], -1, -1)
     linear = params.spectrogram.model_copy(update={"log_frequency": False})
-    unseparated = separate(spectra.mixture, whole, linear, None)
+    unseparated = separate(spectra.mixture, whole, linear, MaskRule())
     for mixture, truth in enumerate(audio[..., :samples].numpy()):
         scores = bss_eval(truth, sounds[mixture].numpy())
         np.testing.assert_allclose(

@@ -66,6 +66,7 @@ PUBLISHED = {
     "evaluate.mixtures": 256,
     "evaluate.shown": 40,
     "evaluate.mask_threshold": 0.5,
+    "evaluate.mask_power": None,
 }
 
 

@@ -14,6 +14,7 @@ import torch
 
 from sop.dataset.index import Video
 from sop.evaluate.intervals import Interval, mean_interval, median_interval
+from sop.evaluate.records import evaluation_rule
 from sop.evaluate.validation import (
     PLAIN,
     Leak,
@@ -78,6 +79,7 @@ def measure_motion(
         What metrics/evaluate.json has in addition; see `motion_summary`. Nothing if not asked for.
     """
     settings, base = params.evaluate, plain_kind(params.evaluate)
+    rule = evaluation_rule(params)
     if not base.rest_is_silence:
         return {}
 
@@ -86,7 +88,7 @@ def measure_motion(
             return []
         kind = base._replace(**changes)
         separations = separate_mixtures(
-            *(player, videos, params, count, settings.seed, settings.mask_threshold, device, kind)
+            *(player, videos, params, count, settings.seed, rule, device, kind)
         )
         shown = progress(separations, f"evaluate {_title(kind)}", count, unit="mixture")
         return [separation.score() for separation in shown]

@@ -17,12 +17,19 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from sop.evaluate.measures import Sounds, finite_or_silent
-from sop.model.spectrogram import separate, stft, to_linear_frequency
+from sop.model.spectrogram import MaskRule, separate, stft, to_linear_frequency
 from sop.params import Params
 from sop.runtime.errors import UserError
 from sop.runtime.files import is_litter, replacing
 
 FOLDER = "records"
+UNCHANGED = MaskRule()
+
+
+def evaluation_rule(params: Params) -> MaskRule:
+    """Return how evaluation makes gains of the predicted masks."""
+    settings = params.evaluate
+    return MaskRule.of(params.model.mask, settings.mask_threshold, settings.mask_power)
 
 
 class Record(NamedTuple):
@@ -34,7 +41,7 @@ class Record(NamedTuple):
     sources: Sounds
     """The mixed sounds, (N, samples of the clip)."""
     masks: NDArray[np.float32]
-    """The predicted masks before any threshold, (N, R, M)."""
+    """The predicted masks, before any threshold or power, (N, R, M)."""
 
     @property
     def categories(self) -> tuple[str, ...]:
@@ -54,21 +61,20 @@ class Record(NamedTuple):
 
     def estimates(self, params: Params) -> Sounds:
         """Return the separated sounds as they were evaluated, (N, L)."""
-        binary = params.model.mask == "binary"
-        return self.masked(self.masks, params, params.evaluate.mask_threshold if binary else None)
+        return self.masked(self.masks, params, evaluation_rule(params))
 
     def masked(
-        self, masks: NDArray[np.float32], params: Params, threshold: float | None = None
+        self, masks: NDArray[np.float32], params: Params, rule: MaskRule = UNCHANGED
     ) -> Sounds:
         """Return the sounds that masks (N, R, M) separate from the mixture, (N, L).
 
         Args:
             masks: any masks of this mixture.
             params: settings of the spectrogram.
-            threshold: threshold of binary masks; see `separate`.
+            rule: how the masks become the gains of the sources.
         """
         spectrum, batch = self.spectrum(params)[None], torch.from_numpy(masks)[None]
-        sounds = separate(spectrum, batch, params.spectrogram, threshold)[0].numpy()
+        sounds = separate(spectrum, batch, params.spectrogram, rule)[0].numpy()
         return finite_or_silent(sounds)
 
     def truth(self, params: Params) -> Sounds:

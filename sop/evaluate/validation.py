@@ -30,7 +30,7 @@ from sop.evaluate.measures import (
     summarise,
 )
 from sop.model.pixelplayer import PixelPlayer, normalize_frames, separation_loss
-from sop.model.spectrogram import istft, separate
+from sop.model.spectrogram import MaskRule, istft, separate
 from sop.params import Params
 from sop.runtime.errors import LeftOut, UserError
 from sop.runtime.readers import Readers
@@ -102,7 +102,7 @@ class SeparatedMixture:
     estimates: Sounds
     """The separated sounds, (N, L)."""
     masks: NDArray[np.float32]
-    """The predicted masks before any threshold, (N, R, M)."""
+    """The predicted masks, before any threshold or power, (N, R, M)."""
     loss: float
     rest_is_silence: bool = False
     """Whether a source at rest is silent."""
@@ -140,9 +140,11 @@ class SeparatedMixture:
         if silent.all() or is_silent(self.mixture):
             return
         names = tuple(video.name for video in self.videos)
+        # An estimate of masks that are not finite is silence by replacement, no merit. With
+        # `mask_power`, each estimate depends on the masks of all sources.
+        finite = np.isfinite(self.masks).all()
         for n in np.flatnonzero(silent):
-            # An estimate of masks that are not finite is silence by replacement, no merit.
-            estimate = self.estimates[n] if np.isfinite(self.masks[n]).all() else self.mixture
+            estimate = self.estimates[n] if finite else self.mixture
             yield Leak(names, leak(estimate, self.mixture))
 
 
@@ -152,7 +154,7 @@ def separate_mixtures(
     params: Params,
     count: int,
     seed: int,
-    threshold: float,
+    rule: MaskRule,
     device: torch.device,
     kind: MixtureKind = PLAIN,
 ) -> Iterator[SeparatedMixture | SkippedMixture]:
@@ -164,8 +166,7 @@ def separate_mixtures(
         params: settings of the mixtures, spectrograms and masks.
         count: number of mixtures.
         seed: seed of the choice of the mixtures.
-        threshold: a binary mask is 1 where the prediction is above the threshold; ratio masks have
-            no threshold.
+        rule: how the predicted masks become the gains of the sources.
         device: device of the networks.
         kind: what the mixtures are like. Without a category of enough videos there are none of one
             category.
@@ -188,9 +189,7 @@ def separate_mixtures(
             batch = dict(enumerate(read, start=first))
             first += len(batch)
             readable = {n: item for n, item in batch.items() if isinstance(item, Mixture)}
-            separated = iter(
-                _separate(player, readable, params, threshold, device) if readable else []
-            )
+            separated = iter(_separate(player, readable, params, rule, device) if readable else [])
             for number, item in batch.items():
                 if isinstance(item, str):
                     yield SkippedMixture(number, item)
@@ -277,12 +276,11 @@ def _separate(
     player: PixelPlayer,
     mixtures: Mapping[int, Mixture],
     params: Params,
-    threshold: float,
+    rule: MaskRule,
     device: torch.device,
 ) -> Iterator[SeparatedMixture]:
     """Separate mixtures, given by number, as one batch."""
     batch = collate(list(mixtures.values())).to(device)
-    above = threshold if params.model.mask == "binary" else None
     losses = []
     with torch.inference_mode():
         spectra = player.spectra(batch.audio)
@@ -290,7 +288,7 @@ def _separate(
         logits = player(spectra.magnitude, frames, motion=batch.motion).logits
         true_masks = player.true_masks(spectra)
         masks = player.masks(logits)
-        estimates = separate(spectra.mixture, masks, params.spectrogram, above).cpu().numpy()
+        estimates = separate(spectra.mixture, masks, params.spectrogram, rule).cpu().numpy()
         whole = istft(spectra.mixture, params.spectrogram).cpu().numpy()
         for n in range(len(mixtures)):
             alone = slice(n, n + 1)

@@ -4,6 +4,8 @@ Shapes: B mixtures, N sources, F x M frequency bins x spectrogram frames, L samp
 """
 
 import math
+from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 import torch
@@ -181,23 +183,64 @@ def ratio_masks(sources: Tensor, mixture: Tensor) -> Tensor:
     return (sources / mixture[:, None]).clamp(0, 5)
 
 
-def separate(
-    mixture: Tensor, masks: Tensor, params: SpectrogramParams, threshold: float | Tensor | None
-) -> Tensor:
-    """Return the sound of each source: its mask times the complex spectrogram of the mixture.
+@dataclass(frozen=True)
+class MaskRule:
+    """How the masks of the sources of a mixture become their gains; by default unchanged."""
+
+    threshold: float | Tensor | None = None
+    """Gains are 1 where a mask is above it, and 0 elsewhere. Not used with a power."""
+    power: float | None = None
+    """Gains are the shares of the masks, raised to this power, in their sum over the sources."""
+
+    @classmethod
+    def of(
+        cls, mask: Literal["binary", "ratio"], threshold: float, power: float | None = None
+    ) -> "MaskRule":
+        """Return the rule for a type of masks: only binary ones have a threshold.
+
+        Args:
+            mask: type of the masks.
+            threshold: threshold of binary masks.
+            power: the power, whatever the type; None for none.
+        """
+        if power is not None:
+            return cls(power=power)
+        return cls(threshold=threshold if mask == "binary" else None)
+
+    def gains(self, masks: Tensor) -> Tensor:
+        """Return the gain of each source in each bin.
+
+        Args:
+            masks: on the linear frequency axis, (B, N, F, M); >= 0 with a power.
+
+        Returns:
+            (B, N, F, M). With a power they sum to 1, and are equal where all masks are 0.
+
+        Source of the powers: Liutkus and Badeau, Generalized Wiener filtering with fractional power
+        spectrograms, ICASSP 2015.
+        """
+        if self.power is not None:
+            # Relative to the largest mask, so that a large power does not underflow.
+            largest = masks.amax(dim=1, keepdim=True)
+            powers = torch.where(largest == 0, 1.0, masks / largest) ** self.power
+            return powers / powers.sum(dim=1, keepdim=True)
+        if self.threshold is not None:
+            return (masks > self.threshold).to(masks.dtype)
+        return masks
+
+
+def separate(mixture: Tensor, masks: Tensor, params: SpectrogramParams, rule: MaskRule) -> Tensor:
+    """Return the sound of each source: its gain times the complex spectrogram of the mixture.
 
     Args:
         mixture: complex spectrogram of the mixture, (B, F, M).
         masks: (B, N, R, M); R is 256 on the log-frequency axis, F on the linear one.
         params: frame length, hop and frequency axis.
-        threshold: masks become 1 above it and 0 elsewhere, after resampling to linear frequency;
-            None keeps the masks as they are.
+        rule: how the masks become gains, after resampling to linear frequency.
 
     Returns:
         (B, N, stft_hop * (M - 1)) samples in [-1, 1].
     """
     if params.log_frequency:
         masks = to_linear_frequency(masks, mixture.shape[-2])
-    if threshold is not None:
-        masks = (masks > threshold).to(masks.dtype)
-    return istft(masks * mixture[:, None], params)
+    return istft(rule.gains(masks) * mixture[:, None], params)

@@ -9,7 +9,7 @@ import base64
 import html
 import shutil
 import zlib
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from string import Template
 from typing import Any
@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from sop.inference.embedding import Embedding, MotionEmbedding
 from sop.model.motion import ENVELOPES, LEAD, MAPS, TAIL
-from sop.model.spectrogram import unwarp_rows
+from sop.model.spectrogram import MaskRule, unwarp_rows
 from sop.player.colours import hex_colour
 from sop.player.embedded import SHARED_STYLE, WHOLE_SCRIPT, digest, script_json
 from sop.runtime.errors import UserError
@@ -67,12 +67,10 @@ class PlayerClip:
     with motion, in each of T equal parts of the clip."""
     colours: NDArray[np.uint8]
     """Colour of the sound of each cell, (h, w, 3); similar sounds have similar colours."""
-    evaluated: bool = False
-    """True to play the regions as evaluation separates them, each by its own mask, so that they
-    may overlap; the rest is the mixture minus all of them. False scales the masks of the regions
-    so that they sum to at most 1 in each bin."""
-    threshold: float | None = None
-    """Masks of evaluated regions become 1 above it and 0 elsewhere; None keeps them."""
+    rule: MaskRule | None = None
+    """How evaluation makes gains of the masks of the regions, to play these as it separates them:
+    they may overlap, and the rest is the mixture minus all of them. None scales the masks of the
+    regions so that they sum to at most 1 in each bin."""
 
 
 def write_player(folder: Path, clip: PlayerClip, video: Path) -> Path:
@@ -245,8 +243,7 @@ def _contents(clip: PlayerClip) -> tuple[dict[str, Any], str]:
         "logFrequency": embedding.spectrogram.log_frequency,
         "bias": float(embedding.bias),
         "activation": embedding.activation,
-        "evaluated": clip.evaluated,
-        "threshold": clip.threshold,
+        "rule": clip.rule and asdict(clip.rule),
         "windows": len(embedding.cells),
         "height": height,
         "width": width,

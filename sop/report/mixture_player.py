@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from sop.dataset.clips import Frames, Motion
-from sop.evaluate.records import Record
+from sop.evaluate.records import Record, evaluation_rule
 from sop.inference.embedding import Embedding, MotionEmbedding
 from sop.inference.localization import Localizer
 from sop.model.motion import cell_envelopes, padded, pool_envelopes
@@ -82,8 +82,7 @@ def mixture_clip(
         regions=tuple(_regions(record.categories, features, envelopes, cells.shape[:2])),
         heat=embedding.heat(),
         colours=localizer.localize().colours,
-        evaluated=True,
-        threshold=params.evaluate.mask_threshold if params.model.mask == "binary" else None,
+        rule=evaluation_rule(params),
     )
 
 

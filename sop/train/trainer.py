@@ -24,6 +24,7 @@ from sop.evaluate.measures import MEASURES
 from sop.evaluate.validation import Score, evaluation_summary, separate_mixtures
 from sop.model.checkpoint import save_player
 from sop.model.pixelplayer import PixelPlayer, build
+from sop.model.spectrogram import MaskRule
 from sop.params import Params, TrainParams
 from sop.runtime.device import keep_freed_memory
 from sop.runtime.errors import UserError
@@ -39,7 +40,7 @@ from sop.train.state import TrainingState
 
 logger = logging.getLogger(__name__)
 
-# Separate from evaluate.mask_threshold, which can change without a new training.
+# Separate from evaluate.mask_threshold and mask_power, which can change without a new training.
 VALIDATION_THRESHOLD = 0.5
 
 # All runs validate on the same mixtures, so that their curves can be compared. With the default
@@ -265,7 +266,7 @@ class Trainer:
             self.params,
             self.params.train.evaluate_mixtures,
             VALIDATION_SEED,
-            VALIDATION_THRESHOLD,
+            MaskRule.of(self.params.model.mask, VALIDATION_THRESHOLD),
             self.group.device,
         )
         measured = [mixture.score() for mixture in separations]

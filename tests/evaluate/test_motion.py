@@ -26,6 +26,7 @@ from sop.evaluate.motion import (
     plain_kind,
     too_few_videos,
 )
+from sop.evaluate.records import evaluation_rule
 from sop.evaluate.results import write_results
 from sop.evaluate.validation import (
     PLAIN,
@@ -91,7 +92,9 @@ def silent(number: int, decibels: float, *names: str) -> SkippedMixture:
 def separated(
     player: PixelPlayer, videos: list[Video], params: Params, count: int, kind: MixtureKind
 ) -> list[SeparatedMixture]:
-    made = list(separate_mixtures(player, videos, params, count, SEED, 0.5, CPU, kind))
+    made = list(
+        separate_mixtures(player, videos, params, count, SEED, evaluation_rule(params), CPU, kind)
+    )
     assert all(isinstance(one, SeparatedMixture) for one in made)
     return made
 
@@ -131,6 +134,8 @@ def test_masks_that_are_not_finite_are_not_rewarded() -> None:
     masks[0, 3, 3] = np.nan
     assert made.score().leaks[0].decibels == LEAK_FLOOR_DB
     assert replace(made, masks=masks).score().leaks[0].decibels == 0
+    # With evaluate.mask_power, a share depends on the masks of all sources.
+    assert replace(made, masks=masks[::-1]).score().leaks[0].decibels == 0
 
 
 def test_noise_of_a_source_at_rest_has_no_score_where_rest_is_silence() -> None:

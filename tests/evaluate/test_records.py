@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from sop.evaluate.records import Record, read_record, record_paths, write_record
+from sop.denoise.trial import Trial
+from sop.evaluate.records import Record, evaluation_rule, read_record, record_paths, write_record
 from sop.evaluate.validation import SeparatedMixture, separate_mixtures
 from sop.model.pixelplayer import build
 from sop.runtime.errors import UserError
@@ -44,10 +45,11 @@ def test_records_are_in_the_order_of_their_numbers(tmp_path: Path) -> None:
     assert [read_record(path).number for path in record_paths(tmp_path)] == [1, 2, 10, 12000]
 
 
+@pytest.mark.parametrize("power", [None, 2.0])
 @pytest.mark.parametrize("mask", ["binary", "ratio"])
 @pytest.mark.parametrize("log_frequency", [True, False])
 def test_estimates_are_those_that_were_evaluated(
-    tiny_videos, tiny_params, mask: str, log_frequency: bool
+    tiny_videos, tiny_params, mask: str, log_frequency: bool, power: float | None
 ) -> None:
     # With this size, a spectrogram on the linear axis has a height that the U-Net accepts.
     params = with_values(
@@ -57,15 +59,25 @@ def test_estimates_are_those_that_were_evaluated(
             "train.loss": "bce" if mask == "binary" else "l1",
             "spectrogram.log_frequency": log_frequency,
             "spectrogram.stft_frame": 1022,
+            "evaluate.mask_power": power,
         },
     )
     player = build(params.model, params.spectrogram, seed=0)
-    made = separate_mixtures(player, tiny_videos, params, 2, 1234, 0.5, torch.device("cpu"))
+    torch.nn.init.normal_(player.synthesizer.scale)
+    made = separate_mixtures(
+        player, tiny_videos, params, 2, 1234, evaluation_rule(params), torch.device("cpu")
+    )
     for separation in made:
         assert isinstance(separation, SeparatedMixture)
         kept = Record(separation.number, ("a", "b"), separation.sources, separation.masks)
         np.testing.assert_allclose(kept.estimates(params), separation.estimates, atol=1e-6)
         np.testing.assert_array_equal(kept.truth(params), separation.truth)
+        np.testing.assert_array_equal(Trial(kept, params).before, kept.estimates(params))
+        if power is not None:
+            # The shares of the sources sum to 1.
+            np.testing.assert_allclose(
+                separation.estimates.sum(axis=0), separation.mixture, atol=1e-5
+            )
 
 
 def test_no_records_are_a_users_mistake(tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ import torch
 
 from sop.dataset.index import Video
 from sop.evaluate.measures import MEASURES
+from sop.evaluate.records import evaluation_rule
 from sop.evaluate.results import write_results, write_sounds
 from sop.evaluate.validation import (
     Score,
@@ -42,7 +43,9 @@ def player(tiny_params: Params) -> PixelPlayer:
 def separations(
     player: PixelPlayer, tiny_videos: list[Video], tiny_params: Params, one_thread: None
 ) -> list[SeparatedMixture]:
-    made = separate_mixtures(player, tiny_videos, tiny_params, 4, 1234, 0.5, CPU)
+    made = separate_mixtures(
+        player, tiny_videos, tiny_params, 4, 1234, evaluation_rule(tiny_params), CPU
+    )
     return [result for result in made if isinstance(result, SeparatedMixture)]
 
 

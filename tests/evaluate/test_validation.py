@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from sop.dataset.index import Video
 from sop.dataset.mixtures import MixtureReader, MixtureSampler, evaluation_videos
 from sop.evaluate.measures import MEASURES, bss_eval
+from sop.evaluate.records import evaluation_rule
 from sop.evaluate.validation import (
     Score,
     SeparatedMixture,
@@ -20,7 +21,7 @@ from sop.evaluate.validation import (
     separate_mixtures,
 )
 from sop.model.pixelplayer import PixelPlayer, build, normalize_frames, separation_loss
-from sop.model.spectrogram import separate
+from sop.model.spectrogram import MaskRule, separate
 from sop.params import Params
 from sop.runtime.errors import UserError
 from tests.support.experiment import with_values
@@ -30,6 +31,7 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 CPU = torch.device("cpu")
 LENGTH = 512 * 31
 SEED = 1234
+BINARY = MaskRule(threshold=0.5)
 
 
 def player_of(params: Params, bias: float = 50.0) -> PixelPlayer:
@@ -71,7 +73,9 @@ def score(number: int, names: tuple[str, ...], start: float, loss: float = 0.5) 
 
 
 def separated(player: PixelPlayer, videos: list[Video], params: Params, count: int) -> list[Any]:
-    return list(separate_mixtures(player, videos, params, count, SEED, 0.5, CPU))
+    return list(
+        separate_mixtures(player, videos, params, count, SEED, evaluation_rule(params), CPU)
+    )
 
 
 def test_separations_are_the_fixed_mixtures_in_order(
@@ -98,7 +102,7 @@ def test_mixtures_are_drawn_as_they_are_read(
         MixtureSampler, "sample", lambda self, *which: drawn.append(which) or sample(self, *which)
     )
     made = separate_mixtures(
-        player_of(tiny_params), tiny_videos, tiny_params, 100_000, SEED, 0.5, CPU
+        player_of(tiny_params), tiny_videos, tiny_params, 100_000, SEED, BINARY, CPU
     )
     assert next(made).number == 0
     assert len(drawn) <= 4 * tiny_params.train.batch_size
@@ -156,14 +160,26 @@ def test_threshold_applies_to_binary_masks_only(
     player = player_of(tiny_params, bias=1.0)
     loudness = []
     for threshold in (0.5, 0.9):
-        [result] = separate_mixtures(player, tiny_videos, tiny_params, 1, SEED, threshold, CPU)
+        rule = MaskRule.of(tiny_params.model.mask, threshold)
+        [result] = separate_mixtures(player, tiny_videos, tiny_params, 1, SEED, rule, CPU)
         loudness.append(np.abs(result.estimates).max())
     assert loudness[0] > 0.01
     assert loudness[1] == 0
     params = with_values(tiny_params, {"model.mask": "ratio", "train.loss": "l1"})
     player = player_of(params, bias=1.0)
-    [result] = separate_mixtures(player, tiny_videos, params, 1, SEED, 0.9, CPU)
+    rule = MaskRule.of(params.model.mask, 0.9)
+    [result] = separate_mixtures(player, tiny_videos, params, 1, SEED, rule, CPU)
     np.testing.assert_allclose(result.estimates[0], 0.731 * result.mixture, atol=0.02)
+
+
+def test_power_replaces_the_threshold(tiny_videos: list[Video], tiny_params: Params) -> None:
+    params = with_values(tiny_params, {"evaluate.mask_power": 2.0, "evaluate.mask_threshold": 0.9})
+    player = player_of(params, bias=1.0)
+    rule = evaluation_rule(params)
+    [result] = separate_mixtures(player, tiny_videos, params, 1, SEED, rule, CPU)
+    for estimate in result.estimates:
+        np.testing.assert_allclose(estimate, 0.5 * result.mixture, atol=0.02)
+    np.testing.assert_allclose(result.masks, 0.731, atol=0.05)
 
 
 def test_true_masks_separate_far_better_than_the_mixture(
@@ -176,7 +192,7 @@ def test_true_masks_separate_far_better_than_the_mixture(
         audio = torch.from_numpy(reader.middle(videos).audio)[None]
         spectra = player.spectra(audio)
         masks = player.true_masks(spectra)
-        estimates = separate(spectra.mixture, masks, tiny_params.spectrogram, 0.5)[0].numpy()
+        estimates = separate(spectra.mixture, masks, tiny_params.spectrogram, BINARY)[0].numpy()
         truth = audio[0, :, :LENGTH].numpy()
         mixture = np.broadcast_to(truth.sum(axis=0), truth.shape)
         sdr, sir, _ = bss_eval(truth, np.stack([estimates, mixture]))
@@ -216,7 +232,9 @@ def test_unreadable_mixture_is_skipped_with_its_reason(
 def test_the_caller_is_never_in_inference_mode(
     tiny_videos: list[Video], tiny_params: Params
 ) -> None:
-    results = separate_mixtures(player_of(tiny_params), tiny_videos, tiny_params, 5, SEED, 0.5, CPU)
+    results = separate_mixtures(
+        player_of(tiny_params), tiny_videos, tiny_params, 5, SEED, BINARY, CPU
+    )
     next(results)
     assert not torch.is_inference_mode_enabled()
     weight = torch.ones(2, requires_grad=True)

@@ -7,6 +7,7 @@ from torch import Tensor
 
 from sop.model.spectrogram import (
     MAGNITUDE_FLOOR,
+    MaskRule,
     binary_masks,
     istft,
     network_input,
@@ -143,7 +144,7 @@ def test_masks_of_ones_and_zeros(params: SpectrogramParams, threshold: float | N
     mixture = sounds(2, 4096)
     masks = torch.ones(2, 3, 256 if params.log_frequency else 512, 17)
     masks[:, 2] = 0
-    separated = separate(stft(mixture, params), masks, params, threshold)
+    separated = separate(stft(mixture, params), masks, params, MaskRule(threshold))
     assert separated.shape == (2, 3, 4096)
     for source in range(2):
         np.testing.assert_allclose(separated[:, source], mixture, atol=1e-5)
@@ -157,7 +158,9 @@ def test_threshold_on_linear_frequency() -> None:
     soft = to_linear_frequency(masks, 512)[0, 0, :, 8]
     [boundary] = torch.nonzero((soft > 0) & (soft < 1)).flatten().tolist()[:1]
     at = float(soft[boundary])
-    below, above = (separate(spectrum, masks, PUBLISHED, at + step) for step in (-0.01, 0.01))
+    below, above = (
+        separate(spectrum, masks, PUBLISHED, MaskRule(at + step)) for step in (-0.01, 0.01)
+    )
     assert (below - above).abs().max() > 0
 
 
@@ -165,9 +168,37 @@ def test_thresholds_may_differ_by_source() -> None:
     mixture = stft(sounds(1, 4096), PUBLISHED)
     masks = torch.full((1, 2, 256, 17), 0.6)
     thresholds = torch.tensor([0.5, 0.7])[:, None, None]
-    kept, dropped = separate(mixture, masks, PUBLISHED, thresholds)[0]
+    kept, dropped = separate(mixture, masks, PUBLISHED, MaskRule(thresholds))[0]
     np.testing.assert_allclose(kept, sounds(4096), atol=1e-5)
     assert dropped.abs().max() == 0
+
+
+def test_powers_of_masks_share_the_mixture() -> None:
+    masks = torch.tensor([[0.8, 0.0, 0.3, 1e-30], [0.4, 0.0, 0.0, 3e-30]])[None, ..., None]
+    gains = MaskRule(power=2.0).gains(masks)[0, ..., 0]
+    expected = torch.tensor([[0.8, 0.5, 1.0, 0.1], [0.2, 0.5, 0.0, 0.9]])
+    torch.testing.assert_close(gains, expected)
+    torch.testing.assert_close(
+        MaskRule(power=1000.0).gains(masks)[0, ..., 0],
+        torch.tensor([[1, 0.5, 1, 0], [0, 0.5, 0, 1]]),
+    )
+    # A mask that is not a number must not become a usable one.
+    masks[0, 0, 0] = torch.nan
+    assert MaskRule(power=2.0).gains(masks)[0, :, 0].isnan().all()
+
+
+@pytest.mark.parametrize("params", [PUBLISHED, LINEAR], ids=["log", "linear"])
+def test_sounds_of_shares_sum_to_the_mixture(params: SpectrogramParams) -> None:
+    mixture = sounds(2, 4096)
+    masks = torch.rand(2, 3, 256 if params.log_frequency else 512, 17)
+    separated = separate(stft(mixture, params), masks, params, MaskRule(power=2.0))
+    np.testing.assert_allclose(separated.sum(dim=1), mixture, atol=1e-5)
+
+
+def test_rule_of_a_type_of_masks() -> None:
+    assert MaskRule.of("binary", 0.7) == MaskRule(threshold=0.7)
+    assert MaskRule.of("ratio", 0.7) == MaskRule()
+    assert MaskRule.of("binary", 0.7, 2.0) == MaskRule.of("ratio", 0.7, 2.0) == MaskRule(power=2.0)
 
 
 @pytest.mark.parametrize("params", [PUBLISHED, LINEAR], ids=["log", "linear"])

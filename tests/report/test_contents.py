@@ -19,7 +19,7 @@ from sop.dataset.index import DUETS, VALIDATION, Video, write_index
 from sop.dataset.index import Index as SplitIndex
 from sop.denoise.results import denoise_summary, write_denoised
 from sop.denoise.selection import denoise
-from sop.evaluate.records import read_record, record_paths
+from sop.evaluate.records import evaluation_rule, read_record, record_paths
 from sop.evaluate.results import write_results
 from sop.evaluate.validation import evaluation_summary, separate_mixtures
 from sop.model.checkpoint import save_player
@@ -66,7 +66,7 @@ def root(
     player = build(params.model, params.spectrogram, seed=0).eval()
     torch.nn.init.constant_(player.synthesizer.bias, 0.5)
     save_player(root / "data/model/last.pt", player, params, step=1)
-    made = separate_mixtures(player, tiny_videos, params, 5, 1234, 0.5, CPU)
+    made = separate_mixtures(player, tiny_videos, params, 5, 1234, evaluation_rule(params), CPU)
     scores = write_results(made, params, root / "data/evaluate", root / "metrics/evaluate")
     write_json(root / "metrics/details/evaluate.json", evaluation_summary(scores))
     records = record_paths(root / "data/evaluate")

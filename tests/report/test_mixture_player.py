@@ -10,7 +10,7 @@ import torch
 
 from sop.dataset.index import Video
 from sop.dataset.mixtures import Mixture, MixtureReader
-from sop.evaluate.records import Record
+from sop.evaluate.records import Record, evaluation_rule
 from sop.evaluate.validation import separate_mixtures
 from sop.model.pixelplayer import PixelPlayer, build
 from sop.params import Params
@@ -49,7 +49,9 @@ def evaluated(params: Params, videos: list[Video]) -> Evaluated:
         if player.synchrony is not None:
             torch.nn.init.normal_(player.synchrony.last.weight)
     torch.nn.init.constant_(player.synthesizer.scale, 30)
-    mixture = next(iter(separate_mixtures(player, videos, params, 1, 1234, 0.5, CPU)))
+    mixture = next(
+        iter(separate_mixtures(player, videos, params, 1, 1234, evaluation_rule(params), CPU))
+    )
     names = tuple(video.name for video in mixture.videos)
     record = Record(mixture.number, names, mixture.sources, mixture.masks)
     reader = MixtureReader(params.mixture, params.extract, params.model.motion != "none")
@@ -131,7 +133,10 @@ def test_files_of_a_mixture_with_motion(
 
 
 @pytest.mark.parametrize("motion", [{}, MOTION], ids=["still", "moving"])
-@pytest.mark.parametrize(("mask", "loss"), [("binary", "bce"), ("ratio", "l1")])
+@pytest.mark.parametrize(
+    ("mask", "loss", "power"),
+    [("binary", "bce", None), ("ratio", "l1", None), ("binary", "bce", 2.0)],
+)
 def test_page_plays_the_evaluated_sounds(
     browser: Any,
     video: Path,
@@ -140,9 +145,11 @@ def test_page_plays_the_evaluated_sounds(
     moving_videos: list[Video],
     mask: str,
     loss: str,
+    power: float | None,
     motion: dict[str, Any],
 ) -> None:
     values = {"model.image_pooling": "attention", "model.mask": mask, "train.loss": loss}
+    values |= {"evaluate.mask_power": power}
     params = with_values(tiny_params, values | {"model.image_activation": "none"} | motion)
     found = evaluated(params, moving_videos)
     page = browser.new_page()

@@ -91,6 +91,7 @@ def stale(project: Project) -> list[str]:
         ({"train.epochs": 2}, WORKING[3:]),
         ({"evaluate.seed": 2}, MEASURED),
         ({"evaluate.mask_threshold": 0.4}, MEASURED),
+        ({"evaluate.mask_power": 2.0}, MEASURED),
         ({"evaluate.mixtures": 3}, MEASURED),
         ({"localize.scenes": 2}, ["localize", "report"]),
         ({"denoise.seed": 2}, ["denoise", "report"]),

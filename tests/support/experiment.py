@@ -79,6 +79,7 @@ TINY = {
     "evaluate.same_category": 0,
     "evaluate.silent": 0,
     "evaluate.mask_threshold": 0.5,
+    "evaluate.mask_power": None,
     "localize.scenes": 1,
 }
 

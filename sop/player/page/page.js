@@ -93,7 +93,7 @@ function describe() {
       ? `, and from ${clip.motion.maps} maps of the mixture that follow ` +
         "the motion of each place. "
       : ". ") +
-    (clip.evaluated
+    (clip.rule
       ? "The sounds of the videos are those that were evaluated, which may overlap; the rest is the " +
         "mixture minus their sum. "
       : "The sounds of the regions and the rest sum to the mixture. ") +

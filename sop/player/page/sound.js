@@ -283,8 +283,8 @@ class Sound {
     }
     const masks = this.masks(logits);
     const size = this.clip.frames * this.clip.bins;
-    return this.clip.evaluated
-      ? evaluatedMasks(masks, this.clip.threshold, size)
+    return this.clip.rule
+      ? evaluatedMasks(masks, this.clip.rule, size)
       : normalizeMasks(masks, size);
   }
 }
@@ -340,16 +340,28 @@ function normalizeMasks(masks, size) {
   return [...masks, rest];
 }
 
-// Masks with an optional threshold, like separate in spectrogram.py, and what they lack to sum to 1.
-function evaluatedMasks(masks, threshold, size) {
+// Gains of masks, like MaskRule in spectrogram.py, and what they lack to sum to 1.
+function evaluatedMasks(masks, { threshold, power }, size) {
   const rest = new Float32Array(size).fill(1);
+  if (power !== null) sharePowers(masks, power, size);
   for (const mask of masks) {
     for (let i = 0; i < size; i++) {
-      if (threshold !== null) mask[i] = mask[i] > threshold ? 1 : 0;
+      if (power === null && threshold !== null) mask[i] = mask[i] > threshold ? 1 : 0;
       rest[i] -= mask[i];
     }
   }
   return [...masks, rest];
+}
+
+// Replace masks by their shares in the sum of their powers; by equal ones where all are 0.
+function sharePowers(masks, power, size) {
+  for (let i = 0; i < size; i++) {
+    let greatest = 0;
+    for (const mask of masks) greatest = Math.max(greatest, mask[i]);
+    const powers = masks.map((mask) => (greatest === 0 ? 1 : (mask[i] / greatest) ** power));
+    const sum = powers.reduce((total, value) => total + value, 0);
+    masks.forEach((mask, n) => (mask[i] = powers[n] / sum));
+  }
 }
 
 // Let the page handle events before the next piece of work.

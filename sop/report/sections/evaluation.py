@@ -19,6 +19,7 @@ from sop.evaluate.motion import DIFFERENT, LOW_LEAK_DB, RESTING, SAME
 from sop.evaluate.records import read_record, record_paths
 from sop.evaluate.results import MIXTURES_FILE
 from sop.localize.scenes import KINDS
+from sop.model.spectrogram import MaskRule
 from sop.params import Params
 from sop.report import charts
 from sop.report.mixture_files import ideal_masks
@@ -163,7 +164,7 @@ def scale_steps(
             np.broadcast_to(trial.truth.sum(axis=0), trial.truth.shape),
             trial.before,
             *([trial.after(settings)] if settings else []),
-            trial.record.masked(ideal["binary"], params, threshold=0.5),
+            trial.record.masked(ideal["binary"], params, MaskRule(threshold=0.5)),
             trial.record.masked(ideal["ratio"], params),
         ]
         found = measure(trial.truth, np.stack(sets), trial.record.videos)
