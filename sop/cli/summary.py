@@ -97,15 +97,19 @@ def _motion(metrics: dict[str, Any], control: dict[str, Any]) -> Iterator[str]:
     """Describe mixtures of one category and silent sources, beside the same with late frames."""
     late = f"late {control['seconds']:g} s"
     yield from ("", f"{'what motion adds':28}{'in time':>9}{late:>12}{'change':>8}  dB")
-    names = {"different": "different categories", "same_category": "one category"}
-    for key, name in names.items():
-        if key in control:
-            both = (metrics if key == "different" else metrics[key], control[key])
-            gains = [values["sdr_improvement"]["mean"] for values in both]
-            row = f"{f'gain, {name}':28}{_decibels(gains[0]):>9}{_decibels(gains[1]):>12}"
-            # Over the mixtures that are measured both ways, which may be fewer.
-            change = control[key]["change"]
-            yield f"{row}{_decibels(change and change['mean'])}"
+    names = {
+        "different": "different categories",
+        "any": "any categories",
+        "same_category": "one category",
+    }
+    plain, *others = [key for key in names if key in control]
+    for key in (plain, *others):
+        both = (metrics if key == plain else metrics[key], control[key])
+        gains = [values["sdr_improvement"]["mean"] for values in both]
+        row = f"{f'gain, {names[key]}':28}{_decibels(gains[0]):>9}{_decibels(gains[1]):>12}"
+        # Over the mixtures that are measured both ways, which may be fewer.
+        change = control[key]["change"]
+        yield f"{row}{_decibels(change and change['mean'])}"
     names |= {"resting": "at rest"}
     for key, name in names.items():
         leak = metrics.get("silent_leak", {}).get(key)

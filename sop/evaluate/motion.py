@@ -26,7 +26,7 @@ from sop.evaluate.validation import (
     separation_summary,
 )
 from sop.model.pixelplayer import PixelPlayer
-from sop.params import EvaluateParams, Params
+from sop.params import EvaluateParams, MixtureParams, Params
 from sop.runtime.progress import progress
 
 SHIFT_SECONDS = 1.5
@@ -35,7 +35,10 @@ SHIFT_SECONDS = 1.5
 LOW_LEAK_DB = -20.0
 """A silent source of which less is let through can hardly be heard beside the mixture."""
 
-DIFFERENT, SAME, RESTING = "different", "same_category", "resting"
+DIFFERENT, ANY, SAME, RESTING = "different", "any", "same_category", "resting"
+"""Mixtures of different categories, of any and of one, and sources at rest in their videos."""
+
+_TITLES = {DIFFERENT: "different categories", ANY: "any categories", SAME: "one category"}
 
 DETAILS = ("too_few_videos",)
 """Keys that belong to metrics/details only."""
@@ -47,7 +50,8 @@ class MotionResults(NamedTuple):
     """Results of all kinds of mixtures, either in time or shifted."""
 
     separation: Mapping[str, Results]
-    """Of the mixtures with all sources, by `DIFFERENT` and `SAME`."""
+    """Of the mixtures with all sources: first the plain ones, by `plain_categories`, then those of
+    one category, by `SAME`."""
     silent: Mapping[str, Results]
     """Of the mixtures with one silent source; empty if not asked for."""
 
@@ -55,6 +59,13 @@ class MotionResults(NamedTuple):
 def plain_kind(params: EvaluateParams) -> MixtureKind:
     """Return what the plain mixtures are like: with sources at rest if others are asked for."""
     return PLAIN._replace(rest_is_silence=max(params.same_category, params.silent) > 0)
+
+
+def plain_categories(videos: Sequence[Video], params: MixtureParams) -> str:
+    """Return the categories of the sources of a plain mixture: `DIFFERENT`, `ANY` or `SAME`."""
+    if not params.same_category:
+        return DIFFERENT
+    return ANY if len({video.category for video in videos}) > 1 else SAME
 
 
 def measure_motion(
@@ -66,6 +77,7 @@ def measure_motion(
 ) -> dict[str, Any]:
     """Measure the mixtures that `evaluate.same_category` and `evaluate.silent` ask for.
 
+    Plain mixtures of videos of one category are mixtures of one category: no others are measured.
     For the control, no more plain mixtures are measured again than others are asked for.
 
     Args:
@@ -83,32 +95,30 @@ def measure_motion(
     if not base.rest_is_silence:
         return {}
 
-    def measured(count: int, **changes: Any) -> Results:
+    name_of_plain = plain_categories(videos, params.mixture)
+
+    def measured(name: str, count: int, **changes: Any) -> Results:
         if not count:
             return []
-        kind = base._replace(**changes)
+        kind = base._replace(same_category=name == SAME != name_of_plain, **changes)
         separations = separate_mixtures(
             *(player, videos, params, count, settings.seed, rule, device, kind)
         )
-        shown = progress(separations, f"evaluate {_title(kind)}", count, unit="mixture")
+        shown = progress(separations, f"evaluate {_title(name, kind)}", count, unit="mixture")
         return [separation.score() for separation in shown]
 
-    def all_kinds(different: Results, shift: float) -> MotionResults:
-        same = measured(settings.same_category, same_category=True, shift_seconds=shift)
-        silent = {
-            name: measured(
-                settings.silent, same_category=name == SAME, one_silent=True, shift_seconds=shift
-            )
-            for name in (DIFFERENT, SAME)
-        }
-        return MotionResults(
-            {DIFFERENT: different, **({SAME: same} if settings.same_category else {})},
-            silent if settings.silent else {},
-        )
+    def all_kinds(plain: Results, shift: float) -> MotionResults:
+        separation, silent = {name_of_plain: plain}, {}
+        if settings.same_category and name_of_plain != SAME:
+            separation[SAME] = measured(SAME, settings.same_category, shift_seconds=shift)
+        if settings.silent:
+            for name in dict.fromkeys((name_of_plain, SAME)):
+                silent[name] = measured(name, settings.silent, one_silent=True, shift_seconds=shift)
+        return MotionResults(separation, silent)
 
     in_time = all_kinds(plain, 0.0)
     few = min(settings.mixtures, max(settings.same_category, settings.silent))
-    control = all_kinds(measured(few, shift_seconds=SHIFT_SECONDS), SHIFT_SECONDS)
+    control = all_kinds(measured(name_of_plain, few, shift_seconds=SHIFT_SECONDS), SHIFT_SECONDS)
     return motion_summary(in_time, control, too_few_videos(videos, params.mixture.sources))
 
 
@@ -118,9 +128,9 @@ def motion_summary(
     """Return what metrics/evaluate.json has in addition.
 
     `sdr_improvement` of the plain mixtures with an interval, `same_category`, `silent_leak` and
-    `shifted`, which has the same for shifted mixtures; its `change` is the mean change of
-    `sdr_improvement` over the mixtures that are measured both ways. Keys that are not asked for are
-    missing.
+    `shifted`, which has the same for shifted mixtures, with the plain ones by `plain_categories`.
+    Its `change` is the mean change of `sdr_improvement` over the mixtures that are measured both
+    ways. Keys that are not asked for are missing.
 
     Args:
         in_time: results of the mixtures.
@@ -135,7 +145,7 @@ def motion_summary(
         }
     if shifted.silent:
         control["silent_leak"] = _silent_leak(shifted)
-    plain = separation.pop(DIFFERENT)
+    plain = separation.pop(next(iter(separation)))
     categories = {"left_out": len(too_few), "too_few_videos": list(too_few)}
     return {
         "sdr_improvement": plain["sdr_improvement"],
@@ -211,8 +221,8 @@ def _interval(values: Sequence[float], scores: Sequence[Score]) -> Interval | No
     return mean_interval(values, names) if values else None
 
 
-def _title(kind: MixtureKind) -> str:
-    words = ["one category" if kind.same_category else "different categories"]
+def _title(name: str, kind: MixtureKind) -> str:
+    words = [_TITLES[name]]
     words += ["one silent"] if kind.one_silent else []
     words += ["shifted"] if kind.shift_seconds else []
     return ", ".join(words)

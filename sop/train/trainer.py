@@ -21,7 +21,7 @@ from sop.dataset.index import VALIDATION, Video
 from sop.dataset.mixtures import Batch, MixtureReader, MixtureSampler, Shares, TrainingMixtures
 from sop.dataset.seeding import torch_seed
 from sop.evaluate.measures import MEASURES
-from sop.evaluate.validation import Score, evaluation_summary, separate_mixtures
+from sop.evaluate.validation import MixtureKind, Score, evaluation_summary, separate_mixtures
 from sop.model.checkpoint import save_player
 from sop.model.pixelplayer import PixelPlayer, build
 from sop.model.spectrogram import MaskRule
@@ -268,6 +268,8 @@ class Trainer:
             VALIDATION_SEED,
             MaskRule.of(self.params.model.mask, VALIDATION_THRESHOLD),
             self.group.device,
+            # The SDR of the noise of a source at rest says nothing, and would decide `best_by`.
+            MixtureKind(rest_is_silence=True),
         )
         measured = [mixture.score() for mixture in separations]
         prefix = f"epoch {epoch}/{self.params.train.epochs}"

@@ -277,6 +277,18 @@ def test_summary_of_what_motion_adds(evaluated: Path, capsys: pytest.CaptureFixt
         "leak, one category - - 9 mixtures",
         "leak, at rest -33.00 - 9 mixtures, 100% below -20 dB",
     ]
+    # The names of the main mixtures, if they may be of one category or always are.
+    for key, name in (("any", "any categories"), ("same_category", "one category")):
+        leaks = {key: leak(-11, 0.3)}
+        of_plain = {"seconds": 1.5, key: late["different"], "silent_leak": leaks}
+        evaluated.write_text(json.dumps(metrics(silent_leak=leaks, shifted=of_plain)))
+        assert main(["summary"]) == 0
+        shown = [" ".join(line.split()) for line in capsys.readouterr().out.splitlines()]
+        assert shown[at + 1 : at + 4] == [
+            f"gain, {name} 6.00 5.50 -0.25",
+            f"leak, {name} -11.00 -11.00 9 mixtures, 30% below -20 dB",
+            "",
+        ]
     evaluated.write_text(json.dumps(metrics(shifted=late)))
     with pytest.raises(UserError, match="'same_category' is missing"):
         main(["summary"])

@@ -15,6 +15,7 @@ from sop.dataset.mixtures import MixtureReader, evaluation_videos
 from sop.evaluate.intervals import mean_interval
 from sop.evaluate.measures import LEAK_FLOOR_DB, MEASURES, is_at_rest, leak
 from sop.evaluate.motion import (
+    ANY,
     DIFFERENT,
     RESTING,
     SAME,
@@ -23,6 +24,7 @@ from sop.evaluate.motion import (
     leak_summary,
     measure_motion,
     motion_summary,
+    plain_categories,
     plain_kind,
     too_few_videos,
 )
@@ -252,6 +254,39 @@ def test_only_what_is_asked_for_is_measured(
     else:
         assert made["silent_leak"][SAME]["mixtures"]["counted"] == 2
     json.dumps(made, allow_nan=False)
+
+
+def test_mixtures_are_named_by_what_they_are(tiny_videos: list[Video], tiny_params: Params) -> None:
+    several = with_values(tiny_params, {"mixture.same_category": True}).mixture
+    one = [video for video in tiny_videos if video.category == "flute"]
+    assert plain_categories(tiny_videos, tiny_params.mixture) == DIFFERENT
+    assert plain_categories(tiny_videos, several) == ANY
+    assert plain_categories(one, several) == SAME
+
+
+@pytest.mark.parametrize(
+    ("categories", "silent", "separation"),
+    [({"flute"}, [SAME], [SAME]), ({"flute", "cello"}, [ANY, SAME], [ANY, SAME])],
+    ids=["one", "two"],
+)
+def test_mixtures_of_one_category_are_measured_once(
+    tiny_videos: list[Video],
+    tiny_params: Params,
+    categories: set[str],
+    silent: list[str],
+    separation: list[str],
+) -> None:
+    asked = {"mixture.same_category": True, "evaluate.silent": 2, "evaluate.same_category": 2}
+    params = with_values(tiny_params, asked)
+    videos = [video for video in tiny_videos if video.category in categories]
+    player = player_of(params, bias=0.0)
+    plain = [one.score() for one in separated(player, videos, params, 4, PLAIN)]
+    made = measure_motion(player, videos, params, plain, CPU)
+    assert list(made["silent_leak"]) == silent
+    assert list(made["shifted"]) == ["seconds", *separation, "silent_leak"]
+    assert [name for name in separation if name in made] == separation[1:]
+    # The change is that of the plain mixtures.
+    assert made["shifted"][separation[0]]["change"] is not None
 
 
 def test_summary_of_motion() -> None:

@@ -130,5 +130,18 @@ def test_what_motion_adds_is_shown_if_it_is_measured(tmp_path: Path) -> None:
     text = write_page(tmp_path, PageContent("t", [section])).read_text(encoding="utf-8")
     for part in ("What motion adds", "frames 1.5 s late", "Below \N{MINUS SIGN}20 dB", "[too few]"):
         assert part in text
+    # Videos of one category: the main mixtures are of it, and nothing is said of others.
+    found = with_motion(plain)
+    del found["same_category"]
+    control = found["shifted"]
+    control["same_category"] = control.pop("different")
+    for of in (found, control):
+        of["silent_leak"] = {"same_category": of["silent_leak"]["different"]}
+    section = result_section(found)
+    separated, silent = (block for block in section.blocks if isinstance(block, Table))
+    assert separated.rows == [["One category", *different[1:]]]
+    assert [row[0] for row in silent.rows] == ["Beside its own category"]
+    text = write_page(tmp_path, PageContent("t", [section])).read_text(encoding="utf-8")
+    assert "ifferent categories" not in text
     [alone] = (b for b in result_section(with_motion(plain, False)).blocks if isinstance(b, Table))
     assert alone.title == "What motion adds"

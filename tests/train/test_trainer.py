@@ -5,11 +5,13 @@ import logging
 import math
 import multiprocessing
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import soundfile
 import torch
 
 from sop.dataset.index import Video
@@ -415,6 +417,25 @@ def test_validation_of_silent_estimates(
     assert max(run.logged("validation/sdr")) <= 0
     # Silence has no SAR.
     assert "sar" not in run.summary()["validation"]
+
+
+def test_validation_leaves_out_sources_at_rest(
+    tmp_path: Path,
+    tiny_params: Params,
+    tiny_videos: list[Video],
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """The SDR of the noise of their recording would decide which model is the best."""
+    run = Run(tmp_path, tiny_params, tiny_videos)
+    heard, other = next(
+        (a, b) for a in run.validation for b in run.validation if a.category != b.category
+    )
+    samples, rate = soundfile.read(other.audio)
+    noise = 1e-4 * np.random.default_rng(0).standard_normal(len(samples))
+    soundfile.write(tmp_path / "rest.wav", noise, rate)
+    run.validation = [heard, replace(other, audio=tmp_path / "rest.wav")]
+    run.train()
+    assert "no validation mixture could be measured" in capsys.readouterr().out
 
 
 @pytest.mark.slow

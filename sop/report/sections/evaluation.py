@@ -15,7 +15,7 @@ from sop.denoise.settings import MethodSettings
 from sop.denoise.trial import Trial
 from sop.evaluate.intervals import Interval
 from sop.evaluate.measures import MEASURES, measure, summarise
-from sop.evaluate.motion import DIFFERENT, LOW_LEAK_DB, RESTING, SAME
+from sop.evaluate.motion import ANY, DIFFERENT, LOW_LEAK_DB, RESTING, SAME
 from sop.evaluate.records import read_record, record_paths
 from sop.evaluate.results import MIXTURES_FILE
 from sop.localize.scenes import KINDS
@@ -287,8 +287,10 @@ def _motion_tables(metrics: Mapping[str, Any]) -> list[Table]:
     if control is None:
         return []
     late = f"frames {control['seconds']:g} s late"
-    names = {DIFFERENT: "Different categories", SAME: "One category"}
-    found = {DIFFERENT: metrics, **metrics}
+    names = {DIFFERENT: "Different categories", ANY: "Any categories", SAME: "One category"}
+    plain, *others = [key for key in names if key in control]
+    found = {plain: metrics, **{key: metrics[key] for key in others}}
+    different = "Appearance tells different categories apart, so late frames should change little. "
     separated = Table(
         [
             Column("Sources of a mixture"),
@@ -300,26 +302,25 @@ def _motion_tables(metrics: Mapping[str, Any]) -> list[Table]:
         ],
         [
             [
-                name,
-                _interval(found[key]["sdr_improvement"]),
+                names[key],
+                _interval(values["sdr_improvement"]),
                 _interval(control[key]["sdr_improvement"]),
                 _interval(control[key]["change"]),
-                found[key]["mixtures"]["counted"],
+                values["mixtures"]["counted"],
                 control[key]["mixtures"]["counted"],
             ]
-            for key, name in names.items()
-            if key in control
+            for key, values in found.items()
         ],
         "What motion adds",
         "Means in dB with 95 % intervals; the difference is that of the mixtures that are measured "
-        "both ways. Appearance tells different categories apart, so late "
-        "frames should change little. Only motion tells sources of one category apart: what late "
-        "frames take away is due to motion, what they leave is not.",
+        f"both ways. {different if plain == DIFFERENT else ''}Only motion tells sources of one "
+        "category apart: what late frames take away is due to motion, what they leave is not.",
     )
     if "silent_leak" not in metrics:
         return [separated]
     kinds = {
         DIFFERENT: "Beside other categories",
+        ANY: "Beside any categories",
         SAME: "Beside its own category",
         RESTING: "At rest in its video",
     }
