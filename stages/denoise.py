@@ -11,8 +11,15 @@ from sop.runtime.log import say
 from sop.runtime.metrics_files import write_metrics
 from sop.runtime.stage import run_stage
 
-# Keys of the metrics by which experiments are not compared.
-DETAILS = ("before", "footnote", "lms_rates_bounded", "methods", "reason", "reasons", "setting")
+# Keys of the metrics by which experiments are compared.
+COMPARED = (
+    "method",
+    "after.sdr",
+    "after.silent_estimates",
+    "after.sir",
+    "after.sar",
+    "change.sdr.mean",
+)
 
 
 def main() -> None:
@@ -22,7 +29,7 @@ def main() -> None:
     write_denoised(
         denoised, records, params, sounds=Path("data/denoise"), plots=Path("metrics/denoise")
     )
-    write_metrics("denoise", denoise_summary(denoised), DETAILS)
+    write_metrics("denoise", denoise_summary(denoised), COMPARED)
     say(f"{denoised.chosen or NONE}: {denoised.reason}")
 
 

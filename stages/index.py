@@ -18,7 +18,7 @@ def main() -> None:
         duets_of_source=read_duets(Path("metrics/details/download.json")),
     )
     write_index(index, Path("data/index"))
-    write_metrics("index", index.summary(), details=("category", "kept_out", "reasons"))
+    write_metrics("index", index.summary(), ("train", "validation"))
 
 
 if __name__ == "__main__":

@@ -15,6 +15,22 @@ from sop.runtime.metrics_files import write_metrics
 from sop.runtime.progress import progress
 from sop.runtime.stage import run_stage
 
+# Keys of the metrics by which experiments are compared.
+COMPARED = (
+    "pointing.duet",
+    "pointing_by_sound.duet",
+    "overlap.mean",
+    "regions_right.mean",
+    "distractor_success",
+    "duets.sdr_improvement",
+    # Only if there are such videos.
+    "success",
+    "who_is_heard",
+    "same_duets.sdr_improvement",
+    "talker_pairs.sdr_improvement",
+    "shifted.who_is_heard",
+)
+
 
 def main() -> None:
     params = load_params()
@@ -35,7 +51,7 @@ def main() -> None:
         except LeftOut as reason:
             left_out[one.video.name] = str(reason)
     summary = localization_summary(results, left_out)
-    write_metrics("localization", summary, details=("scenes",))
+    write_metrics("localization", summary, COMPARED)
 
 
 if __name__ == "__main__":

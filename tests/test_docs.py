@@ -346,7 +346,7 @@ def rows(name: str) -> dict[str, list[str]]:
 
 @pytest.mark.parametrize("name", ["README.md", "docs/evaluation.md"])
 def test_separation_results_are_those_in_metrics(name: str) -> None:
-    metrics, shown = json.loads(text_of("metrics/evaluate.json")), rows(name)
+    metrics, shown = json.loads(text_of("metrics/details/evaluate.json")), rows(name)
     for title, key in (
         ("SDR", "sdr"),
         ("SIR", "sir"),
@@ -386,7 +386,10 @@ def test_denoise_results_are_those_in_metrics(name: str, chosen: str) -> None:
 
 
 def test_localization_results_are_those_in_metrics() -> None:
-    metrics, shown = json.loads(text_of("metrics/localization.json")), rows("docs/evaluation.md")
+    metrics, shown = (
+        json.loads(text_of("metrics/details/localization.json")),
+        rows("docs/evaluation.md"),
+    )
     kinds = ("silent", "solo", "duet", "distractor")
     for title, key in (
         ("right number of regions", "regions_right"),

@@ -40,9 +40,6 @@ DIFFERENT, ANY, SAME, RESTING = "different", "any", "same_category", "resting"
 
 _TITLES = {DIFFERENT: "different categories", ANY: "any categories", SAME: "one category"}
 
-DETAILS = ("too_few_videos",)
-"""Keys that belong to metrics/details only."""
-
 Results = Sequence[Score | SkippedMixture]
 
 

@@ -41,7 +41,9 @@ def numbers(values: Any) -> list[float]:
 
 
 def metrics(stage: str) -> dict[str, Any]:
-    found: dict[str, Any] = json.loads(Path(f"metrics/{stage}.json").read_text(encoding="utf-8"))
+    found: dict[str, Any] = json.loads(
+        Path(f"metrics/details/{stage}.json").read_text(encoding="utf-8")
+    )
     return found
 
 

@@ -45,6 +45,8 @@ MEASURED = ["evaluate", "denoise", "report"]
 OBSERVING = {"workers", "cluster.scheduler", "device", "log_every", "checkpoint_seconds"}
 OUTPUTS = ("videos", "audio", "frames", "motion", "index", "model", "evaluate", "denoise", "report")
 ARTIFACT = "sound-of-pixels"
+# Of `dvc exp show` and `dvc metrics diff`, without parameters and dependencies.
+MAX_COLUMNS = 25
 
 pytestmark = pytest.mark.slow
 
@@ -365,4 +367,16 @@ def test_stages_have_descriptions_and_metrics() -> None:
     assert list(stages) == STAGES
     for name, definition in stages.items():
         assert definition["desc"]
-        assert name in (VALIDATE, "report") or definition["metrics"]
+        assert name in (VALIDATE, "train", "report") or definition["metrics"]
+
+
+def test_few_numbers_to_compare_experiments_by() -> None:
+    def leaves(values: dict[str, Any]) -> int:
+        return sum(leaves(v) if isinstance(v, dict) else 1 for v in values.values())
+
+    declared = [
+        file for stage in pipeline()["stages"].values() for file in stage.get("metrics", [])
+    ]
+    texts = [(ROOT / path).read_text("utf-8") for file in declared for path in file]
+    columns = sum(leaves(json.loads(text)) for text in texts)
+    assert 0 < columns <= MAX_COLUMNS

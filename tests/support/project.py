@@ -128,4 +128,4 @@ class Project:
         return re.findall(r"Running stage '(\w+)'", done.stdout)
 
     def metrics(self) -> dict[str, object]:
-        return json.loads((self.folder / "metrics/evaluate.json").read_text())
+        return json.loads((self.folder / "metrics/details/evaluate.json").read_text())
