@@ -1,7 +1,7 @@
 """Network outputs for a segment of video, from which the sound of any pixel can be computed.
 
 Shapes: W windows, h x w cells of the picture, C channels, E envelopes, S maps of the sound that
-follow motion, K places (cells or regions), R mask rows (256 log-spaced ones or F), F x M frequency
+motion weighs, K places (cells or regions), R mask rows (256 log-spaced ones or F), F x M frequency
 bins x spectrogram frames, L samples.
 """
 

@@ -21,13 +21,14 @@ from torch import Tensor, nn
 TRUE_ENVELOPES = 2
 ENVELOPES = 5
 
-# Number of spectrogram frames before and after a moment whose envelopes weigh the maps then.
+# The maps at a moment are weighted by the envelopes of this number of spectrogram frames before it,
+# at it, and of this number after it: what is seen may precede or follow its sound.
 LEAD, TAIL = 12, 3
 
 # Number of motion frames before and after a moment that its envelopes depend on.
 REACH = 11
 
-# Number of maps of the mixture, and channels of the nets.
+# Number of maps of the mixture, and channels of the motion net.
 MAPS = 24
 WIDTH = 16
 
@@ -95,6 +96,7 @@ class SynchronyNet(nn.Module):
         super().__init__()
         self.first = _plane(3, MAPS, (3, 3))
         self.residuals = nn.ModuleList((_plane(MAPS, MAPS, (3, 5)), _plane(MAPS, MAPS, (5, 3))))
+        # Tap i sees the envelopes of frame m - LEAD + i for the weights of the maps at frame m.
         self.filter = nn.Conv1d(ENVELOPES, MAPS, LEAD + 1 + TAIL, bias=False)
         # Training starts from appearance alone.
         nn.init.zeros_(self.filter.weight)
@@ -199,8 +201,8 @@ def cell_envelopes(envelopes: Tensor, shape: Sequence[int], frames: int) -> Tens
 def true_envelopes(sources: Tensor) -> Tensor:
     """Return the loudness and the onsets of sources, which `MotionNet` learns to predict.
 
-    Over a clip, each has a mean of zero and a standard deviation of almost one; those of a source
-    at rest are near zero.
+    Over a clip, each has a mean of zero. The standard deviation is less than one: typically 0.97
+    for loudness and 0.5 for onsets, and near zero for a source at rest or a steady sound.
 
     Args:
         sources: magnitudes of the true sources, (B, N, R, M), >= 0.
@@ -208,7 +210,7 @@ def true_envelopes(sources: Tensor) -> Tensor:
     Returns:
         Log energy, and mean rise of the log magnitude, (B, N, TRUE_ENVELOPES, M).
     """
-    # Noise far below the mixture must not count as a signal.
+    # Floors relative to the mixture: noise far below it does not count as a signal.
     power = sources.sum(dim=1).square().mean(dim=(1, 2))[:, None, None] + MIN_POWER
     rows = sources.shape[2]
     loudness = torch.log(sources.square().sum(dim=2) / (rows * power) + LOUDNESS_FLOOR)

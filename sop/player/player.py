@@ -31,10 +31,10 @@ VIDEO_FORMATS = (".mp4", ".webm")
 
 _TEMPLATES = Path(__file__).parent / "page"
 _SCRIPTS = ("fourier.js", "sound.js", "playback.js", "drawing.js", "page.js")
-# Largest level of component maps and envelopes, and of the maps that follow the motion: there are
-# more of these, and they count less.
+# Largest level of component maps and envelopes, and of the maps that motion weighs: there are more
+# of these, and they count less.
 _LEVELS = 255
-_MAP_LEVELS = 63
+_MAP_LEVELS = 127
 _FULL_SCALE = 32767
 
 

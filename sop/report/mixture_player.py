@@ -56,8 +56,9 @@ def mixture_clip(
             row = torch.cat(list(squares), dim=-1)
             moving = MotionEmbedding(
                 maps=player.synchrony(magnitude)[0].numpy(),
+                # Zeros beyond the clip, as the model has them.
                 cells=padded(row.movedim(1, -1)).movedim(-1, 1).numpy(),
-                taps=player.synchrony.filter.weight.numpy(),
+                taps=player.synchrony.filter.weight.detach().numpy(),
             )
             envelopes = padded(pool_envelopes(predicted, pixels, count)).numpy()
     scale = player.synthesizer.scale

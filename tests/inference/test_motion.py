@@ -1,15 +1,17 @@
 """Separators of models with motion."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
 
 from sop.inference import separator as module
-from sop.inference.embedding import HEAT_RATE, LEAD_FRAMES
+from sop.inference.embedding import HEAT_RATE
 from sop.inference.localization import regions_at
 from sop.inference.separator import Separator
-from sop.model.motion import ENVELOPES, attention, cell_weights
+from sop.model.motion import ENVELOPES, LEAD, TAIL, attention, cell_weights
 from sop.model.pixelplayer import normalize_frames
 from sop.model.spectrogram import stft_power
 from sop.params import Params
@@ -42,7 +44,7 @@ class MovingRecording(ArrayRecording):
 
 
 class Brightness(nn.Module):
-    """Instead of the motion net: both envelopes of a cell are the brightness of its picture."""
+    """Instead of the motion net: every envelope of a cell is the brightness of its picture."""
 
     def forward(self, motion: Tensor) -> Tensor:
         return motion.float()[:, None].expand(-1, ENVELOPES, -1, -1, -1)
@@ -58,7 +60,7 @@ def moving(tiny_params: Params) -> Separator:
     }
     separator = separator_of(with_values(tiny_params, values))
     generator = torch.Generator().manual_seed(1)
-    for net in (separator.player.vision.head, separator.player.synchrony.last):
+    for net in (separator.player.vision.head, separator.player.synchrony.filter):
         nn.init.normal_(net.weight, 0, 0.3, generator=generator)
     return separator
 
@@ -87,6 +89,31 @@ def test_segments_do_not_change_the_masks_of_motion(
     assert motion.cells.std(axis=1).min() > 1e-4
 
 
+@pytest.mark.parametrize("cut", [1, LEAD - 1, 57])
+def test_segments_have_the_envelopes_of_the_whole_recording(moving: Separator, cut: int) -> None:
+    """At the seam, a segment also has the envelopes before its beginning and after its end."""
+    recording = MovingRecording(5 * RATE)
+    total = moving.frames(recording)
+    whole, *parts = (
+        moving.embed(recording, first, count).motion
+        for first, count in ((0, total), (0, cut), (cut, total - cut))
+    )
+    around = whole.cells[:, : LEAD + cut + TAIL], whole.cells[:, cut:]
+    for part, expected in zip(parts, around, strict=True):
+        np.testing.assert_allclose(part.cells, expected, atol=1e-5)
+    cells = whole.cells.reshape(ENVELOPES, -1, 8).transpose(2, 0, 1)
+    every = slice(None)
+    at_once = whole.logits(cells, every)
+    pieces = [
+        replace(part, maps=maps).logits(
+            part.cells.reshape(ENVELOPES, -1, 8).transpose(2, 0, 1), every
+        )
+        for part, maps in zip(parts, np.split(whole.maps, [cut], axis=-1), strict=True)
+    ]
+    assert at_once.std() > 1e-3
+    torch.testing.assert_close(torch.cat(pieces, dim=-1), at_once, rtol=1e-3, atol=1e-4)
+
+
 def test_heat_follows_the_motion(moving: Separator) -> None:
     embedding = moving.embed(MovingRecording(6 * RATE), 5, 100)
     heat = embedding.heat()
@@ -105,10 +132,10 @@ def test_envelopes_are_those_of_their_moments(moving: Separator) -> None:
     recording = MovingRecording(8 * RATE, brightness=True)
     motion = moving.embed(recording, 30, 20).motion
     assert motion is not None
-    assert motion.cells.shape == (ENVELOPES, LEAD_FRAMES + 20, *SHAPE)
+    assert motion.cells.shape == (ENVELOPES, LEAD + 20 + TAIL, *SHAPE)
     # Motion frame i, of brightness i, shows second (i + 0.5) / MOTION_RATE; half a spectrogram
     # frame is as in training.
-    columns = np.arange(30 - LEAD_FRAMES, 50)
+    columns = np.arange(30 - LEAD, 50 + TAIL)
     expected = (columns + 0.5) * HOP / RATE * MOTION_RATE - 0.5
     np.testing.assert_allclose(motion.cells[1, :, 1, 2], expected, atol=1e-3)
 
@@ -124,7 +151,7 @@ def test_recording_has_the_envelopes_of_a_training_clip(moving: Separator) -> No
         weights = cell_weights(attention(player.vision(pictures[0])).flatten(1)).view(1, *SHAPE)
     found = moving.embed(recording, 0, frames).motion
     assert found is not None
-    pooled = found.pool(weights.numpy())[:, :, LEAD_FRAMES:]
+    pooled = found.pool(weights.numpy())[:, :, LEAD:-TAIL]
     # At the ends a clip has zeros beyond it, and a recording still pictures.
     inner = slice(16, frames - 16)
     np.testing.assert_allclose(pooled[..., inner], clip[0].numpy()[..., inner], atol=1e-4)

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torchvision.models import resnet18
 
 from sop.inference.localization import pixel_energy
-from sop.model.motion import synchrony
+from sop.model.motion import padded
 from sop.model.pixelplayer import PixelPlayer, activate, build, normalize_frames, separation_loss
 from sop.model.sound import SoundNet
 from sop.model.spectrogram import to_linear_frequency
@@ -343,7 +343,9 @@ def test_pixel_energy(tiny_params: Params) -> None:
 def test_pixel_energy_with_motion(tiny_params: Params) -> None:
     values = {"model__motion": "synchrony", "extract__motion_rate": 8.0}
     player = with_large_weights(tiny_player(tiny_params, **values)).eval()
-    torch.nn.init.normal_(player.synchrony.last.weight, generator=torch.Generator().manual_seed(0))
+    torch.nn.init.normal_(
+        player.synchrony.filter.weight, generator=torch.Generator().manual_seed(0)
+    )
     spectra = player.spectra(0.1 * noise(1, 2, SAMPLES))
     frames = noise(1, 2, 3, 32, 32)
     motion = (127 + 40 * noise(1, 2, 9, 16, 16)).clamp(0, 255).byte()
@@ -356,7 +358,8 @@ def test_pixel_energy_with_motion(tiny_params: Params) -> None:
         cells = F.adaptive_avg_pool3d(player.motion(motion[:, 1]), (9, 2, 2))[..., 1, 0]
         count = spectra.magnitude.shape[-1]
         envelopes = F.interpolate(cells, size=count, mode="linear", align_corners=False)
-        added = synchrony(envelopes[:, None], player.synchrony(spectra.magnitude))
+        maps = player.synchrony(spectra.magnitude)
+        added = player.synchrony.logits(padded(envelopes[:, None]), maps)
         mask = player.masks(logits[:, 1, 0][:, None] + added)
         linear = to_linear_frequency(mask, spectra.mixture.shape[-2])[0, 0]
         expected = (linear * spectra.mixture[0].abs()).square().sum()

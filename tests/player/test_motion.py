@@ -7,12 +7,11 @@ from typing import Any
 
 import numpy as np
 import pytest
-import torch
 
-from sop.inference.embedding import LEAD_FRAMES, Embedding, MotionEmbedding, normalize_masks
+from sop.inference.embedding import Embedding, MotionEmbedding, normalize_masks
 from sop.inference.localization import Region
 from sop.inference.separator import region_envelopes
-from sop.model.motion import ENVELOPES, SYNCHRONY_MAPS
+from sop.model.motion import ENVELOPES, LEAD, MAPS, TAIL
 from sop.params import Activation, Params
 from sop.player.player import PlayerClip, PlayerRegion, write_player
 from tests.support.experiment import with_values
@@ -75,14 +74,22 @@ def random_motion(clip: PlayerClip) -> PlayerClip:
         return (2 * values / count - 1).astype(np.float32)
 
     motion = MotionEmbedding(
-        maps=levels(64, SYNCHRONY_MAPS, rows, frames),
-        cells=levels(256, ENVELOPES, LEAD_FRAMES + frames, *grid),
+        maps=levels(128, MAPS, rows, frames),
+        cells=levels(256, ENVELOPES, LEAD + frames + TAIL, *grid),
+        taps=random_taps(random),
     )
     regions = tuple(
         replace(region, envelopes=region_envelopes(motion, Region(region.cells, 0.0)))
         for region in clip.regions
     )
     return replace(clip, embedding=replace(clip.embedding, motion=motion), regions=regions)
+
+
+def random_taps(random: np.random.Generator) -> np.ndarray:
+    """Taps that give standard envelopes weights of a standard deviation of about 1."""
+    size = LEAD + 1 + TAIL
+    deviation = (ENVELOPES * size) ** -0.5
+    return random.normal(0, deviation, (MAPS, ENVELOPES, size)).astype(np.float32)
 
 
 def cell_sounds(embedding: Embedding) -> np.ndarray:
@@ -109,14 +116,13 @@ def moving(default_params: Params) -> PlayerClip:
     """Six seconds, embedded by networks of the default sizes with random weights."""
     values = {"extract.motion_rate": MOTION_RATE, "model.motion": "synchrony"}
     separator = separator_of(with_values(default_params, values))
-    generator = torch.Generator().manual_seed(1)
-    torch.nn.init.normal_(separator.player.synchrony.last.weight, generator=generator)
     recording = MovingRecording()
     embedding = separator.embed(recording, 0, separator.frames(recording))
     # Outputs of untrained networks are small; scale them to those of trained networks.
     motion = MotionEmbedding(
         maps=standard(embedding.motion.maps, (1, 2)),
         cells=standard(embedding.motion.cells, (1, 2, 3)),
+        taps=random_taps(np.random.default_rng(5)),
     )
     embedding = replace(
         embedding,
@@ -206,14 +212,22 @@ def test_regions_and_rest_sum_to_the_mixture(moving_page: Any, moving: PlayerCli
 def test_page_says_what_it_computes(moving_page: Any) -> None:
     about = moving_page.locator("#about").inner_text()
     assert "16 component maps" in about
-    assert "16 maps of the mixture that follow the motion of each place" in about
+    assert "24 maps of the mixture that are weighted by the motion of each place" in about
     assert "at this moment" in moving_page.locator("#legend").inner_text()
 
 
-@pytest.mark.parametrize("hop", [512, 256])
-def test_size_of_a_page_of_noise(tmp_path: Path, video: Path, hop: int) -> None:
-    clip = noise(channels=16, hop=hop, seconds=SECONDS, grid=(10, 14))
-    clip = random_motion(clip)
+@pytest.mark.parametrize("rate", [RATE, 16000])
+def test_size_of_a_page_of_noise(tmp_path: Path, video: Path, rate: int) -> None:
+    """A clip with as many samples as six seconds at a rate."""
+    clip = random_motion(noise(channels=16, seconds=SECONDS * rate / RATE, grid=(10, 14)))
+    embedding, random = clip.embedding, np.random.default_rng(0)
+    # Unlike outputs of networks, neighbouring values are unrelated.
+    components, maps = (
+        random.normal(size=values.shape).astype(np.float32)
+        for values in (embedding.components, embedding.motion.maps)
+    )
+    motion = replace(embedding.motion, maps=maps)
+    clip = replace(clip, embedding=replace(embedding, components=components, motion=motion))
     assert write_player(tmp_path, clip, video).stat().st_size < PAGE_BYTES
 
 

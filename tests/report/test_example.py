@@ -70,7 +70,9 @@ def test_picture_of_a_model_with_motion(
     values = {"model.motion": "synchrony", "extract.motion_rate": 16.0}
     params = with_values(tiny_params, values)
     player = build(params.model, params.spectrogram, seed=0).eval()
-    torch.nn.init.normal_(player.synchrony.last.weight, generator=torch.Generator().manual_seed(0))
+    torch.nn.init.normal_(
+        player.synchrony.filter.weight, generator=torch.Generator().manual_seed(0)
+    )
     write_record(tmp_path, record_of([*videos], params))
     pictures = []
     for seed in (0, 1):

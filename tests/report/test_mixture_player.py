@@ -47,7 +47,7 @@ def evaluated(params: Params, videos: list[Video]) -> Evaluated:
             if isinstance(module, torch.nn.Conv2d):
                 torch.nn.init.xavier_normal_(module.weight)
         if player.synchrony is not None:
-            torch.nn.init.normal_(player.synchrony.last.weight)
+            torch.nn.init.normal_(player.synchrony.filter.weight)
     torch.nn.init.constant_(player.synthesizer.scale, 30)
     mixture = next(
         iter(separate_mixtures(player, videos, params, 1, 1234, evaluation_rule(params), CPU))
@@ -128,7 +128,7 @@ def test_files_of_a_mixture_with_motion(
     writer = MixtureFileWriter(tmp_path, params, videos, originals, found.player, found.record)
     written = writer.write(None, with_player=True)
     page = (tmp_path / written.mixture["player"]).read_text("utf-8")
-    assert '"motion":{"envelopes":2,"lags":8' in page
+    assert '"motion":{"envelopes":5,"maps":24,"lead":12,"tail":3,"heats":' in page
     assert all((tmp_path / source["heat"]).exists() for source in written.sources)
 
 

@@ -11,12 +11,11 @@ import pytest
 import soundfile
 import torch
 
-from sop.inference.embedding import LEAD_FRAMES
 from sop.inference.recording import Recording
 from sop.inference.separator import Separator
 from sop.media.decoding import probe
 from sop.media.ffmpeg import Limits
-from sop.model.motion import ENVELOPES, SYNCHRONY_MAPS
+from sop.model.motion import ENVELOPES, LEAD, MAPS, TAIL
 from sop.params import Params
 from sop.separate.separation import SeparationOptions, write_separation
 from sop.separate.video import read_pictures
@@ -53,13 +52,13 @@ class Talkers(PlantedSeparator):
         spectrogram, mixture = self.params.spectrogram, self.params.mixture
         channels, rows = self.params.model.channels, spectrogram.stft_frame // 2 + 1
         window = 1 + mixture.audio_samples // spectrogram.stft_hop
-        maps = np.zeros((len(starts), channels + SYNCHRONY_MAPS, rows, window), np.float32)
-        # The loudness at lag 0.
+        maps = np.zeros((len(starts), channels + MAPS, rows, window), np.float32)
+        # The weight of the first map is the loudness at the same moment.
         maps[:, channels] = OPEN
         return maps, np.zeros((len(starts), ROWS, COLUMNS, channels), np.float32)
 
     def run_motion(self, recording: Recording, first: int, count: int, shape: Any) -> np.ndarray:
-        frames = np.arange(first - LEAD_FRAMES, first + count)
+        frames = np.arange(first - LEAD, first + count + TAIL)
         left_speaks = (frames * self.params.spectrogram.stft_hop / RATE) % 2 < 1
         cells = np.zeros((ENVELOPES, len(frames), *shape), np.float32)
         cells[0] = -1
@@ -77,6 +76,9 @@ def separated(tmp_path_factory: pytest.TempPathFactory, planted_params: Params) 
     values = {"extract.motion_rate": 12.0, "model.motion": "synchrony"}
     separator = separator_of(with_values(planted_params, values))
     torch.nn.init.zeros_(separator.player.synthesizer.bias)
+    taps = torch.zeros_like(separator.player.synchrony.filter.weight)
+    taps[0, 0, LEAD] = 1
+    separator.player.synchrony.filter.weight = torch.nn.Parameter(taps)
     out = folder / "out"
     write_separation(video, out, Talkers(separator), SeparationOptions(page_seconds=SECONDS))
     return out

@@ -90,8 +90,8 @@ function describe() {
     `This page computes all sounds from ${clip.channels} component maps of the mixture and the ` +
     `visual features of ${clip.height} \u00d7 ${clip.width} places` +
     (clip.motion
-      ? `, and from ${clip.motion.maps} maps of the mixture that follow ` +
-        "the motion of each place. "
+      ? `, and from ${clip.motion.maps} maps of the mixture that are ` +
+        "weighted by the motion of each place. "
       : ". ") +
     (clip.rule
       ? "The sounds of the videos are those that were evaluated, which may overlap; the rest is the " +

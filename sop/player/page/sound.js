@@ -1,8 +1,8 @@
 // The sound of any place of the picture. Computes what sop/inference/embedding.py and
 // sop/model/spectrogram.py do from the numbers that sop/player/player.py writes into the page.
 //
-// Shapes: W windows, C channels, E envelopes, R mask rows, F bins, M frames. Spectrograms and masks are stored
-// frame by frame: (M, F) and (M, R).
+// Shapes: W windows, C channels, E envelopes, S maps of the sound that motion weighs, R mask rows,
+// F bins, M frames. Spectrograms and masks are stored frame by frame: (M, F) and (M, R).
 
 const DAMAGED =
   "This page is damaged: a part of the file is missing or was changed. Copy or write it again.";
@@ -148,7 +148,8 @@ class Sound {
   }
 
   // Return the weights of all maps at a frame for a place, {features: (W, C), envelopes:
-  // (E, lead + M + tail)}: those of the components and, with motion, of the maps that follow it.
+  // (E, lead + M + tail)}: those of the components and, with motion, of its maps: tap i of a map
+  // weighs the envelopes of frame m - lead + i.
   weights({ features, envelopes }, m) {
     const { windows, channels, frames, crossfade, motion, taps } = this.clip;
     const weights = Array.from({ length: channels }, (_, c) => {
