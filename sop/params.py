@@ -226,7 +226,7 @@ class FetchParams(Section):
 class DatasetParams(Section):
     """Source of the videos."""
 
-    source: Literal["synthetic", "local", "music", "music21", "list"]
+    source: Literal["synthetic", "local", "urmp", "music", "music21", "list"]
     synthetic: SyntheticParams
     local: LocalParams
     lists: ListsParams
@@ -376,6 +376,7 @@ class LocalizeParams(Section):
     """Localization of sounds in videos with ground truth."""
 
     scenes: Annotated[CountOrZero, Field(le=100_000)]
+    boxes: list[Text]
 
 
 class DenoiseParams(Section):
@@ -534,6 +535,13 @@ class Params(InferenceParams):
             yield (
                 f"train.silent_share {train.silent_share:g} and train.shifted_share "
                 f"{train.shifted_share:g} exceed 1 together: a mixture has one of both at most"
+            )
+        listed = dataset.source in ("list", "music", "music21")
+        if self.localize.boxes and listed and dataset.fetch.clip_seconds is not None:
+            yield (
+                f"localize.boxes does not fit dataset.fetch.clip_seconds "
+                f"{dataset.fetch.clip_seconds}: frames are counted from the beginning of the whole "
+                "video; set it to null"
             )
         if dataset.source == "synthetic" and dataset.synthetic.seconds < self.index.min_seconds:
             yield (

@@ -2,8 +2,10 @@
 
 from pathlib import Path
 
-from sop.dataset.index import DUETS, VALIDATION, read_index
+from sop.dataset.index import DUETS, TRAIN, VALIDATION, read_index
 from sop.inference.separator import Separator
+from sop.localize.boxes import plan_frames, read_boxes
+from sop.localize.frames import measure_frames
 from sop.localize.measures import localization_summary, measure_localization
 from sop.localize.scenes import make_scene, plan_scenes
 from sop.model.checkpoint import load_player
@@ -29,6 +31,10 @@ COMPARED = (
     "same_duets.sdr_improvement",
     "talker_pairs.sdr_improvement",
     "shifted.who_is_heard",
+    "trios.sdr_improvement",
+    "quartets.sdr_improvement",
+    "quintets.sdr_improvement",
+    *(f"boxes.{kind}.{key}" for kind in ("solo", "duet") for key in ("pointing", "ciou.auc")),
 )
 
 
@@ -51,6 +57,11 @@ def main() -> None:
         except LeftOut as reason:
             left_out[one.video.name] = str(reason)
     summary = localization_summary(results, left_out)
+    if params.localize.boxes:
+        frames = read_boxes(map(Path, params.localize.boxes))
+        # Those that are in no list of this run, such as duets with index.duets, are left out.
+        chosen = plan_frames(frames, [*duets, *solos], read_index(index / TRAIN, motion))
+        summary["boxes"] = measure_frames(separator, chosen, params.extract)
     write_metrics("localization", summary, COMPARED)
 
 

@@ -32,6 +32,9 @@ logger = logging.getLogger(__name__)
 LOST_NETWORK = 10
 VERY_FEW = 2
 
+# Sources of the files in `dataset.local.folder`.
+LOCAL_SOURCES = ("local", "urmp")
+
 # The metrics are kept in git: they contain at most this number of reasons. The manifest has all.
 REASONS_SHOWN = 100
 
@@ -100,7 +103,7 @@ def download(params: Params, folder: Path, caches: CachePaths) -> dict[str, Any]
 def check_apart(params: Params, folder: Path) -> None:
     """Refuse to write where the user's own videos are: other files there would be removed."""
     own = Path(params.dataset.local.folder)
-    if params.dataset.source == "local" and own.resolve().is_relative_to(folder.resolve()):
+    if params.dataset.source in LOCAL_SOURCES and own.resolve().is_relative_to(folder.resolve()):
         raise UserError(
             f"dataset.local.folder: {own} is where this stage writes; "
             "move your videos to a folder outside of it"
@@ -131,7 +134,8 @@ def _kept(source: VideoSource, folder: Path) -> list[VideoRow]:
 
 def _files(source: VideoSource, video: VideoRow, folder: Path) -> list[Path]:
     """Return the files of a video, the video itself first."""
-    return [folder / video.category / f"{video.id}{suffix}" for suffix in source.suffixes]
+    suffixes = source.suffixes[video.category, video.id]
+    return [folder / video.category / f"{video.id}{suffix}" for suffix in suffixes]
 
 
 def _make(make: Callable[[Any, Path], Probe], folder: Path, video: SourceVideo) -> VideoRow:

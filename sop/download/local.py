@@ -47,7 +47,7 @@ def find_videos(folder: Path) -> tuple[list[LocalVideo], list[VideoRow]]:
     unusable = []
     for path, category in _files(folder):
         try:
-            _check(path, folder)
+            check_file(path, folder)
             earlier = videos.get((category, path.stem))
             if earlier is not None:
                 raise LeftOut(f"{earlier.path.name} has the same name; rename one of them")
@@ -62,23 +62,16 @@ def find_videos(folder: Path) -> tuple[list[LocalVideo], list[VideoRow]]:
     return list(videos.values()), unusable
 
 
-def _files(folder: Path) -> Iterator[tuple[Path, str]]:
-    """Yield the files with their categories, sorted."""
-    for path in _visible(folder):
-        if path.name == LIST_NAME and path.is_file():
-            continue
-        if path.is_dir():
-            yield from ((inner, path.name) for inner in _visible(path))
-        else:
-            yield path, UNLABELLED
+def check_file(path: Path, folder: Path) -> None:
+    """Check the name and the place of a file without reading it.
 
+    Args:
+        path: the file.
+        folder: the folder of the user's videos, which no link may leave.
 
-def _visible(folder: Path) -> list[Path]:
-    return sorted(path for path in folder.iterdir() if not is_litter(path))
-
-
-def _check(path: Path, folder: Path) -> None:
-    """Raise `LeftOut` if the name or the place of a file makes it unusable."""
+    Raises:
+        LeftOut: the file cannot be used.
+    """
     for name in path.relative_to(folder).parts:
         # Bytes outside of the system's encoding become surrogates, which cannot be printed.
         if not name.isprintable():
@@ -97,3 +90,18 @@ def _check(path: Path, folder: Path) -> None:
         raise LeftOut("not an ordinary file")
     if not os.access(path, os.R_OK):
         raise LeftOut("not readable; check its permissions")
+
+
+def _files(folder: Path) -> Iterator[tuple[Path, str]]:
+    """Yield the files with their categories, sorted."""
+    for path in _visible(folder):
+        if path.name == LIST_NAME and path.is_file():
+            continue
+        if path.is_dir():
+            yield from ((inner, path.name) for inner in _visible(path))
+        else:
+            yield path, UNLABELLED
+
+
+def _visible(folder: Path) -> list[Path]:
+    return sorted(path for path in folder.iterdir() if not is_litter(path))

@@ -3,11 +3,11 @@
 import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
-from sop.download import fetch, published_lists, synthetic
+from sop.download import fetch, published_lists, synthetic, urmp
 from sop.download.container import to_mp4
 from sop.download.fetch_settings import access_of, check_fetch_settings
 from sop.download.local import LocalVideo, find_videos
@@ -23,6 +23,7 @@ from sop.runtime.hashes import HashCache, sha256
 from sop.runtime.parallel import Workers
 
 VIDEO_SUFFIX = ".mp4"
+WITH_TRUTH = (VIDEO_SUFFIX, ".truth.npz")
 
 
 @dataclass(frozen=True)
@@ -49,6 +50,8 @@ class SourceVideo:
     """Everything that the bytes of the file depend on; the file is up to date while it is equal."""
     recipe: Any
     """Argument of `VideoSource.make`."""
+    suffixes: tuple[str, ...] = (VIDEO_SUFFIX,)
+    """Suffixes of its files; the video comes first."""
 
 
 @dataclass(frozen=True)
@@ -67,8 +70,6 @@ class VideoSource:
     """Rows of the videos that are known to be unusable beforehand."""
     duets: dict[str, tuple[str, ...]] = field(default_factory=dict)
     """Instruments of each category that the source knows to be a duet."""
-    suffixes: tuple[str, ...] = (VIDEO_SUFFIX,)
-    """Suffixes of the files of one video."""
     min_success_fraction: float = 0.0
     """The stage fails if a smaller fraction of the videos can be made."""
     retry_unavailable: bool = False
@@ -77,6 +78,11 @@ class VideoSource:
     """What servers are asked with, see `access_of`."""
     remote: bool = False
     """True if videos come from a network."""
+
+    @cached_property
+    def suffixes(self) -> dict[tuple[str, str], tuple[str, ...]]:
+        """Suffixes of the files of each video, by category and id."""
+        return {(video.category, video.id): video.suffixes for video in self.videos}
 
 
 def open_source(params: Params, caches: CachePaths) -> VideoSource:
@@ -97,6 +103,9 @@ def open_source(params: Params, caches: CachePaths) -> VideoSource:
     if dataset.source == "local":
         limits = Limits.of_parameters(Limits.seconds, memory)
         return _local(dataset.local, workers, caches.hashes, limits)
+    if dataset.source == "urmp":
+        limits = Limits.of_parameters(Limits.seconds, memory)
+        return _urmp(dataset.local, workers, caches.hashes, limits)
     limits = Limits.of_parameters(dataset.fetch.timeout_seconds, memory)
     return _listed(dataset, params.cluster.scheduler, caches, limits)
 
@@ -112,7 +121,8 @@ def _synthetic(params: SyntheticParams, workers: Workers) -> VideoSource:
     for video in planned:
         made_from = "synthetic:" + _hash(f"{video} {look} {params.seed} {tools}")
         shown_as = f"{video.category}/{video.name}"
-        videos.append(SourceVideo(video.category, video.name, shown_as, made_from, video))
+        recipe = (video.category, video.name, shown_as, made_from, video)
+        videos.append(SourceVideo(*recipe, suffixes=WITH_TRUTH))
     return VideoSource(
         videos,
         partial(_render, params=params),
@@ -120,7 +130,6 @@ def _synthetic(params: SyntheticParams, workers: Workers) -> VideoSource:
         "render",
         processes=True,
         duets={v.category: v.instruments for v in planned if len(v.instruments) > 1},
-        suffixes=(VIDEO_SUFFIX, ".truth.npz"),
     )
 
 
@@ -129,9 +138,16 @@ def _render(video: synthetic.PlannedVideo, path: Path, params: SyntheticParams) 
     return probe(path, Limits())
 
 
-def _local(params: LocalParams, workers: Workers, hashes: Path, limits: Limits) -> VideoSource:
+def _local(
+    params: LocalParams,
+    workers: Workers,
+    hashes: Path,
+    limits: Limits,
+    skip: Callable[[str], bool] = lambda category: False,
+) -> VideoSource:
     found, unusable = find_videos(Path(params.folder))
-    by_path = {video.path: video for video in found}
+    unusable = [row for row in unusable if not skip(row.category)]
+    by_path = {video.path: video for video in found if not skip(video.category)}
     videos = []
     with HashCache(hashes) as cache:
         for path, digest in cache.hash_files(by_path, workers):
@@ -153,6 +169,47 @@ def _copy(video: LocalVideo, path: Path, limits: Limits) -> Probe:
             return probe(partial_file, limits)
     except FileNotFoundError:
         raise LeftOut("was removed while it was read") from None
+
+
+def _urmp(params: LocalParams, workers: Workers, hashes: Path, limits: Limits) -> VideoSource:
+    solos = _local(params, workers, hashes, limits, skip=urmp.is_piece)
+    names = {(video.category, video.id) for video in solos.videos}
+    pieces, unusable = urmp.find_pieces(Path(params.folder))
+    files = [file for piece in pieces for file in (piece.video, *piece.stems)]
+    digests: dict[Path, str | LeftOut] = {}
+    with HashCache(hashes) as cache:
+        digests.update(cache.hash_files(files, workers))
+    tools = f"{_hash(sha256(Path(urmp.__file__)))} {binary.version()}"
+    videos = []
+    for piece in pieces:
+        own = [digests[file] for file in (piece.video, *piece.stems)]
+        problems = [digest for digest in own if isinstance(digest, LeftOut)]
+        if (piece.category, piece.id) in names:
+            problems.append(LeftOut(f"{piece.category}/{piece.id} exists; rename one of them"))
+        if problems:
+            unusable.append(urmp.row_of(piece.folder, piece.category, problems[0]))
+            continue
+        made_from = f"urmp:{_hash(f'{own} {tools}')} {piece.video.suffix.lower()}"
+        recipe = (piece.category, piece.id, str(piece.folder), made_from, piece)
+        videos.append(SourceVideo(*recipe, suffixes=WITH_TRUTH))
+    return VideoSource(
+        solos.videos + videos,
+        partial(_copy_or_make, limits=limits),
+        workers,
+        "copy",
+        unusable=solos.unusable + unusable,
+        duets={
+            piece.category: tuple(sorted(piece.instruments))
+            for piece in pieces
+            if len(piece.instruments) > 1
+        },
+    )
+
+
+def _copy_or_make(recipe: LocalVideo | urmp.Piece, path: Path, limits: Limits) -> Probe:
+    if isinstance(recipe, LocalVideo):
+        return _copy(recipe, path, limits)
+    return urmp.make_piece(recipe, path, limits)
 
 
 def _listed(

@@ -67,11 +67,7 @@ def measure_localization(separator: Separator, scene: LocalizationScene) -> Loca
     length = min(sounds.shape[-1], scene.stems.shape[-1])
     sounds, stems = sounds[:, :length], scene.stems[:, :length]
     region_of = _matches(sounds, stems)
-    inside = np.array(
-        [[_is_inside(where, region, box) for region in where.regions] for box in scene.boxes], bool
-    ).reshape(len(scene.boxes), len(where.regions))
-    players, regions = linear_sum_assignment(inside, maximize=True)
-    on_player = {int(n) for n, k in zip(players, regions, strict=True) if inside[n, k]}
+    inside = _inside(where, scene.boxes)
     matched = [(n, box, region_of.get(n)) for n, box in enumerate(scene.boxes)]
     scores, silent = np.empty((len(DUET_MEASURES), 0)), 0
     if KINDS[scene.kind] > 1:
@@ -90,10 +86,10 @@ def measure_localization(separator: Separator, scene: LocalizationScene) -> Loca
     return LocalizationResult(
         scene.kind,
         len(where.regions),
-        placed=tuple(n in on_player for n in range(len(scene.boxes))),
+        placed=found_players(where, scene.boxes),
         pointed=tuple(k is not None and bool(inside[n, k]) for n, _, k in matched),
         overlaps=tuple(
-            0.0 if k is None else _overlap(where.regions[k].box, box) for _, box, k in matched
+            0.0 if k is None else overlap(where.regions[k].box, box) for _, box, k in matched
         ),
         scores=dict(zip(DUET_MEASURES, scores, strict=True)),
         silent=silent,
@@ -111,7 +107,8 @@ def localization_summary(
     in which all players are `pointed`. Scenes of kinds outside `ALWAYS_SHOWN` add keys:
     `success`, the fraction of scenes with the right number of regions and all players `pointed`;
     `who_is_heard`, that in which the loudest cell is on the player that is heard, and not on the
-    mute one; `same_duets` and `talker_pairs`, as `duets`; and `shifted`, the same with late sound.
+    mute one; `same_duets`, `talker_pairs` and `trios` to `quintets`, as `duets`; and `shifted`, the
+    same with late sound.
 
     Args:
         results: the measured scenes.
@@ -122,19 +119,42 @@ def localization_summary(
     right = _share(by_kind, _right_number)
     overlaps = [v for one in by_kind["duet"] + by_kind["solo"] for v in one.overlaps]
     above = {
-        f"above_{minimum}": _mean(value >= minimum for value in overlaps) for minimum in OVERLAPS
+        f"above_{minimum}": mean(value >= minimum for value in overlaps) for minimum in OVERLAPS
     }
     return {
         "scenes": {kind: len(own) for kind, own in by_kind.items()},
         **_pointing(by_kind),
-        "overlap": {"mean": _mean(overlaps), **above},
-        "regions_right": {**right, "mean": _mean(v for v in right.values() if v is not None)},
-        "distractor_success": _mean(_succeeded(one) for one in by_kind["distractor"]),
+        "overlap": {"mean": mean(overlaps), **above},
+        "regions_right": {**right, "mean": mean(v for v in right.values() if v is not None)},
+        "distractor_success": mean(_succeeded(one) for one in by_kind["distractor"]),
         "duets": _separation(by_kind["duet"]),
         **(_of_motion(by_kind) if by_kind.keys() - set(ALWAYS_SHOWN) else {}),
         **_shifted([one for one in results if one.shifted]),
         "left_out": left_out,
     }
+
+
+def found_players(where: Localization, boxes: Sequence[Box]) -> tuple[bool, ...]:
+    """Return for each box whether a region of its own has its loudest cell in it."""
+    inside = _inside(where, boxes)
+    players, regions = linear_sum_assignment(inside, maximize=True)
+    found = {int(n) for n, k in zip(players, regions, strict=True) if inside[n, k]}
+    return tuple(n in found for n in range(len(boxes)))
+
+
+def overlap(one: Box, other: Box) -> float:
+    """Return the intersection over union of two boxes, not both of which are empty."""
+    width = min(one[2], other[2]) - max(one[0], other[0])
+    height = min(one[3], other[3]) - max(one[1], other[1])
+    shared = max(width, 0) * max(height, 0)
+    areas = [(right - left) * (bottom - top) for left, top, right, bottom in (one, other)]
+    return shared / (sum(areas) - shared)
+
+
+def mean(values: Iterable[float]) -> float | None:
+    """Return the mean of some values, None if there are none."""
+    values = list(values)
+    return float(np.mean(values)) if values else None
 
 
 ByKind = Mapping[Kind, Sequence[LocalizationResult]]
@@ -159,7 +179,7 @@ def _share(
     by_kind: ByKind, holds: Callable[[LocalizationResult], bool]
 ) -> dict[Kind, float | None]:
     """For each kind, the share of the scenes of which something holds."""
-    return {kind: _mean(holds(one) for one in own) for kind, own in by_kind.items()}
+    return {kind: mean(holds(one) for one in own) for kind, own in by_kind.items()}
 
 
 def _pointing(by_kind: ByKind) -> dict[str, Any]:
@@ -171,10 +191,11 @@ def _pointing(by_kind: ByKind) -> dict[str, Any]:
 
 
 def _of_motion(by_kind: ByKind) -> dict[str, Any]:
-    """Measures of the scenes in which motion tells who plays."""
+    """Measures of the scenes in which motion tells who plays, and of ensembles."""
     audible: ByKind = {k: own for k, own in by_kind.items() if own and k != "silent"}
     one_heard: ByKind = {k: own for k, own in audible.items() if own[0].heard_found is not None}
     pairs: dict[Kind, str] = {"same_duet": "same_duets", "talker_pair": "talker_pairs"}
+    pairs |= {"trio": "trios", "quartet": "quartets", "quintet": "quintets"}
     return {
         "success": _share(audible, _succeeded),
         "who_is_heard": _share(one_heard, lambda one: bool(one.heard_found)),
@@ -194,7 +215,7 @@ def _shifted(results: Sequence[LocalizationResult]) -> dict[str, Any]:
 def _separation(results: Sequence[LocalizationResult]) -> dict[str, Any]:
     """Mean of each measure over the players, where it is finite."""
     return {
-        name: _mean(value for one in results for value in one.scores[name] if np.isfinite(value))
+        name: mean(value for one in results for value in one.scores[name] if np.isfinite(value))
         for name in DUET_MEASURES
     } | {"silent_estimates": sum(one.silent for one in results)}
 
@@ -205,6 +226,12 @@ def _matches(sounds: Sounds, stems: Sounds) -> dict[int, int]:
     likeness = (stems @ sounds.T) / np.maximum(norms, 1e-12)
     players, regions = linear_sum_assignment(-likeness)
     return dict(zip(players.tolist(), regions.tolist(), strict=True))
+
+
+def _inside(where: Localization, boxes: Sequence[Box]) -> NDArray[np.bool_]:
+    """Return for each box and region whether the region's loudest cell is in the box, (N, K)."""
+    inside = [[_is_inside(where, region, box) for region in where.regions] for box in boxes]
+    return np.array(inside, bool).reshape(len(boxes), len(where.regions))
 
 
 def _is_inside(where: Localization, region: Region, box: Box) -> bool:
@@ -226,16 +253,3 @@ def _has_loudest(box: Box, energy: NDArray[np.float64]) -> bool:
     x, y = (column + 0.5) / width, (row + 0.5) / height
     left, top, right, bottom = box
     return left <= x <= right and top <= y <= bottom
-
-
-def _overlap(one: Box, other: Box) -> float:
-    width = min(one[2], other[2]) - max(one[0], other[0])
-    height = min(one[3], other[3]) - max(one[1], other[1])
-    shared = max(width, 0) * max(height, 0)
-    areas = [(right - left) * (bottom - top) for left, top, right, bottom in (one, other)]
-    return shared / (sum(areas) - shared)
-
-
-def _mean(values: Iterable[float]) -> float | None:
-    values = list(values)
-    return float(np.mean(values)) if values else None

@@ -12,7 +12,7 @@ import librosa
 import numpy as np
 
 from sop.dataset.index import Video
-from sop.download.synthetic import INSTRUMENTS
+from sop.download.synthetic import TALKER
 from sop.download.synthetic.truth import Truth, read_truth
 from sop.evaluate.measures import Sounds
 from sop.inference.recording import Recording
@@ -29,6 +29,9 @@ Kind = Literal[
     "talker",
     "talker_pair",
     "unheard_talker",
+    "trio",
+    "quartet",
+    "quintet",
 ]
 Box = tuple[float, float, float, float]
 Players = tuple[int, ...]
@@ -45,16 +48,21 @@ KINDS: Mapping[Kind, int] = {
     "talker": 1,
     "talker_pair": 2,
     "unheard_talker": 1,
+    "trio": 3,
+    "quartet": 4,
+    "quintet": 5,
 }
 """Number of regions in each kind of scene. In a distractor, a player of another instrument than the
 one heard is muted; in the unheard kinds, a player rests, or one of the same instrument or another
-talker is muted."""
+talker is muted. Trios to quintets are of any instruments."""
 
 SHIFT_SECONDS = 1.5
 """Time by which the sound of shifted scenes is late. What was learned from motion fails on them."""
 
 SHIFTED: tuple[Kind, ...] = ("same_duet", "unheard_same", "talker_pair", "unheard_talker")
 """Kinds whose players only motion tells apart; they are measured with shifted sound, too."""
+
+_ENSEMBLES: Mapping[int, Kind] = {3: "trio", 4: "quartet", 5: "quintet"}
 
 _WITH_ONE_MUTED: Mapping[Kind, Kind] = {
     "duet": "distractor",
@@ -98,10 +106,11 @@ def plan_scenes(
     """Choose the scenes of videos whose truth is known; the other videos are skipped.
 
     A duet is one scene as it is, and one with one player muted. A duet in which a player rests all
-    through, and a talker, are scenes as they are. A solo is one scene as it is, and one in silence.
+    through, a talker, and more than two players are scenes as they are. A solo is one scene as it
+    is, and one in silence.
 
     Args:
-        duets: videos of two players.
+        duets: videos of two players or more.
         solos: videos of one player.
         videos: folder of the videos and their truth, `<category>/<id>.truth.npz`.
         limit: largest number of videos of each kind: duets of two instruments, of one, with a
@@ -120,8 +129,9 @@ def plan_scenes(
         for number, (video, players) in enumerate(_spread(by_kind[kind], limit)):
             planned.append(PlannedScene(video, kind, players))
             planned.append(PlannedScene(video, muted, (players[number % len(players)],)))
-    for video, players in _spread(by_kind["unheard_resting"], limit):
-        planned.append(PlannedScene(video, "unheard_resting", players))
+    for kind in ("unheard_resting", *_ENSEMBLES.values()):
+        for video, players in _spread(by_kind[kind], limit):
+            planned.append(PlannedScene(video, kind, players))
     for video, players in by_kind["talker"][:limit]:
         planned.append(PlannedScene(video, "talker", players))
     for video, players in by_kind["solo"][:limit]:
@@ -161,9 +171,11 @@ def make_scene(planned: PlannedScene, videos: Path, extract: ExtractParams) -> L
 
 def _kind(truth: Truth) -> Kind:
     """The kind of the scene that a video is as it is."""
-    talks = truth.instruments[0] not in INSTRUMENTS
+    talks = truth.instruments[0] == TALKER
     if len(truth.instruments) == 1:
         return "talker" if talks else "solo"
+    if len(truth.instruments) > 2:
+        return _ENSEMBLES[len(truth.instruments)]
     if any(truth.resting):
         return "unheard_resting"
     if talks:

@@ -5,10 +5,11 @@ from pathlib import Path
 
 import pygit2
 
-from sop.download.download import check_apart
+from sop.download.download import LOCAL_SOURCES, check_apart
 from sop.download.fetch_settings import check_fetch_settings
 from sop.download.local import find_videos
 from sop.download.own_list import read_own_list
+from sop.download.urmp import find_pieces
 from sop.params import NETS, Params
 from sop.runtime.errors import UserError
 
@@ -39,6 +40,7 @@ def check(params: Params) -> None:
         check_git,
         lambda: check_videos(params),
         lambda: check_fetch_settings(params.dataset),
+        lambda: check_boxes(params),
         lambda: check_training(params),
         lambda: check_weights(params),
     ]
@@ -96,11 +98,26 @@ def check_videos(params: Params) -> None:
         UserError: it is missing, empty or invalid.
     """
     dataset = params.dataset
-    if dataset.source == "local":
+    if dataset.source in LOCAL_SOURCES:
         check_apart(params, VIDEOS)
         find_videos(Path(dataset.local.folder))
+        if dataset.source == "urmp":
+            find_pieces(Path(dataset.local.folder))
     elif dataset.source == "list":
         read_own_list(Path(dataset.lists.own), dataset.fetch.video_url)
+
+
+def check_boxes(params: Params) -> None:
+    """Check the files of boxes.
+
+    Raises:
+        UserError: one is missing or of another format.
+    """
+    if params.localize.boxes:
+        # Imports PyTorch, which takes seconds.
+        from sop.localize.boxes import read_boxes
+
+        read_boxes(map(Path, params.localize.boxes))
 
 
 def check_training(params: Params) -> None:

@@ -10,10 +10,13 @@ import pytest
 from sop.evaluate.intervals import Interval
 from sop.evaluate.measures import MEASURES
 from sop.evaluate.records import Record, record_paths, write_record
+from sop.localize.frames import FrameResult, frames_summary
+from sop.localize.measures import localization_summary
 from sop.params import Params
 from sop.report.page import MixtureFiles, PageContent, Table, Text, write_page
 from sop.report.sections.evaluation import (
     Evaluation,
+    localization_section,
     mixture_section,
     result_section,
     scale_section,
@@ -145,3 +148,19 @@ def test_what_motion_adds_is_shown_if_it_is_measured(tmp_path: Path) -> None:
     assert "ifferent categories" not in text
     [alone] = (b for b in result_section(with_motion(plain, False)).blocks if isinstance(b, Table))
     assert alone.title == "What motion adds"
+
+
+def test_localization_in_frames_of_real_videos_is_shown() -> None:
+    """Also without videos that are measured as a whole, as with lists from the web."""
+    plain = localization_summary([], {})
+    assert not localization_section(plain).blocks
+    results = [FrameResult("a", False, (True,), (0.4,), 0.6), FrameResult("b", True, (), (), 0.2)]
+    boxes = frames_summary(results, {"no box": 1})
+    (table,) = localization_section(plain | {"boxes": boxes}).blocks
+    assert isinstance(table, Table)
+    assert [column.name for column in table.columns[1:]] == ["solo (1)", "duet (1)"]
+    rows = {row[0]: row[1:] for row in table.rows}
+    assert rows["A region points at every box"] == [1, 1]
+    assert rows["Boxes of region and instrument overlap by 0.3 or more"] == [1, None]
+    assert rows["Maps (CIoU) overlap by 0.5 or more"] == [1, 0]
+    assert rows["Area under the curve of CIoU"][0] == pytest.approx(0.625)

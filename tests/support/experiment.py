@@ -81,6 +81,7 @@ TINY = {
     "evaluate.mask_threshold": 0.5,
     "evaluate.mask_power": None,
     "localize.scenes": 1,
+    "localize.boxes": [],
 }
 
 

@@ -73,10 +73,15 @@ def separator_of(params: Params) -> Separator:
     return Separator(build(params.model, params.spectrogram, seed=1), params, torch.device("cpu"))
 
 
-def plant(separator: Separator, low: Any = LOW_CELLS, high: Any = HIGH_CELLS) -> Separator:
+def plant(
+    separator: Separator,
+    low: Any = LOW_CELLS,
+    high: Any = HIGH_CELLS,
+    between_hz: float = BETWEEN_HZ,
+) -> Separator:
     """Assign low frequencies to one patch of the picture and high frequencies to another."""
     rows, channels, window = _sizes(separator)
-    is_low = np.arange(rows) * RATE / separator.params.spectrogram.stft_frame < BETWEEN_HZ
+    is_low = np.arange(rows) * RATE / separator.params.spectrogram.stft_frame < between_hz
 
     def outputs(starts: list[int]) -> Outputs:
         maps = np.zeros((len(starts), channels, rows, window), np.float32)

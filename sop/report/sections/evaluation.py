@@ -230,7 +230,7 @@ def mixture_section(scores: pd.DataFrame, files: Mapping[int, MixtureFiles]) -> 
 
 
 def localization_section(found: Mapping[str, Any]) -> Section:
-    """Show how well sounds were located in synthetic videos.
+    """Show how well sounds were located in videos whose truth is known.
 
     Args:
         found: the content of metrics/details/localization.json.
@@ -255,6 +255,9 @@ def localization_section(found: Mapping[str, Any]) -> Section:
             ("duets", "duets"),
             ("same_duets", "duets of one instrument"),
             ("talker_pairs", "pairs of talkers"),
+            ("trios", "trios"),
+            ("quartets", "quartets"),
+            ("quintets", "quintets"),
         )
         if key in found
     }
@@ -274,11 +277,31 @@ def localization_section(found: Mapping[str, Any]) -> Section:
             for what, sounds in pairs.items()
         ),
     ]
+    boxes = found.get("boxes", {})
     return Section(
         "Localization",
-        tables if sum(scenes.values()) else [],
-        empty="Localization is measured on synthetic videos only, whose truth is known.",
+        [*(tables if sum(scenes.values()) else []), *_box_tables(boxes)],
+        empty="Localization is measured only on videos whose truth is known.",
     )
+
+
+def _box_tables(boxes: Mapping[str, Any]) -> list[Table]:
+    """Show localization in frames of real videos with boxes; often none."""
+    measured = {key: boxes[key] for key in ("solo", "duet") if key in boxes}
+    if not measured:
+        return []
+    pointing = [one["pointing"] for one in measured.values()]
+    rows: list[list[Any]] = [["A region points at every box", *pointing]]
+    for key, name in (("overlap", "Boxes of region and instrument"), ("ciou", "Maps (CIoU)")):
+        for share in ("0.3", "0.5"):
+            values = [one[key][f"above_{share}"] for one in measured.values()]
+            rows.append([f"{name} overlap by {share} or more", *values])
+    rows.append(
+        ["Area under the curve of CIoU", *(one["ciou"]["auc"] for one in measured.values())]
+    )
+    columns = [Column(f"{key} ({one['frames']})", "percent") for key, one in measured.items()]
+    title = "Instruments with boxes in frames of real videos"
+    return [Table([Column("Videos (frames)"), *columns], rows, title)]
 
 
 def _motion_tables(metrics: Mapping[str, Any]) -> list[Table]:
