@@ -154,7 +154,7 @@ def test_localization_in_frames_of_real_videos_is_shown() -> None:
     """Also without videos that are measured as a whole, as with lists from the web."""
     plain = localization_summary([], {})
     assert not localization_section(plain).blocks
-    results = [FrameResult("a", False, (True,), (0.4,), 0.6), FrameResult("b", True, (), (), 0.2)]
+    results = [FrameResult("a", False, (True,), (0.4,), 0.61), FrameResult("b", True, (), (), 0.2)]
     boxes = frames_summary(results, {"no box": 1})
     (table,) = localization_section(plain | {"boxes": boxes}).blocks
     assert isinstance(table, Table)
