@@ -73,6 +73,13 @@ ProxyAddress = Annotated[
     ),
 ]
 SchedulerAddress = Annotated[str, _matching(r"(tcp|tls)://[^\s/]+:\d+", "tcp://host:port")]
+FolderName = Annotated[
+    str,
+    _matching(
+        "[A-Za-z0-9][A-Za-z0-9_-]{0,99}",
+        "letters, digits, _ and -, beginning with a letter or digit",
+    ),
+]
 Sha256 = Annotated[str, _matching("[0-9a-f]{64}", "64 hexadecimal digits")]
 
 # What is read for one batch; batches of the published experiment have 0.3 GiB.
@@ -191,6 +198,8 @@ class LocalParams(Section):
     """Local videos of the user."""
 
     folder: Text
+    category: FolderName | None
+    by_list: bool
 
 
 class ListsParams(Section):

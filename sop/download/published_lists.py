@@ -42,6 +42,13 @@ class ListedVideo:
     """Begin and end in seconds; None for the whole video or the default of the parameters."""
     duet_of: tuple[str, ...] = ()
     """Instruments of a published duet; empty if the category is one instrument."""
+    split: str = ""
+    """List in which the video belongs: train, validation or test; empty if its list says none."""
+
+    @property
+    def of(self) -> str:
+        """Id of the whole video."""
+        return self.id if self.clip is None else self.id.rpartition("_")[0]
 
 
 def read_lists(

@@ -1,7 +1,7 @@
 """Sources of videos: which videos each source has, and how one of them is made."""
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from functools import cached_property, partial
 from pathlib import Path
@@ -13,10 +13,11 @@ from sop.download.fetch_settings import access_of, check_fetch_settings
 from sop.download.local import LocalVideo, find_videos
 from sop.download.manifest import UNAVAILABLE, VideoRow
 from sop.download.own_list import read_own_list
+from sop.download.published_lists import ListedVideo
 from sop.media import binary
 from sop.media.decoding import Probe, probe
 from sop.media.ffmpeg import Limits
-from sop.params import DatasetParams, LocalParams, Params, SyntheticParams
+from sop.params import DatasetParams, Params, SyntheticParams
 from sop.runtime.errors import LeftOut
 from sop.runtime.files import replacing
 from sop.runtime.hashes import HashCache, sha256
@@ -70,6 +71,8 @@ class VideoSource:
     """Rows of the videos that are known to be unusable beforehand."""
     duets: dict[str, tuple[str, ...]] = field(default_factory=dict)
     """Instruments of each category that the source knows to be a duet."""
+    splits: dict[str, str] = field(default_factory=dict)
+    """List in which each video belongs, train, validation or test, by `<category>/<id>`."""
     min_success_fraction: float = 0.0
     """The stage fails if a smaller fraction of the videos can be made."""
     retry_unavailable: bool = False
@@ -102,10 +105,10 @@ def open_source(params: Params, caches: CachePaths) -> VideoSource:
     memory = params.extract.memory_limit_mib
     if dataset.source == "local":
         limits = Limits.of_parameters(Limits.seconds, memory)
-        return _local(dataset.local, workers, caches.hashes, limits)
+        return _local(dataset, workers, caches.hashes, limits)
     if dataset.source == "urmp":
         limits = Limits.of_parameters(Limits.seconds, memory)
-        return _urmp(dataset.local, workers, caches.hashes, limits)
+        return _urmp(dataset, workers, caches.hashes, limits)
     limits = Limits.of_parameters(dataset.fetch.timeout_seconds, memory)
     return _listed(dataset, params.cluster.scheduler, caches, limits)
 
@@ -139,42 +142,91 @@ def _render(video: synthetic.PlannedVideo, path: Path, params: SyntheticParams) 
 
 
 def _local(
-    params: LocalParams,
+    dataset: DatasetParams,
     workers: Workers,
     hashes: Path,
     limits: Limits,
-    skip: Callable[[str], bool] = lambda category: False,
+    skip: Callable[[str], bool] | None = None,
 ) -> VideoSource:
-    found, unusable = find_videos(Path(params.folder))
-    unusable = [row for row in unusable if not skip(row.category)]
-    by_path = {video.path: video for video in found if not skip(video.category)}
-    videos = []
+    """Return the user's files; with `skip`, which refuses folders, always by their folders."""
+    params, splits = dataset.local, dict[str, str]()
+    found, unusable = find_videos(Path(params.folder), None if skip else params.category)
+    if skip is not None:
+        unusable = [row for row in unusable if not skip(row.category)]
+        found = [video for video in found if not skip(video.category)]
+    elif params.by_list:
+        found, missing, splits = _by_list(found, dataset)
+        unusable += missing
+    wanted = dict.fromkeys(path for video in found for path in (video.path, video.sound) if path)
     with HashCache(hashes) as cache:
-        for path, digest in cache.hash_files(by_path, workers):
-            video = by_path[path]
-            if isinstance(digest, LeftOut):
-                row = VideoRow(video.category, video.id, UNAVAILABLE, str(digest), source=str(path))
-                unusable.append(row)
-            else:
-                made_from = f"sha256:{digest} {path.suffix.lower()}"
-                videos.append(SourceVideo(video.category, video.id, str(path), made_from, video))
+        digests = dict(cache.hash_files(wanted, workers))
+    videos = []
+    for video in found:
+        files = [video.path] if video.sound is None else [video.path, video.sound]
+        failed = next((digests[f] for f in files if isinstance(digests[f], LeftOut)), None)
+        if failed is not None:
+            shown_as = str(video.path)
+            row = VideoRow(video.category, video.id, UNAVAILABLE, str(failed), source=shown_as)
+            unusable.append(row)
+            continue
+        made_from = " ".join(f"sha256:{digests[file]} {file.suffix.lower()}" for file in files)
+        if video.clip is not None:
+            made_from += f" {video.clip[0]:.10g}-{video.clip[1]:.10g} s"
+        shown_as = str(video.path)
+        videos.append(SourceVideo(video.category, video.id, shown_as, made_from, video))
     copy = partial(_copy, limits=limits)
-    return VideoSource(videos, copy, workers, "copy", unusable=unusable)
+    return VideoSource(videos, copy, workers, "copy", unusable=unusable, splits=splits)
+
+
+def _by_list(
+    found: Iterable[LocalVideo], dataset: DatasetParams
+) -> tuple[list[LocalVideo], list[VideoRow], dict[str, str]]:
+    """Return the files that a list names, with its categories and parts; the others are no videos.
+
+    A file is named by the id, or as those of VGGSound by the id and the begin of its part, of
+    which it then has no more: `<id>_000030`.
+
+    Returns:
+        The videos; rows of those without a file; the list in which each belongs.
+    """
+    lists = dataset.lists
+    listed = read_own_list(Path(lists.own), dataset.fetch.video_url, of_files=True)
+    listed = published_lists.select_videos(listed, lists.categories, lists.max_per_category)
+    files: dict[str, LocalVideo] = {}
+    for local in found:
+        files.setdefault(local.path.stem, local)
+    videos: list[LocalVideo] = []
+    missing: list[VideoRow] = []
+    for video in listed:
+        whole, clip = files.get(video.of), video.clip
+        part = None if clip is None else files.get(f"{video.of}_{int(clip[0]):06d}")
+        file, clip = (whole, clip) if part is None else (part, None)
+        if file is None:
+            reason = "no file of this name in dataset.local.folder"
+            row = VideoRow(video.category, video.id, UNAVAILABLE, reason, source=video.of)
+            missing.append(row)
+        else:
+            videos.append(LocalVideo(file.path, video.category, video.id, file.sound, clip))
+    return videos, missing, _splits(listed)
+
+
+def _splits(listed: Iterable[ListedVideo]) -> dict[str, str]:
+    return {f"{video.category}/{video.id}": video.split for video in listed if video.split}
 
 
 def _copy(video: LocalVideo, path: Path, limits: Limits) -> Probe:
     try:
         with replacing(path) as partial_file:
-            to_mp4(video.path, partial_file, limits)
+            to_mp4(video.path, partial_file, limits, video.sound, video.clip)
             return probe(partial_file, limits)
     except FileNotFoundError:
         raise LeftOut("was removed while it was read") from None
 
 
-def _urmp(params: LocalParams, workers: Workers, hashes: Path, limits: Limits) -> VideoSource:
-    solos = _local(params, workers, hashes, limits, skip=urmp.is_piece)
+def _urmp(dataset: DatasetParams, workers: Workers, hashes: Path, limits: Limits) -> VideoSource:
+    solos = _local(dataset, workers, hashes, limits, skip=urmp.is_piece)
     names = {(video.category, video.id) for video in solos.videos}
-    pieces, unusable = urmp.find_pieces(Path(params.folder))
+    pieces, unusable = urmp.find_pieces(Path(dataset.local.folder))
     files = [file for piece in pieces for file in (piece.video, *piece.stems)]
     digests: dict[Path, str | LeftOut] = {}
     with HashCache(hashes) as cache:
@@ -240,6 +292,7 @@ def _listed(
         Workers(params.parallel_downloads, scheduler, limit=params.parallel_downloads),
         "download",
         duets={video.category: video.duet_of for video in listed if video.duet_of},
+        splits=_splits(listed),
         min_success_fraction=params.min_success_fraction,
         retry_unavailable=params.retry_unavailable,
         access=access_of(params),

@@ -144,11 +144,16 @@ class Probe:
         return self.sound_notes + self.picture_notes
 
 
-def probe(video: Path, limits: Limits) -> Probe:
+def probe(video: Path, limits: Limits, needs_sound: bool = True) -> Probe:
     """Read all packets of a video without decoding them.
 
     Sound is decoded only to choose one of several tracks, or if it may contain any number. The
     result does not depend on any parameter of the extraction.
+
+    Args:
+        video: the file.
+        limits: maximum time and memory of each run of ffmpeg.
+        needs_sound: False if its sound is in a file of its own.
 
     Raises:
         LeftOut: the file is not a video, has no pictures or no sound, or is truncated.
@@ -165,7 +170,7 @@ def probe(video: Path, limits: Limits) -> Probe:
             sound = str(track.index)
             # Without the other tracks, since the first stream that is read determines the start.
             run, _, ends = _packets(video, sound, limits)
-    for kind, what in (("video", "pictures"), ("audio", "sound")):
+    for kind, what in (("video", "pictures"), ("audio", "sound"))[: 1 + needs_sound]:
         if ends.get(kind, 0.0) <= 0:
             raise LeftOut(f"contains no {what}")
     _check_whole(run)
@@ -199,6 +204,17 @@ def probe(video: Path, limits: Limits) -> Probe:
         tuple(notes),
         tuple(picture_notes),
     )
+
+
+def has_sound(video: Path, header: Header, limits: Limits) -> bool:
+    """Return whether a video contains anything louder than silence.
+
+    Args:
+        video: the file.
+        header: its header.
+        limits: maximum time and memory of listening to a track.
+    """
+    return any(_sounds(video, track, limits) for track in header.sounds[:MAX_TRACKS])
 
 
 def choose_sound(video: Path, header: Header, limits: Limits) -> tuple[SoundTrack, str]:

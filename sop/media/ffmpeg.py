@@ -32,6 +32,9 @@ CONTAINERS = (
     *("avi", "mpeg", "mpegts", "flv", "asf", "ogg", "mxf", "nut", "rm", "dv", "gxf", "wtv"),
 )
 
+# Demuxers of sound files, for a sound that is not in the file of its video.
+SOUND_CONTAINERS = (*CONTAINERS, "wav", "w64", "flac", "mp3", "aac")
+
 # Read from the beginning and from the end of the log; a broken file can cause millions of lines.
 MESSAGE_BYTES = 64 * 1024
 REASON_CHARACTERS = 160
@@ -66,6 +69,15 @@ def input_file(path: Path, **options: Any) -> Any:
     Raises:
         LeftOut: the name cannot be passed to ffmpeg-python.
     """
+    return _input(path, CONTAINERS, options)
+
+
+def sound_file(path: Path, **options: Any) -> Any:
+    """Return a file with a sound as an input, as `input_file` does a video."""
+    return _input(path, SOUND_CONTAINERS, options)
+
+
+def _input(path: Path, containers: Iterable[str], options: dict[str, Any]) -> Any:
     try:
         str(path).encode()
     except UnicodeEncodeError:
@@ -73,7 +85,7 @@ def input_file(path: Path, **options: Any) -> Any:
     return ffmpeg.input(
         f"file:{path}",
         protocol_whitelist="file",
-        format_whitelist=",".join(CONTAINERS),
+        format_whitelist=",".join(containers),
         # One process runs per core; more threads would only compete.
         threads=1,
         **options,
@@ -282,18 +294,23 @@ class Header:
         return ", ".join(filter(None, (self.pictures, sound)))
 
 
-def probe_header(path: Path, limits: Limits) -> Header:
-    """Read the header of a video.
+def probe_header(path: Path, limits: Limits, is_sound: bool = False) -> Header:
+    """Read the header of a video, or of a file that may contain a sound only.
 
     Raises:
-        LeftOut: the file is not a video.
+        LeftOut: the file is not a video, or not a sound.
     """
-    command = ffmpeg.output(input_file(path), "-", format="null", t=0, codec="copy")
-    return parse_header(run_to_end(command, limits))
+    source = sound_file(path) if is_sound else input_file(path)
+    command = ffmpeg.output(source, "-", format="null", t=0, codec="copy")
+    return parse_header(run_to_end(command, limits), "sound" if is_sound else "video")
 
 
-def parse_header(run: FfmpegRun) -> Header:
+def parse_header(run: FfmpegRun, kind: str = "video") -> Header:
     """Parse the header that ffmpeg logged of its input.
+
+    Args:
+        run: a run that has ended.
+        kind: what the file should be, for messages.
 
     Raises:
         LeftOut: the file is not a video.
@@ -327,7 +344,7 @@ def parse_header(run: FfmpegRun) -> Header:
             if containers is not None and _COUNTED_FROM_0.intersection(containers):
                 seconds -= float(start or 0)
     if containers is None:
-        raise LeftOut(f"not a video that ffmpeg reads ({error_message(run)})")
+        raise LeftOut(f"not a {kind} that ffmpeg reads ({error_message(run)})")
     if any("Estimating duration" in text for _, text in run.messages):
         seconds = None
     sounds.sort(key=lambda track: track.index)

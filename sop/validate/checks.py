@@ -100,9 +100,12 @@ def check_videos(params: Params) -> None:
     dataset = params.dataset
     if dataset.source in LOCAL_SOURCES:
         check_apart(params, VIDEOS)
-        find_videos(Path(dataset.local.folder))
-        if dataset.source == "urmp":
+        by_folders = dataset.source == "urmp"
+        find_videos(Path(dataset.local.folder), None if by_folders else dataset.local.category)
+        if by_folders:
             find_pieces(Path(dataset.local.folder))
+        elif dataset.local.by_list:
+            read_own_list(Path(dataset.lists.own), dataset.fetch.video_url, of_files=True)
     elif dataset.source == "list":
         read_own_list(Path(dataset.lists.own), dataset.fetch.video_url)
 

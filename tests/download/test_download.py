@@ -122,21 +122,22 @@ def test_unusable_files_are_left_out(
     make_video: Callable,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    (own / "flute" / "notes.txt").write_text("not a video")
+    (own / "flute" / "notes.doc").write_text("not a video")
     (own / "flute" / "gone.mp4").symlink_to(own / "nowhere.mp4")
     (own / "tuba" / "-c.mp4").symlink_to("/etc/passwd")
     make_video(own / "tuba" / "mute.mkv", "-an", "-c", "copy")
     make_video(own / "flute" / "a, b.mov", "-c", "copy")
     make_video(own / "flute" / "line\nbreak.mp4")
+    (own / "flute" / "notes.txt").write_text("not even taken for a video")
     summary = download(local(params, own), tmp_path / "videos")
     assert summary["videos"] == 3
     reasons = {
         Path(name).name: reason for name, reason in summary["unavailable"]["reasons"].items()
     }
     assert reasons.keys() == {
-        *("notes.txt", "gone.mp4", "-c.mp4", "mute.mkv", "a, b.mp4", r"line\nbreak.mp4")
+        *("notes.doc", "gone.mp4", "-c.mp4", "mute.mkv", "a, b.mp4", r"line\nbreak.mp4")
     }
-    assert "not a video" in reasons["notes.txt"]
+    assert "not a video" in reasons["notes.doc"]
     assert "missing file" in reasons["gone.mp4"]
     assert "leaves the folder" in reasons["-c.mp4"]
     assert "no sound" in reasons["mute.mkv"]
@@ -147,6 +148,93 @@ def test_unusable_files_are_left_out(
     assert len(left_out) == 6
     assert all(row["reason"] for row in left_out)
     assert download(local(params, own), tmp_path / "videos") == summary
+
+
+def test_folders_of_speakers_become_one_category(
+    params: Params, tmp_path: Path, make_video: Callable
+) -> None:
+    own = tmp_path / "mp4"
+    for person in ("id00012", "id00015"):
+        make_video(own / person / "21Uxsk56VDQ" / "00001.mp4")
+    make_video(own / "s1" / "video" / "mpg_6000" / "bbaf2n.mpg", "-c:v", "mpeg1video", "-r", "25")
+    folder = {"folder": str(own), "category": "talker"}
+    summary = download(changed(params, source="local", local=folder), tmp_path / "videos")
+    assert summary["category"] == {"talker": {"done": 3, "unavailable": 0, "failed": 0}}
+    assert sorted(tree(tmp_path / "videos"))[1:] == [
+        "talker/id00012__21Uxsk56VDQ__00001.mp4",
+        "talker/id00015__21Uxsk56VDQ__00001.mp4",
+        "talker/s1__video__mpg_6000__bbaf2n.mp4",
+    ]
+
+
+def test_a_change_of_the_sound_beside_a_video_is_noticed(
+    params: Params, tmp_path: Path, make_video: Callable
+) -> None:
+    own, videos = tmp_path / "FAIR-Play", tmp_path / "videos"
+    for name in ("000001", "000002"):
+        make_video(own / "videos" / f"{name}.mp4", "-an", "-c", "copy")
+        make_video(own / "binaural_audios" / f"{name}.wav", "-vn", "-ac", "2")
+    (own / "splits" / "split1").mkdir(parents=True)
+    (own / "splits" / "split1" / "train.h5").write_bytes(b"x")
+    summary = download(local(params, own), videos)
+    assert summary["unavailable"]["count"] == 0
+    assert [row["format"] for row in rows(videos)] == 2 * ["h264 96x72, flac 22050 Hz stereo"]
+    before = times(videos)
+    make_video(own / "binaural_audios" / "000002.wav", "-vn", "-af", "volume=0.5")
+    download(local(params, own), videos)
+    after = times(videos)
+    assert {n for n in after if before.get(n) != after[n]} == {"videos/000002.mp4"}
+    (own / "binaural_audios" / "000001.wav").unlink()
+    reasons = download(local(params, own), videos)["unavailable"]["reasons"]
+    assert list(reasons.values()) == ["contains no sound"]
+
+
+def test_a_list_gives_files_their_categories_and_parts(
+    params: Params, tmp_path: Path, make_video: Callable
+) -> None:
+    own, videos = tmp_path / "AVE_Dataset", tmp_path / "videos"
+    make_video(own / "AVE" / "RUhOCu3LNXM.mp4")
+    make_video(own / "AVE" / "not_in_list.mp4")
+    annotations = own / "Annotations.txt"
+    annotations.write_text(
+        "Category&VideoID&Quality&StartTime&EndTime\nChurch bell&RUhOCu3LNXM&good&1&2\n"
+        "Bark&RUhOCu3LNXM&good&0&1\nBark&gone5678901&good&0&10\n"
+        "Bark&RUhOCu3LNXM&good&5&9\n"
+    )
+    place = {"folder": str(own), "by_list": True}
+    of_ave = changed(params, source="local", local=place, lists={"own": str(annotations)})
+    summary = download(of_ave, videos)
+    assert sorted(tree(videos)) == [
+        *("Bark/RUhOCu3LNXM_0-1.mp4", "Church_bell/RUhOCu3LNXM_1-2.mp4", "manifest.csv")
+    ]
+    done = [row for row in rows(videos) if row["status"] == "done"]
+    assert [float(row["seconds"]) for row in done] == pytest.approx([1, 1], abs=0.05)
+    assert summary["unavailable"]["reasons"] == {
+        "gone5678901": "no file of this name in dataset.local.folder",
+        str(own / "AVE" / "RUhOCu3LNXM.mp4"): "nothing between 5 and 9 s: it is 2.5 s long",
+    }
+    before = times(videos)
+    annotations.write_text(annotations.read_text().replace("&good&0&1\n", "&good&1&2\n"))
+    assert download(of_ave, videos)["videos"] == 2
+    assert times(videos).keys() - before.keys() == {"Bark/RUhOCu3LNXM_1-2.mp4"}
+    one = {"folder": str(own), "by_list": True}
+    lists = {"own": str(annotations), "categories": ["Church_bell"]}
+    chosen = download(changed(params, source="local", local=one, lists=lists), videos)
+    assert chosen["category"].keys() == {"Church_bell"}
+
+
+def test_files_of_vggsound_are_parts_already(
+    params: Params, tmp_path: Path, make_video: Callable
+) -> None:
+    own, videos = tmp_path / "own", tmp_path / "videos"
+    video = make_video(own / "scratch" / "---g-f_I2yQ_000001.mp4")
+    listed = tmp_path / "vggsound.csv"
+    listed.write_text('---g-f_I2yQ,1,"heart sounds, heartbeat",test\n--0PQM4-hqg,30,hail,train\n')
+    place = {"folder": str(own), "by_list": True}
+    of_list = changed(params, source="local", local=place, lists={"own": str(listed)})
+    assert download(of_list, videos)["unavailable"]["count"] == 1
+    copy = videos / "heart_sounds_heartbeat" / "---g-f_I2yQ_1-11.mp4"
+    assert copy.read_bytes() == video.read_bytes()
 
 
 def test_no_usable_video(params: Params, tmp_path: Path) -> None:

@@ -1,13 +1,16 @@
+import io
 import os
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
+from PIL import Image
 
 from sop.download.container import _codecs, to_mp4
 from sop.download.local import LocalVideo, find_videos
-from sop.media.decoding import probe
+from sop.media.decoding import PictureOutput, decode, probe
 from sop.media.ffmpeg import Header, Limits, binary, probe_header
 from sop.params import Params
 from sop.runtime.errors import LeftOut, LeftOutForNow, UserError
@@ -66,19 +69,112 @@ def test_links(tmp_path: Path) -> None:
     found = reasons(folder)
     assert "leaves the folder" in found["leaves.mp4"]
     assert "missing file" in found["missing.mp4"]
-    assert "leaves the folder" in found["outside.mp4"]
+    assert "leaves the folder" in found["all"]
+
+
+def test_links_to_folders_never_lead_in_a_circle(tmp_path: Path) -> None:
+    inside = touch(tmp_path / "flute" / "deep" / "a.mp4")
+    (tmp_path / "same").symlink_to(tmp_path / "flute")
+    (tmp_path / "all").symlink_to(tmp_path)
+    (inside.parent / "up").symlink_to(tmp_path / "flute")
+    videos, unusable = find_videos(tmp_path)
+    assert [(video.category, video.id) for video in videos] == [
+        *(("flute", "deep__a"), ("same", "deep__a"))
+    ]
+    assert {Path(row.source).name for row in unusable} == {"all", "up"}
+    assert all("only a category may be one" in row.reason for row in unusable)
+
+
+def test_nested_folders(tmp_path: Path) -> None:
+    touch(tmp_path / "id00012" / "21Uxsk56VDQ" / "00001.mp4")
+    touch(tmp_path / "id00012" / "_0hbj8NhV-A" / "00001.mp4")
+    touch(tmp_path / "id00015" / "0fijmz4vTVU" / "00002.mp4")
+    touch(tmp_path / "id00015" / "0fijmz4vTVU" / "00002.txt")
+    videos, unusable = find_videos(tmp_path)
+    assert [(video.category, video.id) for video in videos] == [
+        ("id00012", "21Uxsk56VDQ__00001"),
+        ("id00012", "_0hbj8NhV-A__00001"),
+        ("id00015", "0fijmz4vTVU__00002"),
+    ]
+    assert unusable == []
+    videos, _ = find_videos(tmp_path, "talker")
+    assert {video.category for video in videos} == {"talker"}
+    assert next(video.id for video in videos) == "id00012__21Uxsk56VDQ__00001"
+
+
+def test_names_of_nested_files_are_unique_and_do_not_depend_on_others(tmp_path: Path) -> None:
+    places = [
+        *(
+            "f/a/b__c.mp4",
+            "f/a__b/c.mp4",
+            "f/a/b/c.mp4",
+            "f/a_/_b.mp4",
+            "f/a__/b.mp4",
+            "f/a/__b.mp4",
+        ),
+        *("f/a/.b.mp4", "f/..x/y.mp4", "f/a b/c d.mp4", "f/a.b/c.d.mp4"),
+    ]
+    alone = {}
+    for place in places:
+        touch(tmp_path / place)
+        for video in find_videos(tmp_path)[0]:
+            alone.setdefault(video.path, video.id)
+    videos, unusable = find_videos(tmp_path)
+    assert unusable == []
+    assert {video.path: video.id for video in videos} == alone
+    # Two of them are hidden.
+    assert len({video.id for video in videos}) == len(videos) == len(places) - 2
+    assert all("/" not in video.id for video in videos)
+    assert {video.id for video in videos} >= {"a__b__c", "a b__c d", "a.b__c.d"}
+
+
+def test_a_name_that_is_too_long_with_its_folders(tmp_path: Path) -> None:
+    touch(tmp_path / "flute" / ("x" * 150) / f"{'y' * 100}.mp4")
+    assert "and those of its folders are longer than 200" in reasons(tmp_path)[f"{'y' * 100}.mp4"]
+
+
+def test_sounds_beside_videos_are_no_videos(tmp_path: Path) -> None:
+    for name in (
+        *("flute/1.mp4", "flute/1.wav", "flute/2.mp4", "flute/3.wav"),
+        *("videos/a/4.mp4", "audios/a/4.flac", "s1/video/5.mpg", "s1/audio/5.wav"),
+        *("tuba/6.mp4", "horn/6.wav"),
+    ):
+        touch(tmp_path / name)
+    videos, unusable = find_videos(tmp_path)
+    assert unusable == []
+    sounds = {
+        video.path.relative_to(tmp_path).as_posix(): video.sound
+        and video.sound.relative_to(tmp_path).as_posix()
+        for video in videos
+    }
+    assert sounds == {
+        "flute/1.mp4": "flute/1.wav",
+        "flute/2.mp4": None,
+        "flute/3.wav": None,
+        "horn/6.wav": None,
+        "s1/video/5.mpg": "s1/audio/5.wav",
+        "tuba/6.mp4": None,
+        "videos/a/4.mp4": "audios/a/4.flac",
+    }
+
+
+def test_a_sound_outside_of_the_folder_is_not_used(tmp_path: Path) -> None:
+    outside = touch(tmp_path / "outside.wav")
+    touch(tmp_path / "folder" / "flute" / "1.mp4")
+    (tmp_path / "folder" / "flute" / "1.wav").symlink_to(outside)
+    (video,), _ = find_videos(tmp_path / "folder")
+    assert video.sound is None
+    assert "leaves the folder" in reasons(tmp_path / "folder")["1.wav"]
 
 
 def test_unusable_names_and_files(tmp_path: Path) -> None:
     touch(tmp_path / "flute" / "line\nbreak.mp4")
     touch(tmp_path / "flute" / f"{'x' * 240}.mp4")
-    touch(tmp_path / "flute" / "deeper" / "a.mp4")
     os.mkfifo(tmp_path / "flute" / "pipe.mp4")
     touch(tmp_path / "flute" / os.fsdecode(b"latin-\xe9.mp4"))
     videos, unusable = find_videos(tmp_path)
     assert videos == []
     assert sorted(r.reason.split(";")[0] for r in unusable) == [
-        "a folder inside a category",
         "its name contains control characters or is not UTF-8",
         "its name contains control characters or is not UTF-8",
         "its name is longer than 200 bytes",
@@ -124,6 +220,70 @@ def test_other_containers_become_mp4(
     assert "mp4" in probe_header(tmp_path / "one.mp4", Limits()).containers
     assert probe(tmp_path / "one.mp4", Limits()).seconds == pytest.approx(2.5, abs=0.1)
     assert (pictures_hash(video) == pictures_hash(tmp_path / "one.mp4")) == copied
+
+
+def samples(path: Path) -> bytes:
+    command = [binary(), "-v", "error", "-i", path, "-map", "0:a", "-f", "s16le", "-"]
+    return subprocess.run(command, capture_output=True, check=True).stdout
+
+
+@pytest.mark.parametrize(
+    ("own_sound", "ending"), [("none", "mp4"), ("silent", "mp4"), ("none", "mkv"), ("none", "webm")]
+)
+def test_a_silent_video_gets_the_sound_beside_it(
+    own_sound: str, ending: str, tmp_path: Path, make_video: Callable
+) -> None:
+    codecs = ("-c:v", "libvpx", "-c:a", "libvorbis") if ending == "webm" else ("-c:v", "copy")
+    quiet = ("-an",) if own_sound == "none" else ("-af", "volume=0")
+    video = make_video(tmp_path / f"a.{ending}", *codecs, *quiet)
+    sound = make_video(tmp_path / "a.wav", "-vn", "-ac", "2", "-af", "tremolo")
+    to_mp4(video, tmp_path / "b.mp4", Limits(), sound)
+    assert samples(tmp_path / "b.mp4") == samples(sound)
+    assert (pictures_hash(tmp_path / "b.mp4") == pictures_hash(video)) == (ending != "webm")
+    assert probe(tmp_path / "b.mp4", Limits()).seconds == pytest.approx(2.5, abs=0.1)
+
+
+def test_a_compressed_sound_is_copied(tmp_path: Path, make_video: Callable) -> None:
+    video = make_video(tmp_path / "a.mp4", "-an", "-c", "copy")
+    sound = make_video(tmp_path / "a.m4a", "-vn", "-c:a", "aac")
+    to_mp4(video, tmp_path / "b.mp4", Limits(), sound)
+    assert samples(tmp_path / "b.mp4") == samples(sound)
+    assert "aac" in probe(tmp_path / "b.mp4", Limits()).format
+
+
+def test_a_video_with_sound_keeps_it(tmp_path: Path, make_video: Callable) -> None:
+    video = make_video(tmp_path / "a.mp4")
+    sound = make_video(tmp_path / "a.wav", "-vn", "-af", "tremolo")
+    to_mp4(video, tmp_path / "b.mp4", Limits(), sound)
+    assert (tmp_path / "b.mp4").read_bytes() == video.read_bytes()
+
+
+def test_a_sound_that_is_none_is_named(tmp_path: Path, make_video: Callable) -> None:
+    video = make_video(tmp_path / "a.mp4", "-an", "-c", "copy")
+    text = touch(tmp_path / "a.wav")
+    with pytest.raises(LeftOut, match=r"its sound a\.wav is not a sound that ffmpeg reads"):
+        to_mp4(video, tmp_path / "b.mp4", Limits(), text)
+    pictures = make_video(tmp_path / "a.m4a", "-an", "-c", "copy", "-f", "mp4")
+    with pytest.raises(LeftOut, match=r"its sound a\.m4a contains no sound"):
+        to_mp4(video, tmp_path / "b.mp4", Limits(), pictures)
+    cut = make_video(tmp_path / "c.mp4", "-an", "-c", "copy", "-movflags", "+faststart")
+    cut.write_bytes(cut.read_bytes()[: cut.stat().st_size // 2])
+    with pytest.raises(LeftOut, match="cut off"):
+        to_mp4(cut, tmp_path / "b.mp4", Limits(), make_video(tmp_path / "c.wav", "-vn"))
+
+
+def test_a_part_begins_and_ends_exactly(
+    tmp_path: Path, clock_video: Callable, read_clock: Callable
+) -> None:
+    video = clock_video(tmp_path / "a.mp4", "10", 4.0)
+    to_mp4(video, tmp_path / "b.mp4", Limits(), clip=(0.8, 2.3))
+    found = probe(tmp_path / "b.mp4", Limits())
+    assert found.seconds == pytest.approx(1.5, abs=0.05)
+    jpegs = list(decode(tmp_path / "b.mp4", found, None, PictureOutput(10, 72, 2), Limits()))
+    shown = [read_clock(np.asarray(Image.open(io.BytesIO(jpeg)))) for jpeg in jpegs]
+    assert shown == list(range(8, 23))
+    heard = np.frombuffer(samples(tmp_path / "b.mp4"), "<i2")
+    assert np.abs(heard.astype(int)).argmax() / 22050 == pytest.approx(0.2, abs=0.005)
 
 
 def test_a_container_named_mp4_that_is_another_is_converted(

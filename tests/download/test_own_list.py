@@ -122,6 +122,120 @@ def test_json_of_the_published_form(write: Write) -> None:
     ]
 
 
+def test_solos_lists_frames_of_several_parts(
+    write: Write, capsys: pytest.CaptureFixture[str]
+) -> None:
+    videos = {"DoubleBass": {A: [[18, 750], [760, 2028]], B: [[0, 6050]]}, "Trumpet": {A: []}}
+    path = write(videos, "solos_timestamps.json")
+    assert read_own_list(path, VIDEO_URL) == [
+        ListedVideo("DoubleBass", f"{A}_0.72-30", youtube(A), (0.72, 30.0)),
+        ListedVideo("DoubleBass", f"{A}_30.4-81.12", youtube(A), (30.4, 81.12)),
+        ListedVideo("DoubleBass", f"{B}_0-242", youtube(B), (0.0, 242.0)),
+    ]
+    assert f"{path}: left out 1 videos without a part" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("parts", "said"),
+    [
+        ([[5, 5]], f", video {A}: begin 0.2 and end 0.2 are not allowed"),
+        ([[9, 5]], f", video {A}: begin 0.36 and end 0.2 are not allowed"),
+        ([[-1, 5]], f", video {A}: begin -0.04 and end 0.2 are not allowed"),
+        ([[1, 2, 3]], f", video {A}: [[1, 2, 3]] is not [[begin, end], ...] in frames"),
+        ([["x", 2]], f", video {A}: [['x', 2]] is not"),
+        ([[0, float("inf")]], f", video {A}: [[0, .inf]] is not"),
+        (3, f", video {A}: 3 is not"),
+        (None, f", video {A}: null is not"),
+    ],
+    ids=repr,
+)
+def test_invalid_parts_of_solos(write: Write, parts: Any, said: str) -> None:
+    message = complaint(write({"Tuba": {B: [[0, 9]], A: parts}}, "list.json"))
+    assert message.startswith(said)
+
+
+VGGSOUND = f"""{A},1,people marching,test
+{B},30,"heart sounds, heartbeat",train
+{A},41,people marching,test
+{B},30,"heart sounds, heartbeat",train
+-Tok_g_jgE0,268,police car (siren),train
+"""
+
+
+def test_vggsound_has_a_split_and_no_header(write: Write) -> None:
+    videos = [
+        ("people_marching", f"{A}_1-11", "test"),
+        ("heart_sounds_heartbeat", f"{B}_30-40", "train"),
+        ("people_marching", f"{A}_41-51", "test"),
+        ("police_car_siren", "-Tok_g_jgE0_268-278", "train"),
+    ]
+    for text in (VGGSOUND, VGGSOUND.replace("\n", "\r\n"), "\n\n" + VGGSOUND):
+        entries = read_own_list(write(text, "vggsound.csv"), VIDEO_URL)
+        assert [(video.category, video.id, video.split) for video in entries] == videos
+    assert entries[0].clip == (1.0, 11.0)
+    assert entries[0].url == youtube(A)
+    assert {video.of for video in entries} == {A, B, "-Tok_g_jgE0"}
+
+
+@pytest.mark.parametrize(
+    ("row", "said"),
+    [
+        (f"{A},x,hail,test", ", line 2: '8DHG_hVSw1o,x,hail,test' is not id,begin,category,split"),
+        (f"{A},1,hail", ", line 2: '8DHG_hVSw1o,1,hail' is not id,begin,category,split"),
+        (f"{A},-1,hail,test", ", line 2: '8DHG_hVSw1o,-1,hail,test' is not"),
+        (f"{A},1,hail,dev", ", line 2: split 'dev' is not allowed; a split is train"),
+        (f"{A},1,(),test", ", line 2: category '' is not allowed"),
+        ("../../../ab,1,hail,test", ", line 2: id '../../../ab' is not allowed"),
+        (f"{A},1,people-marching?,test\n{A},1,people-marching,test", ", line 3: 'people-marching'"),
+        (f'{A},1,"hail,test', ", line 2: not CSV ("),
+    ],
+    ids=repr,
+)
+def test_invalid_rows_of_vggsound(write: Write, row: str, said: str) -> None:
+    message = complaint(write(f"{B},30,waterfall burbling,train\n{row}\n"))
+    assert message.startswith(said)
+
+
+AVE = f"""Church bell&{A}&good&0&10
+Male speech, man speaking&{A}&good&3&9
+Church bell&{B}&good&0&0
+Church bell&{A}&good&2&4
+"""
+
+
+@pytest.mark.parametrize("header", ["", "Category&VideoID&Quality&StartTime&EndTime\n"])
+def test_ave_lists_parts_of_its_own_clips(
+    write: Write, header: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = write(header + AVE, "Annotations.txt")
+    videos = read_own_list(path, VIDEO_URL, of_files=True)
+    assert [(video.category, video.id, video.clip) for video in videos] == [
+        ("Church_bell", f"{A}_0-10", (0.0, 10.0)),
+        ("Male_speech_man_speaking", f"{A}_3-9", (3.0, 9.0)),
+        ("Church_bell", f"{A}_2-4", (2.0, 4.0)),
+    ]
+    assert {video.of for video in videos} == {A}
+    assert f"{path}: left out 1 parts without a length" in capsys.readouterr().out
+    assert "set dataset.source local" in complaint(path)
+
+
+def test_invalid_rows_of_ave(write: Write) -> None:
+    for row in ("Bark&short&good&0&1", "Bark", f"Bark&{A}&good&0&x", f"Bark&{A}&good&0"):
+        path = write(f"{AVE}{row}\n", "Annotations.txt")
+        with pytest.raises(UserError, match=r"line 5: .* is not category&id&quality&begin&end"):
+            read_own_list(path, VIDEO_URL, of_files=True)
+    path = write(f"{AVE}Bark&{A}&good&9&1\n", "Annotations.txt")
+    with pytest.raises(UserError, match=r"line 5: begin '9' and end '1' are not allowed"):
+        read_own_list(path, VIDEO_URL, of_files=True)
+
+
+def test_a_column_names_the_split(write: Write) -> None:
+    path = write(f"category,id,split\nflute,{A},Train\ntuba,{A},val\nflute,{B},\n")
+    assert [video.split for video in read_own_list(path, VIDEO_URL)] == ["train", "validation", ""]
+    path = write(f"category,id,split\nflute,{A},training\n")
+    assert complaint(path).startswith(", line 2: split 'training' is not allowed; a split is train")
+
+
 def test_a_space_becomes_an_underscore_and_makes_no_duet(write: Write) -> None:
     path = write(f"category,id\nacoustic_guitar violin,{A}\nacoustic_guitar_violin,{A}\n")
     (entry,) = read_own_list(path, VIDEO_URL)
@@ -388,7 +502,7 @@ def test_invalid_csv_header(write: Write, header: str) -> None:
     message = complaint(write(f"{header}\nflute,{A}\n"))
     assert message.startswith(", line 1: header '")
     assert message.endswith(
-        "is invalid; columns are category,id or category,url, and optionally begin,end"
+        "is invalid; columns are category,id or category,url, and optionally begin,end,split"
     )
     assert len(message) < 250
 
@@ -501,9 +615,11 @@ def test_random_lists(write: Write, ending: str, tmp_path: Path) -> None:
     ]
     table = "\n".join([",".join(rows[0]), *(",".join(row.values()) for row in rows)])
     published = json.dumps({"videos": {"flute": [A, B], "flute tuba": [A]}})
+    solos = json.dumps({"Tuba": {A: [[18, 750], [760, 2028]], B: []}, "DoubleBass": {A: [[1, 2]]}})
     read, count = 0, repeats(300, 2000)
     for _ in range(count):
-        text = table if ending == "csv" else random_.choice([json.dumps(rows), published])
+        texts = [table, VGGSOUND] if ending == "csv" else [json.dumps(rows), published, solos]
+        text = random_.choice(texts)
         for _ in range(random_.choice([1, 1, 2, 5])):
             at = random_.randrange(len(text) + 1)
             gone = random_.choice([0, 0, 1, random_.randrange(30)])
