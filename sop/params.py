@@ -62,6 +62,11 @@ ProperFraction = Annotated[float, Field(gt=0, lt=1)]
 # At most ten days: timers of the system may not accept much more.
 Seconds = Annotated[float, Field(ge=0, le=864_000)]
 Timeout = Annotated[Seconds, Field(gt=0)]
+# Inside a folder on which stages depend.
+ListName = Annotated[
+    Text,
+    _matching(r"(?!/)(?!(.*/)?\.\.(/|$))[^\\]+", "the path of a file inside of index.split.folder"),
+]
 WeightsExceptImagenet = Annotated[
     str, _matching("(?!imagenet$).+", "scratch, published or the path of a checkpoint")
 ]
@@ -261,12 +266,23 @@ class ExtractParams(Section):
     memory_limit_mib: Annotated[int, Field(ge=128, le=1_048_576)]
 
 
+class SplitParams(Section):
+    """Lists of videos that take the place of a drawn split; null for what is drawn."""
+
+    folder: Text
+    train: ListName | None
+    validation: ListName | None
+    test: ListName | None
+    leaks: Literal["drop", "keep"]
+
+
 class IndexParams(Section):
-    """Selection of videos, and their split into training and validation."""
+    """Selection of videos, and their split into training, validation and test."""
 
     seed: Seed
     min_seconds: Annotated[Seconds, Field(gt=0)]
     train_fraction: ProperFraction
+    split: SplitParams
     duets: bool
     duet_categories: dict[Text, Annotated[list[Text], Field(min_length=2)]]
 
@@ -373,6 +389,7 @@ class EvaluateParams(Section):
     """Evaluation of the trained model."""
 
     seed: Seed
+    pairs: ListName | None
     mixtures: Annotated[Count, Field(le=1_000_000)]
     shown: Annotated[CountOrZero, Field(le=10_000)]
     same_category: Annotated[CountOrZero, Field(le=1_000_000)]

@@ -1,8 +1,9 @@
-"""Stage `evaluate`: separate validation mixtures, and measure the sounds."""
+"""Stage `evaluate`: separate mixtures of validation or test videos, and measure the sounds."""
 
 from pathlib import Path
 
-from sop.dataset.index import VALIDATION, read_index
+from sop.dataset.index import read_index, reported_list, reported_model
+from sop.evaluate import listed
 from sop.evaluate.motion import measure_motion, plain_kind
 from sop.evaluate.records import evaluation_rule
 from sop.evaluate.results import write_results
@@ -11,6 +12,7 @@ from sop.model.checkpoint import load_player
 from sop.params import load_params
 from sop.runtime.device import choose_device
 from sop.runtime.files import require_file
+from sop.runtime.log import say
 from sop.runtime.metrics_files import write_metrics
 from sop.runtime.progress import progress
 from sop.runtime.stage import run_stage
@@ -40,29 +42,42 @@ COMPARED = (
 def main() -> None:
     params = load_params()
     settings, device = params.evaluate, choose_device(params.device)
-    model = Path("data/model/last.pt")
+    index, motion = Path("data/index"), Path("data/motion")
+    model = reported_model(index, Path("data/model"))
     require_file(model, "model; run `dvc repro train`")
     player, _ = load_player(model)
     player = player.to(device)
-    videos = read_index(Path("data/index") / VALIDATION, Path("data/motion"))
+    videos = read_index(reported_list(index), motion)
+    rows, mixtures = [], None
+    if settings.pairs is not None:
+        path = Path(params.index.split.folder) / settings.pairs
+        rows = listed.read_mixtures(path, index, params.mixture.sources)
+        everything = list(listed.evaluated_videos(index, motion).values())
+        mixtures = listed.listed_mixtures(rows, everything, params)
+    protocol, problems = listed.check_protocol(index, motion, rows)
+    for problem in problems:
+        say(f"warning: {problem}")
+    count = settings.mixtures if mixtures is None else len(mixtures)
     separations = separate_mixtures(
         player,
         videos,
         params,
-        settings.mixtures,
+        count,
         settings.seed,
         evaluation_rule(params),
         device,
         plain_kind(settings),
+        mixtures,
     )
     scores = write_results(
-        progress(separations, "evaluate", settings.mixtures, unit="mixture"),
+        progress(separations, "evaluate", count, unit="mixture"),
         params,
         sounds=Path("data/evaluate"),
         plots=Path("metrics/evaluate"),
     )
-    summary = evaluation_summary(scores) | measure_motion(player, videos, params, scores, device)
-    write_metrics("evaluate", summary, COMPARED)
+    summary = evaluation_summary(scores)
+    summary |= measure_motion(player, videos, params, scores, device, mixtures)
+    write_metrics("evaluate", summary | protocol, (*COMPARED, *listed.COMPARED))
 
 
 if __name__ == "__main__":

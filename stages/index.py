@@ -1,11 +1,14 @@
-"""Stage `index`: split the extracted videos into training and validation lists."""
+"""Stage `index`: split the extracted videos into lists for training, validation and test."""
 
 from pathlib import Path
 
-from sop.dataset.index import build_index, read_duets, write_index
+from sop.dataset.index import build_index, read_duets, read_split, write_index
 from sop.params import load_params
 from sop.runtime.metrics_files import write_metrics
 from sop.runtime.stage import run_stage
+
+# Metrics by which experiments are compared.
+COMPARED = ("train", "validation", "test", "split.not_found", "split.overlap")
 
 
 def main() -> None:
@@ -16,9 +19,10 @@ def main() -> None:
         params.index,
         frame_rate=params.extract.frame_rate,
         duets_of_source=read_duets(Path("metrics/details/download.json")),
+        lists=read_split(params.index.split),
     )
     write_index(index, Path("data/index"))
-    write_metrics("index", index.summary(), ("train", "validation"))
+    write_metrics("index", index.summary(), COMPARED)
 
 
 if __name__ == "__main__":

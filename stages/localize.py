@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from sop.dataset.index import DUETS, TRAIN, VALIDATION, read_index
+from sop.dataset.index import DUETS, TRAIN, read_index, reported_list, reported_model
 from sop.inference.separator import Separator
 from sop.localize.boxes import plan_frames, read_boxes
 from sop.localize.frames import measure_frames
@@ -40,14 +40,14 @@ COMPARED = (
 
 def main() -> None:
     params = load_params()
-    model = Path("data/model/last.pt")
+    index, motion, videos = Path("data/index"), Path("data/motion"), Path("data/videos")
+    model = reported_model(index, Path("data/model"))
     require_file(model, "model; run `dvc repro train`")
     player, _ = load_player(model)
     separator = Separator(player, params, choose_device(params.device))
-    index, motion, videos = Path("data/index"), Path("data/motion"), Path("data/videos")
     # With index.duets, the model was trained on some of them.
     duets = [] if params.index.duets else read_index(index / DUETS, motion)
-    solos = read_index(index / VALIDATION, motion)
+    solos = read_index(reported_list(index), motion)
     planned = plan_scenes(duets, solos, videos, params.localize.scenes)
     results, left_out = [], {}
     for one in progress(planned, "localize", len(planned), unit="scene"):

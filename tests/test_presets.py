@@ -96,7 +96,7 @@ def foreign(value: Any) -> Any:
 
 
 def test_preset_names() -> None:
-    assert preset_names(PRESETS) == ["default", "motion", "music", "music21", "speech"]
+    assert preset_names(PRESETS) == ["default", "motion", "music", "music21", "music25", "speech"]
 
 
 @pytest.mark.parametrize("name", ["music", "music21"])
@@ -136,6 +136,18 @@ def test_a_preset_has_the_other_values_of_its_base(params_path: Path, name: str)
     assert "based_on" not in direct
 
 
+def test_the_protocol_of_music_is_the_published_experiment_on_lists(params_path: Path) -> None:
+    apply_preset("music", params_path, PRESETS)
+    changes = apply_preset("music25", params_path, PRESETS)
+    assert {change.partition(":")[0] for change in changes} == {
+        *("dataset.lists.duets", "index.duets", "index.train_fraction"),
+        *("index.split.train", "index.split.test", "evaluate.pairs"),
+    }
+    assert load_params(params_path).index.split.validation is None
+    apply_preset("music", params_path, PRESETS)
+    assert load_params(params_path).evaluate.pairs is None
+
+
 def test_a_base_is_another_preset(params_path: Path, tmp_path: Path) -> None:
     folder = tmp_path / "presets"
     folder.mkdir()
@@ -146,7 +158,7 @@ def test_a_base_is_another_preset(params_path: Path, tmp_path: Path) -> None:
 
 
 def test_the_default_preset_leads_back(params_path: Path) -> None:
-    for name in ("music", "music21", "motion", "speech", "default"):
+    for name in ("music", "music21", "music25", "motion", "speech", "default"):
         assert apply_preset(name, params_path, PRESETS)
     assert params_path.read_text("utf-8") == TEXT
     own = TEXT.replace("yt_dlp: {}", "yt_dlp: {geo_bypass: true}").replace(

@@ -1,4 +1,8 @@
-"""Index: split of the videos into training and validation, as CSV lists in the published form."""
+"""Index: split of the videos into training, validation and test, as lists in the published form.
+
+The split is drawn, or listed in files (`index.split`). Without a list of test videos there is no
+test list, and results are measured on the validation list.
+"""
 
 import csv
 import io
@@ -7,21 +11,24 @@ import logging
 import re
 import zipfile
 from collections import Counter, defaultdict
-from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from sop.dataset.clips import FRAME_NAME, ZIP_ERRORS, sound_seconds
+from sop.dataset.protocol import Entry, Known, entry_of_video, read_list
 from sop.dataset.seeding import generator
-from sop.params import IndexParams
+from sop.params import IndexParams, SplitParams
 from sop.runtime.errors import LeftOut, UserError
 from sop.runtime.files import is_litter, write_json, write_text
 from sop.runtime.plain_yaml import yaml_text
 
 logger = logging.getLogger(__name__)
 
-TRAIN, VALIDATION, DUETS = "train.csv", "val.csv", "duets.csv"
+TRAIN, VALIDATION, TEST, DUETS = "train.csv", "val.csv", "test.csv", "duets.csv"
+# The names in the lists of a split, in their order; only with such lists.
+SPLIT = "split.json"
 # The instruments of the duets, beside the lists: their published form has no place for them.
 INSTRUMENTS = "instruments.json"
 
@@ -46,6 +53,8 @@ class Video:
     """Instruments of a duet; empty if the category is one instrument."""
     motion: Path | None = None
     """Motion track, which exists if `extract.motion_rate` is set; None if its folder is unknown."""
+    centre: int | None = None
+    """Frame, from 1, in the middle of the evaluated clip; None for the middle of the video."""
 
     @property
     def category(self) -> str:
@@ -62,10 +71,48 @@ class Video:
         """`<category>/<id>`."""
         return f"{self.category}/{self.audio.stem}"
 
+    def at(self, centre: int) -> "Video":
+        """Return the video with another centre of its evaluated clip."""
+        return replace(self, centre=centre)
+
+    @property
+    def entry(self) -> Entry:
+        """The video as lists name it."""
+        return entry_of_video(self.category, self.audio.stem)
+
+
+@dataclass(frozen=True)
+class ListedSplit:
+    """What the lists of a split say about the extracted videos."""
+
+    listed: dict[str, list[tuple[str, list[str]]]]
+    """By side: each row of its list, and the names of the videos that it names."""
+    overlap: dict[str, list[str]]
+    """Names of the videos that two lists name, by both sides, such as `train_test`."""
+    kept: dict[str, int]
+    """Number of these videos that stay on both sides."""
+    unlisted: int
+    """Number of videos that are on no side."""
+
+    def summary(self) -> dict[str, Any]:
+        """Return counts and names, for metrics/index.json."""
+        missing = {
+            side: [name for name, found in rows if not found] for side, rows in self.listed.items()
+        }
+        return {
+            "listed": {side: len(rows) for side, rows in self.listed.items()},
+            "not_found": {side: len(names) for side, names in missing.items()},
+            "not_found_names": missing,
+            "overlap": {sides: len(names) for sides, names in self.overlap.items()},
+            "overlap_kept": self.kept,
+            "overlap_names": self.overlap,
+            "unlisted": self.unlisted,
+        }
+
 
 @dataclass(frozen=True)
 class Index:
-    """Split of the extracted videos; each video is in one list."""
+    """Split of the extracted videos; each video is in one list, unless lists of a split overlap."""
 
     train: tuple[Video, ...]
     """Videos for training."""
@@ -75,16 +122,25 @@ class Index:
     """Duets, if they take no part in the split."""
     left_out: dict[str, str]
     """Reasons by the names of the videos that cannot be used."""
+    test: tuple[Video, ...] = ()
+    """Videos for the results, if a list names them; otherwise these are those for validation."""
+    split: ListedSplit | None = field(default=None, compare=False)
+    """What the lists of the split say; None if it is drawn."""
 
     def summary(self) -> dict[str, Any]:
         """Return counts and reasons, for metrics/index.json."""
-        sides = {"train": self.train, "validation": self.validation, "duets": self.duets}
+        sides = {"train": self.train, "validation": self.validation}
+        if self.test:
+            sides["test"] = self.test
+        used = {video for videos in sides.values() for video in videos}
+        sides["duets"] = self.duets
         return {
             **{side: len(videos) for side, videos in sides.items()},
-            "frames": sum(video.frame_count for video in (*self.train, *self.validation)),
+            "frames": sum(video.frame_count for video in used),
             "category": {side: _count_categories(videos) for side, videos in sides.items()},
             "kept_out": {video.category: _kept_out_reason(video) for video in self.duets},
             "left_out": {"count": len(self.left_out), "reasons": self.left_out},
+            **({} if self.split is None else {"split": self.split.summary()}),
         }
 
 
@@ -94,11 +150,13 @@ def build_index(
     params: IndexParams,
     frame_rate: float,
     duets_of_source: Duets | None = None,
+    lists: Mapping[str, Sequence[Entry]] | None = None,
 ) -> Index:
-    """Split the extracted videos into training and validation.
+    """Split the extracted videos into training, validation and, if it is listed, test.
 
-    The side of a video depends on the seed and its name. Only the one video that a category would
-    lack on a side depends on the others: a new video moves at most that one back.
+    The side of a video depends on the seed and its name, or on lists. Of a drawn split, only the
+    one video that a category would lack on a side depends on the others: a new video moves at most
+    that one back.
 
     Args:
         audio: folder of `<category>/<id>.<wav, mp3, ...>`.
@@ -107,9 +165,10 @@ def build_index(
         frame_rate: frames per second.
         duets_of_source: the duets that the source of the videos knows; `params.duet_categories`
             adds others.
+        lists: the lists of `read_split`, by side.
 
     Raises:
-        UserError: the training or the validation list would be empty.
+        UserError: the training, the validation or a listed test list would be empty.
     """
     sounds = sorted(p for p in audio.glob("*/*") if p.is_file() and not is_litter(p))
     if not sounds:
@@ -126,8 +185,13 @@ def build_index(
             left_out[f"{category}/{sound.stem}"] = str(reason)
             continue
         (duets if video.duet_of and not params.duets else used).append(video)
-    train, validation = _split(used, params.train_fraction, params.seed)
-    index = Index(tuple(train), tuple(validation), tuple(duets), left_out)
+    if lists:
+        index = _listed_index(used, duets, left_out, params, lists)
+        _log_listed(index, params.split)
+    else:
+        train, validation = _split(used, params.train_fraction, params.seed)
+        index = Index(tuple(train), tuple(validation), tuple(duets), left_out)
+    train, validation = list(index.train), list(index.validation)
     for side, other, videos in ((TRAIN, VALIDATION, train), (VALIDATION, TRAIN, validation)):
         if not videos:
             raise UserError(f"{audio}: {_why_empty(index, side, other, params)}")
@@ -155,12 +219,36 @@ def read_duets(download: Path) -> Duets:
         ) from None
 
 
+def read_split(params: SplitParams) -> dict[str, list[Entry]]:
+    """Read the lists of a split that are given, by side.
+
+    Raises:
+        UserError: one of them is missing or has another form.
+    """
+    folder = Path(params.folder)
+    names = {"train": params.train, "validation": params.validation, "test": params.test}
+    return {
+        side: read_list(folder / name, f"index.split.{side}")
+        for side, name in names.items()
+        if name is not None
+    }
+
+
 def write_index(index: Index, folder: Path) -> None:
     """Write train.csv, val.csv and duets.csv: `AUDIO_PATH,FRAMES_PATH,NUMBER_FRAMES`, no header.
 
-    The instruments of the duets are written beside them.
+    The instruments of the duets are written beside them; with lists of a split, also what they
+    say, and test.csv if there is a test list.
     """
     lists = {TRAIN: index.train, VALIDATION: index.validation, DUETS: index.duets}
+    # DVC removes what an earlier run wrote, but the stage may also run without DVC.
+    for name in (TEST, SPLIT):
+        (folder / name).unlink(missing_ok=True)
+    if index.test:
+        lists[TEST] = index.test
+    if index.split is not None:
+        names = {side: [name for name, _ in rows] for side, rows in index.split.listed.items()}
+        write_json(folder / SPLIT, names)
     duets = {v.category: v.duet_of for videos in lists.values() for v in videos if v.duet_of}
     write_json(folder / INSTRUMENTS, duets)
     for name, videos in lists.items():
@@ -204,6 +292,54 @@ def read_index(path: Path, motion: Path | None = None) -> list[Video]:
         track = None if motion is None else motion / f"{video.name}.npy"
         videos.append(replace(video, motion=track))
     return videos
+
+
+def reported_list(folder: Path) -> Path:
+    """Return the list whose videos results are measured on: of test if there is one.
+
+    Args:
+        folder: data/index.
+    """
+    test = folder / TEST
+    return test if test.is_file() else folder / VALIDATION
+
+
+def reported_model(folder: Path, model: Path) -> Path:
+    """Return the model that results are measured with.
+
+    With a test list it is the best one on the validation list. Otherwise it is the last one: the
+    best one would have been chosen on the videos that it is measured on.
+
+    Args:
+        folder: data/index.
+        model: data/model.
+    """
+    return model / ("best.pt" if reported_list(folder).name == TEST else "last.pt")
+
+
+def listed_names(folder: Path) -> list[str] | None:
+    """Return all names of the list that `reported_list` was made from; None if it was drawn.
+
+    Args:
+        folder: data/index.
+
+    Raises:
+        UserError: the file is damaged.
+    """
+    path = folder / SPLIT
+    side = "test" if reported_list(folder).name == TEST else "validation"
+    try:
+        names = json.loads(path.read_text(encoding="utf-8")).get(side)
+        return None if names is None else list(map(str, names))
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError, TypeError, AttributeError):
+        raise UserError(f"{path}: not readable; run `dvc repro index`") from None
+
+
+def has_split_lists(folder: Path) -> bool:
+    """Return True if lists of a split made the index in a folder."""
+    return (folder / SPLIT).is_file()
 
 
 def count_frames(path: Path) -> int:
@@ -256,10 +392,114 @@ def _split(
     return train, validation
 
 
+def _listed_index(
+    used: Sequence[Video],
+    duets: Sequence[Video],
+    left_out: dict[str, str],
+    params: IndexParams,
+    lists: Mapping[str, Sequence[Entry]],
+) -> Index:
+    """Put the videos on the sides that lists give them, and draw the sides without a list.
+
+    Validation without a list is drawn from the training list, or with it from all videos; training
+    without a list is what is left. Test videos are in no other list than that of training, and
+    there only if `leaks` says so.
+    """
+    known = Known(video.entry for video in used)
+    found: dict[str, list[tuple[str, list[Video]]]] = {}
+    for side, entries in lists.items():
+        try:
+            found[side] = [(entry.name, [used[n] for n in known.find(entry)]) for entry in entries]
+        except UserError as error:
+            raise UserError(f"index.split.{side}: {error}") from None
+    sides = {
+        side: list(dict.fromkeys(video for _, of in rows for video in of))
+        for side, rows in found.items()
+    }
+    for side, entries in lists.items():
+        if not sides[side]:
+            raise UserError(
+                f"index.split.{side}: none of its {len(entries)} videos is among the {len(used)} "
+                f"of data/audio that can be used (for example {yaml_text(entries[0].name)} is not)"
+            )
+    recordings = {side: _recordings(videos) for side, videos in sides.items()}
+    overlap = {
+        f"{first}_{second}": [v for v in sides[first] if _recording(v) in recordings[second]]
+        for first, second in (("train", "validation"), ("train", "test"), ("validation", "test"))
+        if first in sides and second in sides
+    }
+    test = sides.get("test", [])
+    validation = _without(sides.get("validation", ()), test)
+    others = _without(used, [*test, *validation])
+    train = sides.get("train", others)
+    if "validation" not in sides:
+        drawn = _split(_without(train, test), params.train_fraction, params.seed)[1]
+        train, validation = _without(train, drawn), drawn
+    if params.split.leaks == "drop":
+        train = _without(train, [*test, *validation])
+    on_a_side = {*train, *validation, *test}
+    split = ListedSplit(
+        {side: [(name, [v.name for v in of]) for name, of in rows] for side, rows in found.items()},
+        {both: [video.name for video in videos] for both, videos in overlap.items()},
+        {
+            both: len(videos) if params.split.leaks == "keep" and both != "validation_test" else 0
+            for both, videos in overlap.items()
+        },
+        sum(video not in on_a_side for video in used),
+    )
+    return Index(
+        tuple(train), tuple(validation), tuple(duets), left_out, test=tuple(test), split=split
+    )
+
+
+def _recording(video: Video) -> tuple[str | None, str]:
+    """Return what the parts of one video have in common."""
+    entry = video.entry
+    return (None if entry.is_youtube else entry.category, entry.recording)
+
+
+def _recordings(videos: Iterable[Video]) -> set[tuple[str | None, str]]:
+    return {_recording(video) for video in videos}
+
+
+def _without(videos: Iterable[Video], others: Iterable[Video]) -> list[Video]:
+    """Return the videos of which no part is among others."""
+    taken = _recordings(others)
+    return [video for video in videos if _recording(video) not in taken]
+
+
+def _log_listed(index: Index, params: SplitParams) -> None:
+    """Report listed videos that are not there, and videos that two lists name."""
+    if index.split is None:
+        return
+    for side, rows in index.split.listed.items():
+        if missing := [name for name, found in rows if not found]:
+            logger.info(
+                f"index.split.{side}: {len(missing)} of {len(rows)} listed videos cannot be used: "
+                f"{_few(missing)}"
+            )
+    for both, names in index.split.overlap.items():
+        if names:
+            first, second = both.split("_")
+            done = f"they stay in both, as index.split.leaks: {params.leaks} says"
+            if params.leaks == "drop" or first == "validation":
+                done = f"removed from {first}"
+            logger.info(
+                f"index.split: {len(names)} videos stand in {first} and in {second}: "
+                f"{_few(names)}; {done}"
+            )
+
+
+def _few(names: Sequence[str]) -> str:
+    return f"{', '.join(names[:_SHOWN])}{', ...' * (len(names) > _SHOWN)}"
+
+
 def _why_empty(index: Index, side: str, other: str, params: IndexParams) -> str:
     """Explain an empty list by the counts, and by the keys that can change them."""
     used = len(index.train) + len(index.validation)
     advice = [f"index.train_fraction {params.train_fraction:g}"] if used else []
+    if index.split is not None:
+        advice = ["the lists of index.split"]
     if index.left_out:
         advice.append(f"index.min_seconds {params.min_seconds:g}")
     if index.duets:
@@ -310,14 +550,15 @@ def _pairs(category: str) -> list[tuple[str, str]]:
 
 
 def _log_one_sided(index: Index) -> None:
-    """Report the categories that one side lacks, which have a single video."""
+    """Report the categories that one side of a drawn split lacks, which have a single video."""
+    if index.split is not None:
+        return
     train, validation = (_count_categories(side) for side in (index.train, index.validation))
     for side, have, others in (("validation", validation, train), ("training", train, validation)):
         if missing := sorted(others.keys() - have.keys()):
             logger.info(
                 f"index: no video for {side} in {len(missing)} categories with a single video: "
-                f"{', '.join(missing[:_SHOWN])}{', ...' * (len(missing) > _SHOWN)}; add videos to "
-                "them"
+                f"{_few(missing)}; add videos to them"
             )
 
 

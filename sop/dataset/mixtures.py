@@ -143,7 +143,7 @@ class MixtureReader:
     def middle(
         self, videos: Sequence[Video], shift_seconds: float = 0.0, silent: int | None = None
     ) -> Mixture:
-        """Mix the middles of videos, as for evaluation.
+        """Mix the middles of videos, or the clips around `Video.centre`, as for evaluation.
 
         Args:
             videos: videos of the sources.
@@ -558,8 +558,8 @@ def to_batch(stacked: Mixture) -> Batch:
 
 
 def middle_frame(video: Video) -> int:
-    """Return the number of the middle frame of a video, which evaluation uses."""
-    return max(1, video.frame_count // 2)
+    """Return the number of the frame in the middle of the evaluated clip of a video."""
+    return max(1, video.frame_count // 2) if video.centre is None else video.centre
 
 
 @lru_cache(maxsize=2)

@@ -71,6 +71,7 @@ def measure_motion(
     params: Params,
     plain: Results,
     device: torch.device,
+    listed: Sequence[Sequence[Video] | str] | None = None,
 ) -> dict[str, Any]:
     """Measure the mixtures that `evaluate.same_category` and `evaluate.silent` ask for.
 
@@ -83,6 +84,7 @@ def measure_motion(
         params: numbers of the mixtures, and settings as in `separate_mixtures`.
         plain: results of the mixtures of `plain_kind`.
         device: device of the networks.
+        listed: the plain mixtures, if they were not drawn; the others always are.
 
     Returns:
         What metrics/evaluate.json has in addition; see `motion_summary`. Nothing if not asked for.
@@ -98,8 +100,10 @@ def measure_motion(
         if not count:
             return []
         kind = base._replace(same_category=name == SAME != name_of_plain, **changes)
+        is_plain = not (kind.same_category or kind.one_silent)
         separations = separate_mixtures(
-            *(player, videos, params, count, settings.seed, rule, device, kind)
+            *(player, videos, params, count, settings.seed, rule, device, kind),
+            listed if is_plain else None,
         )
         shown = progress(separations, f"evaluate {_title(name, kind)}", count, unit="mixture")
         return [separation.score() for separation in shown]
@@ -114,7 +118,7 @@ def measure_motion(
         return MotionResults(separation, silent)
 
     in_time = all_kinds(plain, 0.0)
-    few = min(settings.mixtures, max(settings.same_category, settings.silent))
+    few = min(len(plain), max(settings.same_category, settings.silent))
     control = all_kinds(measured(name_of_plain, few, shift_seconds=SHIFT_SECONDS), SHIFT_SECONDS)
     return motion_summary(in_time, control, too_few_videos(videos, params.mixture.sources))
 

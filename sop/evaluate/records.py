@@ -42,6 +42,8 @@ class Record(NamedTuple):
     """The mixed sounds, (N, samples of the clip)."""
     masks: NDArray[np.float32]
     """The predicted masks, before any threshold or power, (N, R, M)."""
+    centres: tuple[int, ...] = ()
+    """Frame in the middle of each clip, from 1; empty if they are the middles of the videos."""
 
     @property
     def categories(self) -> tuple[str, ...]:
@@ -87,7 +89,10 @@ def write_record(folder: Path, record: Record) -> None:
     """Write the record of a mixture as `<folder>/records/<number>.npz`."""
     path = folder / FOLDER / f"{record.number:04d}.npz"
     with replacing(path) as partial:
-        arrays: dict[str, Any] = {name: np.array(value) for name, value in record._asdict().items()}
+        values = record._asdict()
+        if not record.centres:
+            del values["centres"]
+        arrays: dict[str, Any] = {name: np.array(value) for name, value in values.items()}
         np.savez(partial, **arrays)
 
 
@@ -113,7 +118,9 @@ def read_record(path: Path) -> Record:
     try:
         with np.load(path, allow_pickle=False) as arrays:
             videos = tuple(map(str, arrays["videos"]))
-            return Record(int(arrays["number"]), videos, arrays["sources"], arrays["masks"])
+            centres = tuple(map(int, arrays["centres"])) if "centres" in arrays else ()
+            sounds = (arrays["sources"], arrays["masks"])
+            return Record(int(arrays["number"]), videos, *sounds, centres)
     except (OSError, EOFError, KeyError, ValueError, zipfile.BadZipFile) as error:
         raise UserError(
             f"{path}: not readable ({error}); run `dvc repro --force evaluate`"

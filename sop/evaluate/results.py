@@ -3,6 +3,7 @@
 from collections.abc import Iterable
 from pathlib import Path
 
+from sop.dataset.mixtures import middle_frame
 from sop.evaluate.measures import MEASURES
 from sop.evaluate.records import Record, write_record, write_sound
 from sop.evaluate.validation import Score, SeparatedMixture, SkippedMixture, table
@@ -43,7 +44,11 @@ def write_results(
             # Measures of the noise of a source at rest would mislead whoever reads the record.
             continue
         names = tuple(video.name for video in separation.videos)
-        write_record(sounds, Record(separation.number, names, separation.sources, separation.masks))
+        centres: tuple[int, ...] = ()
+        if any(video.centre is not None for video in separation.videos):
+            centres = tuple(map(middle_frame, separation.videos))
+        record = Record(separation.number, names, separation.sources, separation.masks, centres)
+        write_record(sounds, record)
         if separation.number < params.evaluate.shown:
             write_sounds(separation, sounds, params.extract.sample_rate)
     make_folder(sounds)

@@ -157,8 +157,9 @@ def separate_mixtures(
     rule: MaskRule,
     device: torch.device,
     kind: MixtureKind = PLAIN,
+    listed: Sequence[Sequence[Video] | str] | None = None,
 ) -> Iterator[SeparatedMixture | SkippedMixture]:
-    """Separate the first validation mixtures of a list of videos.
+    """Separate the first validation mixtures of a list of videos, or listed mixtures.
 
     Args:
         player: the model, on `device`; it is put into evaluation mode.
@@ -170,6 +171,8 @@ def separate_mixtures(
         device: device of the networks.
         kind: what the mixtures are like. Without a category of enough videos there are none of one
             category.
+        listed: the videos of each mixture, or the reason why it cannot be mixed; None to draw
+            `count` mixtures of `videos`.
 
     Yields:
         Each mixture with the result of its separation, or the reason why it cannot be read.
@@ -178,7 +181,11 @@ def separate_mixtures(
         UserError: the list is too short for a mixture.
     """
     player.eval()
-    drawn = enumerate(evaluation_videos(videos, params.mixture, count, seed, kind.same_category))
+    drawn: Iterator[tuple[int, Sequence[Video] | str]] = enumerate(
+        evaluation_videos(videos, params.mixture, count, seed, kind.same_category)
+        if listed is None
+        else listed[:count]
+    )
     motion = params.model.motion != "none"
     reader, size = MixtureReader(params.mixture, params.extract, motion), params.train.batch_size
     readers = Readers("evaluate", min(params.worker_count, 4), size * reader.mixture_bytes)
@@ -198,17 +205,20 @@ def separate_mixtures(
 
 
 def _read(
-    reader: MixtureReader, kind: MixtureKind, batch: Sequence[tuple[int, Sequence[Video]]]
+    reader: MixtureReader, kind: MixtureKind, batch: Sequence[tuple[int, Sequence[Video] | str]]
 ) -> list[Mixture | str]:
     """Return each mixture of a batch, or the reason why it cannot be read.
 
     Args:
         reader: reads clips.
         kind: what the mixtures are like.
-        batch: number and videos of each mixture.
+        batch: number and videos of each mixture, or the reason why it cannot be mixed.
     """
     read: list[Mixture | str] = []
     for number, videos in batch:
+        if isinstance(videos, str):
+            read.append(videos)
+            continue
         silent = number % len(videos) if kind.one_silent else None
         try:
             read.append(reader.middle(videos, kind.shift_seconds, silent))

@@ -12,10 +12,11 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from sop.dataset.index import VALIDATION, Video, read_index
+from sop.dataset.index import Video, reported_model
 from sop.denoise.results import HELD_OUT_FILE, SWEEP_FILE
 from sop.denoise.settings import MethodSettings
 from sop.denoise.trial import Trial
+from sop.evaluate.listed import evaluated_videos
 from sop.evaluate.records import read_record
 from sop.model.checkpoint import load_player
 from sop.params import Params
@@ -133,10 +134,9 @@ def _write_files(
     videos: dict[str, Video] = {}
     player = None
     with suppress(UserError):
-        listed = read_index(root / "data/index" / VALIDATION, root / "data/motion")
-        videos = {video.name: video for video in listed}
+        videos = evaluated_videos(root / "data/index", root / "data/motion")
     with suppress(UserError):
-        player, _ = load_player(root / "data/model/last.pt")
+        player, _ = load_player(reported_model(root / "data/index", root / "data/model"))
     shown = [path for path in evaluation.records if int(path.stem) < params.evaluate.shown]
     if player is not None:
         picture = plots / "example.png"

@@ -14,6 +14,7 @@ from PIL import Image
 from sop.dataset.clips import Frames, Motion
 from sop.dataset.index import Video
 from sop.dataset.mixtures import MixtureReader
+from sop.evaluate.listed import clips_of
 from sop.evaluate.records import read_record
 from sop.inference.localization import pixel_energy
 from sop.model.pixelplayer import PixelPlayer, normalize_frames
@@ -53,8 +54,11 @@ def write_example(
     record = read_record(paths[number])
     reader = MixtureReader(params.mixture, params.extract, params.model.motion != "none")
     try:
-        read = reader.middle([videos[name] for name in record.videos])
-    except (KeyError, LeftOut):
+        clips = clips_of(record, videos)
+        if len(clips) < len(record.videos):
+            return
+        read = reader.middle(clips)
+    except LeftOut:
         return
     frames = read.frames
     sources, sample_rate = len(frames), params.extract.sample_rate

@@ -16,6 +16,7 @@ from PIL import Image
 from sop.dataset.clips import sound_seconds, window_start
 from sop.dataset.index import Video
 from sop.dataset.mixtures import Mixture, MixtureReader, middle_frame
+from sop.evaluate.listed import clips_of
 from sop.evaluate.records import Record, write_sound
 from sop.model.pixelplayer import PixelPlayer
 from sop.model.spectrogram import binary_masks, network_input, network_magnitude, ratio_masks, stft
@@ -86,7 +87,7 @@ class MixtureFileWriter:
                 own[kind] = self._sound(f"{n + 1}-{kind}", sound)
                 own[f"{kind}_spectrogram"] = self._spectrogram(f"{n + 1}-{kind}", sound, loudest)
             of_sources.append(own)
-        videos = [self.videos[name] for name in record.videos if name in self.videos]
+        videos = clips_of(record, self.videos)
         if len(videos) == len(record.videos):
             clips = self._add_clips(videos, len(mixture), of_sources)
             read = self._read(videos)

@@ -5,6 +5,8 @@ from pathlib import Path
 
 import pygit2
 
+from sop.dataset.index import read_split
+from sop.dataset.protocol import read_pairs
 from sop.download.download import LOCAL_SOURCES, check_apart
 from sop.download.fetch_settings import check_fetch_settings
 from sop.download.local import find_videos
@@ -41,6 +43,7 @@ def check(params: Params) -> None:
         lambda: check_videos(params),
         lambda: check_fetch_settings(params.dataset),
         lambda: check_boxes(params),
+        lambda: check_lists(params),
         lambda: check_training(params),
         lambda: check_weights(params),
     ]
@@ -121,6 +124,32 @@ def check_boxes(params: Params) -> None:
         from sop.localize.boxes import read_boxes
 
         read_boxes(map(Path, params.localize.boxes))
+
+
+def check_lists(params: Params) -> None:
+    """Check the lists of the split and of the mixtures.
+
+    Raises:
+        UserError: one is missing, is outside of its folder, or has another form.
+    """
+    split, pairs = params.index.split, params.evaluate.pairs
+    folder = Path(split.folder)
+    names = {
+        f"index.split.{side}": getattr(split, side) for side in ("train", "validation", "test")
+    }
+    named = {key: name for key, name in {**names, "evaluate.pairs": pairs}.items() if name}
+    if named and not folder.is_dir():
+        raise UserError(f"index.split.folder: {folder} is not a folder; create it")
+    for key, name in named.items():
+        if not (folder / name).resolve().is_relative_to(folder.resolve()):
+            raise UserError(f"{key}: {name} leads out of {folder}; copy the list into that folder")
+    lists = read_split(split)
+    if pairs is not None:
+        measured = lists.get("test", lists.get("validation", ()))
+        if measured:
+            read_pairs(folder / pairs, "evaluate.pairs", measured)
+        elif not (folder / pairs).is_file():
+            raise UserError(f"evaluate.pairs: {folder / pairs} not found; copy the list there")
 
 
 def check_training(params: Params) -> None:

@@ -76,6 +76,7 @@ COMMANDS = (
     "denoise",
     "summary",
     "compare",
+    "check-split",
     "export-published",
     "import-published",
 )
@@ -122,6 +123,7 @@ def test_help_of_each_command(command: str, capsys: pytest.CaptureFixture[str]) 
         ("import-published --out video.mp4", 2),
         ("import-published", 2),
         ("compare nonsense", 2),
+        ("check-split video.mp4 nope.csv", 2),
         ("separate video.mp4 --out video.mp4/out --checkpoint video.mp4", 2),
         ("separate video.mp4 --out out --checkpoint video.mp4 --page-seconds 3", 2),
         ("separate video.mp4 --out out --checkpoint video.mp4 --mute x", 2),

@@ -23,12 +23,15 @@ from sop.dataset.index import (
     write_index,
 )
 from sop.dataset.seeding import generator
-from sop.params import IndexParams
+from sop.params import IndexParams, SplitParams
 from sop.runtime.errors import LeftOut, UserError
 
 RATE = 8000
 FRAME_RATE = 8.0
-PARAMS = IndexParams(seed=1, min_seconds=1.0, train_fraction=0.5, duets=False, duet_categories={})
+DRAWN = SplitParams(folder="protocols", train=None, validation=None, test=None, leaks="drop")
+PARAMS = IndexParams(
+    seed=1, min_seconds=1.0, train_fraction=0.5, split=DRAWN, duets=False, duet_categories={}
+)
 OF_SOURCE = {
     "acoustic_guitar_violin": ("acoustic_guitar", "violin"),
     "flute_violin": ("flute", "violin"),
@@ -75,9 +78,9 @@ class Extracted:
             (path / f"{number:06d}.jpg").write_bytes(JPEG)
         return path
 
-    def index(self, seed: int = 1, **changes: Any) -> Index:
+    def index(self, seed: int = 1, lists: Any = None, **changes: Any) -> Index:
         params = PARAMS.model_copy(update={"seed": seed, **changes})
-        return build_index(self.audio, self.frames, params, FRAME_RATE, OF_SOURCE)
+        return build_index(self.audio, self.frames, params, FRAME_RATE, OF_SOURCE, lists)
 
 
 def sides(index: Index) -> dict[str, str]:

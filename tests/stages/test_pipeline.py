@@ -95,6 +95,8 @@ def stale(project: Project) -> list[str]:
         ({"evaluate.mask_threshold": 0.4}, MEASURED),
         ({"evaluate.mask_power": 2.0}, MEASURED),
         ({"evaluate.mixtures": 3}, MEASURED),
+        ({"evaluate.pairs": "README.md"}, MEASURED),
+        ({"index.split.test": "README.md"}, WORKING[2:]),
         ({"localize.scenes": 2}, ["localize", "report"]),
         ({"denoise.seed": 2}, ["denoise", "report"]),
         ({"denoise.method": "none"}, ["denoise", "report"]),
@@ -319,6 +321,44 @@ def test_mistake_stops_before_any_work(
     for name in [f"notes/{VALIDATE}.json", f"locks/{VALIDATE}"]:
         after[0][0][name] = before[0][0][name]
     assert after == before
+
+
+def test_published_protocol(ran: Project, tmp_path: Path) -> None:
+    """Three lists, one of which leaks, and a list of pairs: chosen on validation, measured on test."""
+    project = ran.copy(tmp_path / "project")
+    audio = project.folder / "data/audio"
+    names = sorted(path.relative_to(audio).as_posix() for path in audio.glob("*/*.wav"))
+    names = [name for name in names if name.count("_") < 2]
+    test, validation, train = names[::4], names[1::4], [*names[2::4], *names[3::4], names[0]]
+    for side, listed in (("train", train), ("validation", validation), ("test", test)):
+        text = "".join(f"/{name},/{name}.mp4,24\n" for name in listed)
+        (project.folder / f"protocols/{side}.csv").write_text(text)
+    pairs = [*zip(test, test[1:], strict=False)]
+    pairs += [(second, first) for first, second in pairs[:1]]
+    text = "".join(f"/{first}, /{second}\n" for first, second in pairs)
+    (project.folder / "protocols/pairs.csv").write_text(text)
+    project.set(
+        {
+            **{f"index.split.{side}": f"{side}.csv" for side in ("train", "validation", "test")},
+            **{"index.split.leaks": "keep", "evaluate.pairs": "pairs.csv"},
+            "mixture.same_category": True,
+        }
+    )
+    assert project.repro() == [VALIDATE, *WORKING[2:]]
+    metrics = json.loads((project.folder / "metrics/details/evaluate.json").read_text())
+    protocol = metrics["protocol"]
+    assert protocol["measured_on"] == "test"
+    assert protocol["names"]["test_videos_in_training"] == [names[0].removesuffix(".wav")]
+    assert (protocol["mixtures"], protocol["swapped_mixtures"]) == (len(pairs), 1)
+    assert metrics["mixtures"]["counted"] + metrics["mixtures"]["left_out"] == len(pairs)
+    measured = (project.folder / "metrics/evaluate/mixtures.csv").read_text().splitlines()[1:]
+    allowed = {name.removesuffix(".wav") for name in test}
+    assert {line.split(",")[3] for line in measured} <= allowed
+    assert (project.folder / "data/report/index.html").is_file()
+
+    # Another list of pairs makes only what depends on it stale; the same split is made again.
+    (project.folder / "protocols/pairs.csv").write_text(text + "0,1\n".replace("0,1", text[:-1]))
+    assert project.repro() == ["index", "evaluate", "denoise", "report"]
 
 
 def test_real_recordings_are_all_accounted_for(tmp_path: Path, music_clips: list[Path]) -> None:

@@ -31,6 +31,10 @@ TINY = {
     "extract.sample_rate": 11025,
     "extract.motion_rate": None,
     "index.min_seconds": 2.0,
+    "index.split": {
+        **{"folder": "protocols", "train": None, "validation": None, "test": None},
+        "leaks": "drop",
+    },
     "mixture.sources": 2,
     "mixture.same_category": False,
     "mixture.audio_samples": 16383,
@@ -74,6 +78,7 @@ TINY = {
     "train.learning_rate_steps": [40, 80],
     "train.evaluate_every": 1,
     "train.evaluate_mixtures": 2,
+    "evaluate.pairs": None,
     "evaluate.mixtures": 4,
     "evaluate.shown": 2,
     "evaluate.same_category": 0,

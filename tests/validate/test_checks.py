@@ -81,6 +81,30 @@ def test_initial_weights_must_fit(tiny_params: Params) -> None:
     )
 
 
+def test_lists_of_a_protocol(tiny_params: Params, root: Path) -> None:
+    values = {"index.split.test": "test.csv", "evaluate.pairs": "pairs.csv"}
+    assert error_of(tiny_params, values) == (
+        "index.split.folder: protocols is not a folder; create it"
+    )
+    folder = root / "protocols"
+    folder.mkdir()
+    assert error_of(tiny_params, values).startswith(
+        "index.split.test: protocols/test.csv not found; copy the list there"
+    )
+    (folder / "test.csv").write_text("a\nb\n")
+    assert error_of(tiny_params, values).startswith("evaluate.pairs: protocols/pairs.csv not found")
+    (folder / "pairs.csv").write_text("0,7\n")
+    assert "index 7 exceeds the list of 2 videos" in error_of(tiny_params, values)
+    # Without a list of videos, indices are of the drawn one.
+    assert error_of(tiny_params, {"evaluate.pairs": "pairs.csv"}) == ""
+    (folder / "pairs.csv").write_text("0,1\n")
+    assert error_of(tiny_params, values) == ""
+    (root / "elsewhere.csv").write_text("a\n")
+    (folder / "test.csv").unlink()
+    (folder / "test.csv").symlink_to(root / "elsewhere.csv")
+    assert "index.split.test: test.csv leads out of protocols" in error_of(tiny_params, values)
+
+
 @pytest.mark.parametrize("name", ["data", "metrics"])
 def test_folder_on_another_disk(tiny_params: Params, root: Path, name: str) -> None:
     disk = root / "disk"

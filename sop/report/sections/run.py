@@ -19,20 +19,15 @@ def data_section(root: Path) -> Section:
         return Section("Data", [], empty=why_missing("download"))
     extracted = (extract or {}).get("category", {})
     sides = (index or {}).get("category", {})
-    names = (
-        "downloaded",
-        "unavailable",
-        "failed",
-        "extracted",
-        "training",
-        "validation",
-        "kept out",
-    )
+    # There is a test list only if a file names its videos.
+    test = {"test": "test"} if "test" in sides else {}
+    of_sides = {"training": "train", "validation": "validation", **test, "kept out": "duets"}
+    names = ("downloaded", "unavailable", "failed", "extracted", *of_sides)
     counts = {
         category: [
             *(found[name] for name in ("done", "unavailable", "failed")),
             extracted.get(category, 0),
-            *(sides.get(side, {}).get(category, 0) for side in ("train", "validation", "duets")),
+            *(sides.get(side, {}).get(category, 0) for side in of_sides.values()),
         ]
         for category, found in download["category"].items()
     }
