@@ -141,10 +141,10 @@ def test_every_value_has_a_comment() -> None:
         (
             "index.split.train",
             "/etc/list.csv",
-            ["index.split.train", "inside of index.split", "null"],
+            ["index.split.train", "inside of index.split.folder"],
         ),
-        ("index.split.test", "../list.csv", ["index.split.test", "inside of index.split", "null"]),
-        ("evaluate.pairs", "a/../../b", ["evaluate.pairs", "inside of index.split", "null"]),
+        ("index.split.test", "../list.csv", ["index.split.test", "inside of index.split.folder"]),
+        ("evaluate.pairs", "a/../../b", ["evaluate.pairs", "inside of index.split.folder"]),
         ("index.split.leaks", "both", ["index.split.leaks: 'both'", "'drop' or 'keep'"]),
         ("dataset.lists.own", "", ["dataset.lists.own: ''", "not empty"]),
         ("dataset.lists.own", None, ["dataset.lists.own: null", "string"]),

@@ -138,7 +138,8 @@ def check_lists(params: Params) -> None:
         f"index.split.{side}": getattr(split, side) for side in ("train", "validation", "test")
     }
     named = {key: name for key, name in {**names, "evaluate.pairs": pairs}.items() if name}
-    if named and not folder.is_dir():
+    # Stages depend on it, with or without lists.
+    if not folder.is_dir():
         raise UserError(f"index.split.folder: {folder} is not a folder; create it")
     for key, name in named.items():
         if not (folder / name).resolve().is_relative_to(folder.resolve()):

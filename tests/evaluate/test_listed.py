@@ -99,7 +99,7 @@ def test_number_of_sources(index: Path, tiny_videos: list[Video]) -> None:
     names = ",".join(video.name for video in tiny_videos[:4])
     assert len(rows_of(index, names, 4)[0]) == 4
     assert len(rows_of(index, names, 2)[0]) == 2
-    with pytest.raises(UserError, match="mixture 1 has 4 videos, mixture.sources is 5"):
+    with pytest.raises(UserError, match=r"mixture 1 has 4 videos, mixture.sources is 5"):
         rows_of(index, names, 5)
 
 

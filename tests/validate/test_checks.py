@@ -18,6 +18,7 @@ from tests.support.repository import Repository
 @pytest.fixture(autouse=True)
 def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path)
+    (tmp_path / "protocols").mkdir()
     return tmp_path
 
 
@@ -32,7 +33,7 @@ def error_of(params: Params, values: dict[str, Any]) -> str:
 
 def test_default_is_valid(tiny_params: Params, root: Path) -> None:
     assert error_of(tiny_params, {}) == ""
-    assert list(root.iterdir()) == []
+    assert list(root.rglob("*")) == [root / "protocols"]
 
 
 def test_all_mistakes_are_named(tiny_params: Params) -> None:
@@ -83,10 +84,12 @@ def test_initial_weights_must_fit(tiny_params: Params) -> None:
 
 def test_lists_of_a_protocol(tiny_params: Params, root: Path) -> None:
     values = {"index.split.test": "test.csv", "evaluate.pairs": "pairs.csv"}
-    assert error_of(tiny_params, values) == (
-        "index.split.folder: protocols is not a folder; create it"
-    )
     folder = root / "protocols"
+    folder.rmdir()
+    for wrong in ({}, values):
+        assert error_of(tiny_params, wrong) == (
+            "index.split.folder: protocols is not a folder; create it"
+        )
     folder.mkdir()
     assert error_of(tiny_params, values).startswith(
         "index.split.test: protocols/test.csv not found; copy the list there"
