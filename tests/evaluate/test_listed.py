@@ -18,7 +18,7 @@ from sop.evaluate.listed import (
 )
 from sop.evaluate.measures import MEASURES
 from sop.evaluate.motion import measure_motion, plain_kind
-from sop.evaluate.records import read_record, record_paths
+from sop.evaluate.records import evaluation_rule, read_record, record_paths
 from sop.evaluate.results import write_results
 from sop.evaluate.validation import Score, SkippedMixture, separate_mixtures
 from sop.model.pixelplayer import PixelPlayer, build
@@ -134,7 +134,9 @@ def test_listed_mixtures_are_measured_and_recorded(
     first, second = (video.name for video in tiny_videos[:2])
     text = f"{first},{second}\n{first},nobody\n{second},1,2,{first},0.5,1.5"
     mixtures = mixtures_of(index, text, tiny_params)
-    made = separate_mixtures(player, tiny_videos, tiny_params, 3, 1, 0.5, CPU, listed=mixtures)
+    made = separate_mixtures(
+        player, tiny_videos, tiny_params, 3, 1, evaluation_rule(tiny_params), CPU, listed=mixtures
+    )
     scores = write_results(made, tiny_params, tmp_path / "sounds", tmp_path / "plots")
     assert isinstance(scores[0], Score)
     assert scores[1] == SkippedMixture(1, "nobody is not among the extracted videos")
@@ -159,7 +161,7 @@ def test_control_repeats_the_listed_mixtures(
     params = with_values(tiny_params, {"evaluate.silent": 2, "evaluate.mixtures": 50})
     first, second = (video.name for video in tiny_videos[:2])
     mixtures = mixtures_of(index, f"{first},{second}", params)
-    settings = (1, 0.5, CPU, plain_kind(params.evaluate), mixtures)
+    settings = (1, evaluation_rule(params), CPU, plain_kind(params.evaluate), mixtures)
     plain = [one.score() for one in separate_mixtures(player, tiny_videos, params, 1, *settings)]
     made = measure_motion(player, tiny_videos, params, plain, CPU, mixtures)
     assert made["shifted"]["different"]["mixtures"]["counted"] == 1

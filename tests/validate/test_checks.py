@@ -124,7 +124,7 @@ def test_folder_of_an_experiment(
     tiny_params: Params, root: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder = root / ".dvc/tmp/exps/standalone/x"
-    folder.mkdir(parents=True)
+    (folder / "protocols").mkdir(parents=True)
     monkeypatch.chdir(folder)
     values = {"dataset.source": "local"}
     assert "a copy of what Git and DVC track: use absolute paths" in error_of(tiny_params, values)
