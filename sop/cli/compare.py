@@ -13,31 +13,87 @@ def add_parser(commands: Any) -> None:
     parser = commands.add_parser(
         "compare",
         help="test whether one revision's results are better or the difference is chance",
-        description="Compare the evaluations of two revisions mixture by mixture, and test whether "
-        "REV_B is better than REV_A or the difference is chance. A revision is a commit, branch, "
-        "tag or DVC experiment, or `workspace` for the files in this folder.",
+        description="Compare the evaluations of revisions mixture by mixture, and test whether the "
+        "others are better than the first or the difference is chance. A revision is a commit, "
+        "branch, tag or DVC experiment, or `workspace` for the files in this folder. Groups are "
+        "settings that were run with several training seeds: the test then covers the seed, too.",
     )
-    parser.add_argument("a", nargs="?", default="HEAD", metavar="REV_A", help="(default: HEAD)")
     parser.add_argument(
-        "b", nargs="?", default="workspace", metavar="REV_B", help="(default: workspace)"
+        "revisions",
+        nargs="*",
+        metavar="REV",
+        help="two or more revisions; a single one is compared with the workspace (default: HEAD)",
+    )
+    parser.add_argument(
+        "--group",
+        action="append",
+        default=[],
+        metavar="NAME=REV,REV,...",
+        help="runs of one setting; repeat it for each setting, the first is compared with",
     )
     parser.add_argument("--json", action="store_true", help="print JSON instead of text")
+    parser.add_argument(
+        "--report",
+        action="store_true",
+        help="also write the comparison of groups to metrics/groups.json, which the report shows",
+    )
     parser.set_defaults(run=run)
 
 
 def run(options: argparse.Namespace) -> int:
     """Print the comparison."""
     # Imports pygit2, which `sop --help` does not need.
-    from sop.report.revisions import find_revision
+    from sop.report.revisions import WORKSPACE, find_revision
+    from sop.runtime.errors import UserError
 
-    for name in (options.a, options.b):
+    groups = [_parse_group(text) for text in options.group]
+    names = list(options.revisions)
+    if not groups:
+        names += {0: ["HEAD", WORKSPACE], 1: [WORKSPACE]}.get(len(names), [])
+    for name in (*names, *(member for _, members in groups for member in members)):
         find_revision(name, Path())
+    if groups or len(names) > 2:
+        return _compare_groups(options, [*((name, [name]) for name in names), *groups])
+    if options.report:
+        raise UserError("--report: there are no groups; give at least one with --group")
 
     # Imports SciPy, which takes a moment.
     from sop.cli.comparison_text import comparison_text
     from sop.report.comparison import compare
 
-    found = compare(options.a, options.b, Path())
+    a, b = names
+    found = compare(a, b, Path())
     text = json.dumps(found.as_dict(), indent=2) if options.json else comparison_text(found)
     say(*text.split("\n"))
     return 0
+
+
+def _compare_groups(options: argparse.Namespace, named: list[tuple[str, list[str]]]) -> int:
+    from sop.cli.groups_text import groups_text
+    from sop.report.groups import GROUPS_PATH, compare_groups
+    from sop.runtime.files import write_json
+
+    found = compare_groups(named, Path())
+    values = found.as_dict()
+    text = json.dumps(values, indent=2) if options.json else groups_text(found)
+    say(*text.split("\n"))
+    if options.report:
+        write_json(GROUPS_PATH, values)
+        if not options.json:
+            say("", f"{GROUPS_PATH} written; `python -m stages.report` shows it in the report.")
+    return 0
+
+
+def _parse_group(text: str) -> tuple[str, list[str]]:
+    """Return the name and the revisions of a group.
+
+    Raises:
+        UserError: it is not written as `NAME=REV,REV,...`.
+    """
+    from sop.runtime.errors import UserError
+
+    name, _, listed = text.partition("=")
+    revisions = listed.split(",")
+    if not name or not name.isprintable() or not all(revisions):
+        raise UserError(f"--group {text!r}: give it as NAME=REV,REV,..., such as wide=exp-1,exp-2")
+    return name, revisions

@@ -35,7 +35,7 @@ def _verdict(comparison: Comparison) -> Iterator[str]:
         yield f"A and B are {SAME}: {DECIDING} is equal in every mixture."
         return
     yield f"{'A and B: ' if comparison.verdict == UNDECIDED else 'B is '}{comparison.verdict}."
-    mean = f"{DECIDING} {_decibels(deciding.difference.mean)} dB on average"
+    mean = f"{DECIDING} {decibels(deciding.difference.mean)} dB on average"
     if deciding.difference.low is None:
         few = counted(deciding.mixtures, "mixture")
         yield f"{mean}, which may be chance: {few},"
@@ -62,7 +62,7 @@ def _table(title: str, rows: Mapping[str, Difference]) -> Iterator[str]:
     for name, row in rows.items():
         yield (
             f"{name:{width}}{row.mixtures:10}{row.a:8.2f}{row.b:8.2f}"
-            f"{_decibels(row.difference.mean):>9}{_interval(row):>18}{row.better:>10.0%}"
+            f"{decibels(row.difference.mean):>9}{_interval(row):>18}{row.better:>10.0%}"
         )
 
 
@@ -70,10 +70,10 @@ def _interval(row: Difference) -> str:
     low, high = row.difference.low, row.difference.high
     if low is None or high is None:
         return "too few"
-    return f"{_decibels(low)} to {_decibels(high)}"
+    return f"{decibels(low)} to {decibels(high)}"
 
 
-def _decibels(value: float) -> str:
+def decibels(value: float) -> str:
     """Return two decimals, or one significant digit where two decimals would show 0."""
     if value == 0:
         return "0.00"

@@ -184,6 +184,17 @@ def change_boxes(changes: Mapping[str, Sequence[float]]) -> Spec:
     )
 
 
+def runs(points: Sequence[Mapping[str, Any]]) -> Spec:
+    """Draw the mean SDR of each run, and a line at the mean of each group.
+
+    Args:
+        points: `group`, `run`, `seed` and `sdr` of each run.
+    """
+    groups = len({point["group"] for point in points})
+    description = f"Mean SDR of {len(points)} runs in {groups} groups, in dB"
+    return _filled("runs", points, description, height=36 * groups)
+
+
 def finite(value: float | None, decimals: int = 6) -> float | None:
     """Return a rounded number; None if it is not finite, because JSON has only finite numbers."""
     return None if value is None or not math.isfinite(value) else round(float(value), decimals)

@@ -73,13 +73,7 @@ class Difference:
     @property
     def verdict(self) -> str:
         """Verdict on B: `BETTER`, `WORSE`, `SAME` or `UNDECIDED`."""
-        if self.difference == (0, 0, 0):
-            return SAME
-        if self.difference.low is not None and self.difference.low > 0:
-            return BETTER
-        if self.difference.high is not None and self.difference.high < 0:
-            return WORSE
-        return UNDECIDED
+        return verdict_of(self.difference)
 
     def as_dict(self) -> dict[str, Any]:
         """Return the difference as JSON values."""
@@ -128,6 +122,17 @@ class Comparison:
         }
 
 
+def verdict_of(difference: Interval) -> str:
+    """Return the verdict on what is better by a difference: better, worse, the same, undecided."""
+    if difference == (0, 0, 0):
+        return SAME
+    if difference.low is not None and difference.low > 0:
+        return BETTER
+    if difference.high is not None and difference.high < 0:
+        return WORSE
+    return UNDECIDED
+
+
 def compare(a: str, b: str, folder: Path) -> Comparison:
     """Compare the measures of two revisions on the mixtures that both evaluated.
 
@@ -141,7 +146,7 @@ def compare(a: str, b: str, folder: Path) -> Comparison:
             both.
     """
     revisions = (find_revision(a, folder), find_revision(b, folder))
-    first, second = (_scores(revision, folder) for revision in revisions)
+    first, second = (read_scores(revision, folder) for revision in revisions)
     notes = []
     params: list[ParamChange] | None
     try:
@@ -183,7 +188,7 @@ def compare(a: str, b: str, folder: Path) -> Comparison:
     )
 
 
-def _scores(revision: Revision, folder: Path) -> pd.DataFrame:
+def read_scores(revision: Revision, folder: Path) -> pd.DataFrame:
     """Read the measures of a revision.
 
     Returns:
@@ -231,7 +236,7 @@ def _pair(a: pd.DataFrame, b: pd.DataFrame) -> pd.DataFrame:
     """Pair the mixtures of the same number whose sources are the same videos, in their order.
 
     Returns:
-        The columns of `_scores`, of A with `_a` and of B with `_b` at the end of their names.
+        The columns of `read_scores`, of A with `_a` and of B with `_b` at the end of their names.
     """
     rows = a.join(b, how="outer", lsuffix="_a", rsuffix="_b").sort_index()
     same = rows["video_a"] == rows["video_b"]

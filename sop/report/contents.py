@@ -37,6 +37,7 @@ from sop.report.sections.evaluation import (
     scale_section,
     scale_steps,
 )
+from sop.report.sections.groups import groups_section
 from sop.report.sections.run import data_section, timing_section
 from sop.report.sections.training import training_section
 from sop.runtime.device import one_thread
@@ -113,11 +114,17 @@ def _write_run_page(root: Path, folder: Path, title: str) -> None:
     comparison = Section("Comparison", [], empty=why_missing("evaluate"))
     if read_evaluation(root):
         comparison = comparison_section(root, head, written)
+    groups = groups_section(root)
     content = PageContent(
         title=f"{title}: this run",
         origin=f"Written on {written} on host {host_name()}, from {head}{changes}.",
         links={PAGE: "Results"},
-        sections=[comparison, parameter_section(root, head), timing_section(written)],
+        sections=[
+            comparison,
+            *([groups] if groups else []),
+            parameter_section(root, head),
+            timing_section(written),
+        ],
     )
     write_page(folder, content, RUN_PAGE)
 

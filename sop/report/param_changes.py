@@ -55,7 +55,7 @@ def changed_params(a: str, b: str, folder: Path) -> list[ParamChange]:
     Raises:
         UserError: a revision is unknown, or its params.yaml is missing or damaged.
     """
-    old, new = (dict(_params(find_revision(name, folder), folder)) for name in (a, b))
+    old, new = (dict(params_of(find_revision(name, folder), folder)) for name in (a, b))
     keys = sorted(new | old, key=lambda key: (key not in new, key not in old))
     changes = (ParamChange(key, old.get(key, UNSET), new.get(key, UNSET)) for key in keys)
     return [change for change in changes if not _equal(change.old, change.new)]
@@ -77,7 +77,12 @@ def value_text(value: Any) -> str:
     return value if isinstance(value, str) and value and value.isprintable() else _json(value)
 
 
-def _params(revision: Revision, folder: Path) -> Iterator[tuple[str, Any]]:
+def params_of(revision: Revision, folder: Path) -> Iterator[tuple[str, Any]]:
+    """Yield the parameters of a revision with dotted keys.
+
+    Raises:
+        UserError: its params.yaml is missing or damaged.
+    """
     text = read_text(revision, PARAMS_PATH, folder)
     place = revision.place(PARAMS_PATH, folder)
     try:

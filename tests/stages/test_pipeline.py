@@ -24,6 +24,7 @@ import pytest
 import yaml
 from dvc.repo import Repo
 
+from sop.report.groups import compare_groups
 from tests.support.experiment import ROOT
 from tests.support.project import Project
 
@@ -178,6 +179,31 @@ def test_dvc_shows_metrics_params_plots_and_experiments(ran: Project, tmp_path: 
     table = project.dvc("exp", "show", "--csv")
     assert "small" in table.stdout, table.stderr
     assert "flute" not in table.stdout.splitlines()[0], "no column for each category"
+
+
+def test_queue_of_two_settings_with_several_seeds(ran: Project, tmp_path: Path) -> None:
+    project = ran.copy(tmp_path / "project")
+    for name, values in (("base", ()), ("wide", ("-S", "model.channels=3"))):
+        queued = project.dvc(
+            "exp", "run", "--queue", "--name", name, "-S", "train.seed=1,2", *values, "evaluate"
+        )
+        assert queued.returncode == 0, queued.stderr
+    started = project.dvc("queue", "start")
+    assert started.returncode == 0, started.stderr
+
+    def has_ended() -> bool:
+        shown = project.dvc("queue", "status").stdout
+        assert "Failed" not in shown, shown
+        return shown.count("Success") == 4
+
+    wait_for(has_ended, seconds=600)
+    named = [(name, [f"{name}-1", f"{name}-2"]) for name in ("base", "wide")]
+    found = compare_groups(named, project.folder)
+    assert found.params == {"model.channels": ["2", "3"], "train.seed": ["1, 2", "1, 2"]}
+    assert found.paired
+    assert found.notes == []
+    means = [[run.means["sdr"] for run in group.runs] for group in found.groups]
+    assert all(first != second for first, second in means)
 
 
 def test_training_that_outlives_dvc_is_not_joined_by_another(ran: Project, tmp_path: Path) -> None:
