@@ -5,6 +5,8 @@ import json
 from pathlib import Path
 from typing import Any
 
+from sop.runtime.errors import UserError
+from sop.runtime.files import write_json
 from sop.runtime.log import say
 
 
@@ -44,7 +46,6 @@ def run(options: argparse.Namespace) -> int:
     """Print the comparison."""
     # Imports pygit2, which `sop --help` does not need.
     from sop.report.revisions import WORKSPACE, find_revision
-    from sop.runtime.errors import UserError
 
     groups = [_parse_group(text) for text in options.group]
     names = list(options.revisions)
@@ -69,9 +70,9 @@ def run(options: argparse.Namespace) -> int:
 
 
 def _compare_groups(options: argparse.Namespace, named: list[tuple[str, list[str]]]) -> int:
+    # Imports SciPy, which takes a moment.
     from sop.cli.groups_text import groups_text
     from sop.report.groups import GROUPS_PATH, compare_groups
-    from sop.runtime.files import write_json
 
     found = compare_groups(named, Path())
     values = found.as_dict()
@@ -90,8 +91,6 @@ def _parse_group(text: str) -> tuple[str, list[str]]:
     Raises:
         UserError: it is not written as `NAME=REV,REV,...`.
     """
-    from sop.runtime.errors import UserError
-
     name, _, listed = text.partition("=")
     revisions = listed.split(",")
     if not name or not name.isprintable() or not all(revisions):
