@@ -44,6 +44,11 @@ MIN_RELATIVE_PEAK_ENERGY = 0.2
 MIN_CORRELATION = 0.3
 MAX_VERTICAL_DISTANCE, MAX_HORIZONTAL_DISTANCE = 0.3, 0.1
 
+# A region emits sound if it keeps this share of the energy under its mask where the regions compete
+# for each bin by the squares of their masks. Of what a player who rests is given, the others claim
+# more. Only a model with motion tells such players apart.
+MIN_KEPT_ENERGY = 0.62
+
 MAX_REGIONS = 8
 
 
@@ -156,6 +161,42 @@ class Localizer:
             found.append(Region(cells, float(energy[group].max()), features, weights))
         found.sort(key=lambda region: -region.energy)
         return Localization(grid, _colours(products, energy, shape), tuple(found[:MAX_REGIONS]))
+
+
+class Competition:
+    """How much of the energy under its mask each region keeps, segment by segment.
+
+    In each bin, the regions compete by the squares of their masks: a region keeps the share of its
+    square in the sum of all squares. The result does not depend on how loud a region is, but on
+    whether others claim the same bins more.
+
+    Args:
+        regions: the regions.
+    """
+
+    def __init__(self, regions: Sequence[Region]) -> None:
+        self._regions = tuple(regions)
+        self._kept = np.zeros(len(regions))
+        self._claimed = np.zeros(len(regions))
+
+    def update(self, masks: NDArray[np.float32], power: NDArray[np.float32]) -> None:
+        """Add the next segment.
+
+        Args:
+            masks: masks of the regions, each by itself, (K, F, M), >= 0.
+            power: energy of the bins, (F, M).
+        """
+        squares = np.square(masks)
+        claimed = squares * power
+        shares = squares / np.maximum(squares.sum(axis=0), 1e-12)
+        self._kept += (shares * claimed).sum(axis=(1, 2), dtype=np.float64)
+        self._claimed += claimed.sum(axis=(1, 2), dtype=np.float64)
+
+    def winners(self) -> tuple[Region, ...]:
+        """Return the regions that keep enough, and the one that keeps the largest share."""
+        kept = self._kept / np.maximum(self._claimed, 1e-12)
+        enough = kept >= min(MIN_KEPT_ENERGY, kept.max())
+        return tuple(region for region, stays in zip(self._regions, enough, strict=True) if stays)
 
 
 class _PooledFeatures:

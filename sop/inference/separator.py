@@ -6,7 +6,7 @@ spectrogram frames, K regions, L samples.
 
 import math
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from sop.dataset.clips import Audio
 from sop.inference.embedding import Embedding, MotionEmbedding, normalize_masks
-from sop.inference.localization import Localization, Localizer, Region, pool_region
+from sop.inference.localization import Competition, Localization, Localizer, Region, pool_region
 from sop.inference.recording import Recording, decoded_recording
 from sop.model.checkpoint import load_player
 from sop.model.motion import LEAD, REACH, TAIL, on_grid
@@ -119,7 +119,22 @@ class Separator:
         for first, embedding in self.segments(recording, task):
             frames = embedding.crossfade.shape[1]
             localizer.update(embedding, self.power(recording, first, frames))
-        return localizer.localize(regions)
+        found = localizer.localize(regions)
+        # A number of regions that the user gives is not questioned.
+        if self.player.motion is None or regions is not None or len(found.regions) < 2:
+            return found
+        return replace(found, regions=self._heard(recording, found.regions, task))
+
+    def _heard(
+        self, recording: Recording, regions: tuple[Region, ...], task: str | None
+    ) -> tuple[Region, ...]:
+        """Return the regions that emit sound, in comparison with each other."""
+        competition = Competition(regions)
+        for first, embedding in self.segments(recording, task and f"{task}, comparing regions"):
+            frames = embedding.crossfade.shape[1]
+            masks = self._single_masks(embedding, regions)
+            competition.update(masks, self.power(recording, first, frames))
+        return competition.winners()
 
     def segments(
         self, recording: Recording, task: str | None = None
@@ -148,12 +163,17 @@ class Separator:
         bins = self.params.spectrogram.stft_frame // 2 + 1
         if not regions:
             return np.ones((1, bins, embedding.crossfade.shape[1]), np.float32)
+        return normalize_masks(self._single_masks(embedding, regions))
+
+    def _single_masks(
+        self, embedding: Embedding, regions: tuple[Region, ...]
+    ) -> NDArray[np.float32]:
+        """Return the mask of each region by itself, (K, F, M)."""
         features = [self.features(embedding, region) for region in regions]
         envelopes = None
         if embedding.motion is not None:
             envelopes = np.stack([region_envelopes(embedding.motion, region) for region in regions])
-        masks = embedding.masks(np.stack(features, axis=1), envelopes=envelopes)
-        return normalize_masks(masks)
+        return embedding.masks(np.stack(features, axis=1), envelopes=envelopes)
 
     def features(self, embedding: Embedding, region: Region) -> NDArray[np.float32]:
         """Return the visual features of a region in each window, (W, C)."""

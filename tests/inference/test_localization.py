@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from sop.inference.embedding import Embedding
-from sop.inference.localization import Localization, Localizer, pool_region, regions_at
+from sop.inference.localization import Competition, Localization, Localizer, pool_region, regions_at
 from sop.model.spectrogram import stft_power
 from sop.params import SpectrogramParams
 from sop.runtime.errors import UserError
@@ -181,3 +181,34 @@ def test_regions_at() -> None:
         [[1, 1]],
         [[1, 3]],
     ]
+
+
+def compete(*masks: np.ndarray, power: np.ndarray) -> list[int]:
+    """Return the indices of the regions that remain of those with these masks, in two segments."""
+    regions = regions_at([(0.05 + 0.1 * n, 0.5) for n in range(len(masks))], (1, 10))
+    competition = Competition(regions)
+    for segment in (slice(0, 3), slice(3, None)):
+        together = np.stack(masks).astype(np.float32)[..., segment]
+        competition.update(together, power[:, segment].astype(np.float32))
+    winners = {id(region) for region in competition.winners()}
+    return [n for n, region in enumerate(regions) if id(region) in winners]
+
+
+def test_soft_region_with_bins_of_its_own_remains() -> None:
+    power = np.ones((8, 7))
+    power[:4] = 0.05
+    low, high = np.full((8, 7), 0.1), np.full((8, 7), 0.1)
+    low[:4], high[4:] = 0.9, 0.9
+    assert compete(low, high, power=power) == [0, 1]
+
+
+def test_region_whose_bins_another_claims_more_is_left_out() -> None:
+    power = np.random.default_rng(0).random((8, 7))
+    heard, unheard = np.full((8, 7), 0.9), np.full((8, 7), 0.5)
+    assert compete(unheard, heard, power=power) == [1]
+    assert compete(np.zeros((8, 7)), heard, power=power) == [1]
+
+
+def test_equal_regions_remain() -> None:
+    same = np.full((8, 7), 0.6)
+    assert compete(same, same, power=np.ones((8, 7))) == [0, 1]

@@ -7,9 +7,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from sop.inference import localization
 from sop.inference import separator as module
 from sop.inference.embedding import HEAT_RATE
-from sop.inference.localization import regions_at
+from sop.inference.localization import Localizer, regions_at
 from sop.inference.separator import Separator
 from sop.model.motion import ENVELOPES, LEAD, TAIL, attention, cell_weights
 from sop.model.pixelplayer import normalize_frames
@@ -167,3 +168,25 @@ def test_pixel_and_region_of_one_cell_sound_the_same(moving: Separator) -> None:
     np.testing.assert_allclose(masks, embedding.cell_masks()[cell], atol=1e-5)
     part = embedding.cell_masks(slice(13, 31))
     np.testing.assert_allclose(part, embedding.cell_masks()[:, :, 13:31], atol=1e-5)
+
+
+def test_regions_compete_unless_their_number_is_given(
+    moving: Separator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recording = MovingRecording(4 * RATE)
+    two = tuple(regions_at([(0.1, 0.1), (0.9, 0.9)], SHAPE))
+    found = replace(Localizer().localize(), regions=two)
+    monkeypatch.setattr(Localizer, "localize", lambda self, regions=None: found)
+    assert moving.localize(recording, regions=2).regions == two
+    # Both claim about half of everything.
+    monkeypatch.setattr(localization, "MIN_KEPT_ENERGY", 0.0)
+    assert moving.localize(recording).regions == two
+    monkeypatch.setattr(localization, "MIN_KEPT_ENERGY", 1.0)
+    (winner,) = moving.localize(recording).regions
+    # The winner is the one whose mask has more energy in competition.
+    embedding = moving.embed(recording, 0, moving.frames(recording))
+    masks = [moving.region_masks(embedding, (region,))[0].astype(float) for region in two]
+    power = moving.power(recording, 0, masks[0].shape[1])
+    squares = np.square(masks)
+    kept = [(s * s / squares.sum(axis=0) * power).sum() / (s * power).sum() for s in squares]
+    assert winner is two[int(np.argmax(kept))]
