@@ -283,6 +283,7 @@ class IndexParams(Section):
     min_seconds: Annotated[Seconds, Field(gt=0)]
     train_fraction: ProperFraction
     split: SplitParams
+    stills: bool
     duets: bool
     duet_categories: dict[Text, Annotated[list[Text], Field(min_length=2)]]
 

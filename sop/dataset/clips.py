@@ -33,6 +33,9 @@ Motion = NDArray[np.uint8]
 
 FRAME_NAME = "{:06d}.jpg"
 
+# What the stage `extract` says about each video, in the folders of its files.
+MANIFEST_NAME = "manifest.json"
+
 # Fixed, the earliest time of a zip entry: the bytes must not depend on the current time.
 ZIP_DATE = (1980, 1, 1, 0, 0, 0)
 

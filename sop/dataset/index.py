@@ -16,7 +16,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from sop.dataset.clips import FRAME_NAME, ZIP_ERRORS, sound_seconds
+from sop.dataset.clips import FRAME_NAME, MANIFEST_NAME, ZIP_ERRORS, sound_seconds
 from sop.dataset.protocol import Entry, Known, entry_of_video, read_list
 from sop.dataset.seeding import generator
 from sop.params import IndexParams, SplitParams
@@ -174,15 +174,21 @@ def build_index(
     if not sounds:
         raise UserError(f"{audio}: contains no sound; run `dvc repro extract`")
     known = {**(duets_of_source or {}), **params.duet_categories}
+    stills = {} if params.stills else _read_stills(frames)
     used: list[Video] = []
     duets: list[Video] = []
     left_out: dict[str, str] = {}
     for sound in sounds:
         category = sound.parent.name
+        name = f"{category}/{sound.stem}"
+        if name in stills:
+            share = f"{stills[name]:.0%} of its pictures equal the one before"
+            left_out[name] = f"a still or slideshow, {share}, and index.stills is false"
+            continue
         try:
             video = _video(sound, frames / category, params, frame_rate, known.get(category, ()))
         except LeftOut as reason:
-            left_out[f"{category}/{sound.stem}"] = str(reason)
+            left_out[name] = str(reason)
             continue
         (duets if video.duet_of and not params.duets else used).append(video)
     if lists:
@@ -494,6 +500,19 @@ def _few(names: Sequence[str]) -> str:
     return f"{', '.join(names[:_SHOWN])}{', ...' * (len(names) > _SHOWN)}"
 
 
+def _read_stills(frames: Path) -> dict[str, float]:
+    """Return the share of equal pictures of each still or slideshow, by name."""
+    path = frames / MANIFEST_NAME
+    try:
+        rows = json.loads(path.read_text(encoding="utf-8"))
+        return {name: float(row["still"]) for name, row in rows.items() if "still" in row}
+    except FileNotFoundError:
+        logger.info(f"index.stills: {path} not found, which says what is a still; all are kept")
+        return {}
+    except (OSError, ValueError, TypeError, AttributeError):
+        raise UserError(f"{path}: not readable; run `dvc repro --force extract`") from None
+
+
 def _why_empty(index: Index, side: str, other: str, params: IndexParams) -> str:
     """Explain an empty list by the counts, and by the keys that can change them."""
     used = len(index.train) + len(index.validation)
@@ -502,6 +521,8 @@ def _why_empty(index: Index, side: str, other: str, params: IndexParams) -> str:
         advice = ["the lists of index.split"]
     if index.left_out:
         advice.append(f"index.min_seconds {params.min_seconds:g}")
+    if any("index.stills" in reason for reason in index.left_out.values()):
+        advice.append("index.stills false")
     if index.duets:
         advice.append("index.duets false")
     example = next(iter(index.left_out.items()), None)
@@ -527,10 +548,11 @@ def _log_duets(
 ) -> None:
     """Report duets that are kept out, and what may be a mistake about duets."""
     if index.duets:
-        counts = _count_categories(index.duets)
+        duets, categories_of = len(index.duets), len(_count_categories(index.duets))
         logger.info(
-            f"index: {len(index.duets)} duets in {len(counts)} categories are in neither list, "
-            f"because index.duets is false"
+            f"index: {duets} {'duet' if duets == 1 else 'duets'} in {categories_of} "
+            f"{'category' if categories_of == 1 else 'categories'} "
+            f"{'is' if duets == 1 else 'are'} in neither list, because index.duets is false"
         )
     for category in sorted(params.duet_categories.keys() - set(categories)):
         logger.info(f"index.duet_categories: there is no category {category!r}")

@@ -9,6 +9,7 @@ import wave
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import ExitStack
+from dataclasses import replace
 from functools import partial
 from math import ceil
 from pathlib import Path
@@ -16,8 +17,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from sop.dataset.clips import pack, pack_motion
-from sop.extract.manifest import MANIFEST_NAME, Manifest, ManifestRow
+from sop.dataset.clips import MANIFEST_NAME, pack, pack_motion
+from sop.extract.manifest import Manifest, ManifestRow
+from sop.extract.stills import StillMeter
 from sop.media import binary
 from sop.media.decoding import SILENCE_DBFS, MotionOutput, PictureOutput, SoundOutput, decode, probe
 from sop.media.ffmpeg import Limits
@@ -56,6 +58,8 @@ class Extraction(NamedTuple):
     samples: int | None
     frames: int | None
     motion_frames: int | None = None
+    still: float = 0.0
+    """Share of the frames that equal the one before, if it is a still or slideshow; otherwise 0."""
 
 
 class _Task(NamedTuple):
@@ -150,7 +154,18 @@ def extract(
             f"{videos}: none of {len(found)} videos is usable, for example {name}: {first}; "
             "see the lines above and replace the videos"
         )
-    return _summary(params, sounds, pictures, tracks, left_out)
+    stills = {name: row.still for name, row in pictures.done().items() if row.still}
+    if stills:
+        name, share = max(stills.items(), key=lambda still: still[1])
+        logger.info(
+            f"extract: stills or slideshows: {len(stills)} of {len(pictures.done())} videos, for "
+            f"example {name}: {_describe(share)}; index.stills: false leaves them out"
+        )
+    return _summary(params, sounds, pictures, tracks, left_out, stills)
+
+
+def _describe(still: float) -> str:
+    return f"{still:.0%} of its pictures equal the one before"
 
 
 def extract_video(
@@ -189,7 +204,8 @@ def extract_video(
         if frames is not None:
             pictures = PictureOutput(params.frame_rate, params.frame_height, params.jpeg_quality)
             archive = stack.enter_context(replacing(frames))
-        jpegs = decode(video, found, sound, pictures, limits, luminance)
+        meter = StillMeter()
+        jpegs = meter.watch(decode(video, found, sound, pictures, limits, luminance))
         # ffmpeg writes the sound, `pack` the pictures: they may be on two disks.
         written = audio or motion
         count = pack(jpegs if written is None else _naming(written, jpegs), archive)
@@ -204,7 +220,8 @@ def extract_video(
             with writing(motion):
                 moving = pack_motion(luminance.path, track)
             _check_motion(luminance, moving, seconds, params)
-    return Extraction(samples, None if frames is None else count, moving)
+    still = round(meter.share, 4) if meter.is_still else 0.0
+    return Extraction(samples, None if frames is None else count, moving, still)
 
 
 def _luminance(beside: Path, params: ExtractParams) -> MotionOutput:
@@ -270,7 +287,9 @@ def _record(
         elif isinstance(extraction, LeftOut):
             manifest.rows[task.name] = row(left_out=str(extraction))
         elif path is not None:
-            manifest.rows[task.name] = row(extraction[number] or 0, path.stat().st_size)
+            done = row(int(extraction[number] or 0), path.stat().st_size)
+            is_pictures = number == 1
+            manifest.rows[task.name] = replace(done, still=extraction.still * is_pictures)
 
 
 def _find(videos: Path) -> dict[str, Path]:
@@ -361,11 +380,13 @@ def _summary(
     pictures: Manifest,
     tracks: Manifest | None,
     left_out: dict[str, str],
+    stills: dict[str, float],
 ) -> dict[str, Any]:
     wavs, zips = sounds.done(), pictures.done()
     npys = None if tracks is None else tracks.done()
     samples = sum(row.length for row in wavs.values())
     categories = Counter(name.partition("/")[0] for name in wavs)
+    shown = sorted(stills.items())[:REASONS_SHOWN]
     return {
         "videos": len(wavs),
         "audio_hours": round(samples / params.sample_rate / 3600, 4),
@@ -380,5 +401,9 @@ def _summary(
         "left_out": {
             "count": len(left_out),
             "reasons": dict(sorted(left_out.items())[:REASONS_SHOWN]),
+        },
+        "stills": {
+            "count": len(stills),
+            "reasons": {name: _describe(still) for name, still in shown},
         },
     }

@@ -4,9 +4,11 @@ import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from sop.dataset.clips import MANIFEST_NAME
 from sop.runtime.files import remove_others, write_text
 
-MANIFEST_NAME = "manifest.json"
+# Values that most rows have, and that are not written.
+_DEFAULTS = {"left_out": "", "still": 0.0}
 
 
 @dataclass(frozen=True)
@@ -23,6 +25,8 @@ class ManifestRow:
     """Size of the file."""
     left_out: str = ""
     """Reason why the video cannot be used; empty if there is a file."""
+    still: float = 0.0
+    """Of pictures: share that equals the one before, if it is a still or slideshow; otherwise 0."""
 
 
 class Manifest:
@@ -47,10 +51,10 @@ class Manifest:
 
     def save(self) -> None:
         """Write the rows."""
-        rows = {name: asdict(row) for name, row in sorted(self.rows.items())}
-        for row in rows.values():
-            if not row["left_out"]:
-                del row["left_out"]
+        rows = {
+            name: {key: value for key, value in asdict(row).items() if value != _DEFAULTS.get(key)}
+            for name, row in sorted(self.rows.items())
+        }
         text = json.dumps(rows, indent=1, ensure_ascii=False) + "\n"
         write_text(self.folder / MANIFEST_NAME, text)
 

@@ -30,7 +30,13 @@ RATE = 8000
 FRAME_RATE = 8.0
 DRAWN = SplitParams(folder="protocols", train=None, validation=None, test=None, leaks="drop")
 PARAMS = IndexParams(
-    seed=1, min_seconds=1.0, train_fraction=0.5, split=DRAWN, duets=False, duet_categories={}
+    seed=1,
+    min_seconds=1.0,
+    train_fraction=0.5,
+    split=DRAWN,
+    stills=True,
+    duets=False,
+    duet_categories={},
 )
 OF_SOURCE = {
     "acoustic_guitar_violin": ("acoustic_guitar", "violin"),
@@ -299,6 +305,11 @@ def test_duets_that_are_kept_out_are_counted_with_their_reason(
     )
     assert "2 duets in 2 categories are in neither list" in caplog.text
     assert extracted.index(duets=True).summary()["kept_out"] == {}
+    for sound in (extracted.audio / "flute_violin").iterdir():
+        sound.unlink()
+    with caplog.at_level("INFO", "sop"):
+        extracted.index()
+    assert "index: 1 duet in 1 category is in neither list" in caplog.text
 
 
 def test_an_underscore_does_not_make_a_duet(

@@ -50,6 +50,9 @@ def data_section(root: Path) -> Section:
         if reasons := (found or {}).get(kind, {}).get("reasons", {}):
             columns = [Column("video"), Column("reason")]
             tables.append(Table(columns, sorted(reasons.items()), f"Left out by {name}"))
+    if stills := (extract or {}).get("stills", {}).get("reasons", {}):
+        columns = [Column("video"), Column("pictures")]
+        tables.append(Table(columns, sorted(stills.items()), "Stills and slideshows"))
     return Section("Data", tables)
 
 
