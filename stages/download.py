@@ -15,7 +15,7 @@ def main() -> None:
         lists=Path("data/lists"), partial=Path("data/partial"), hashes=Path("data/hashes.sqlite")
     )
     summary = download(params, Path("data/videos"), caches)
-    write_metrics("download", summary, ("videos",))
+    write_metrics("download", summary, ("hours",))
 
 
 if __name__ == "__main__":

@@ -69,9 +69,9 @@ def _table(found: GroupComparison, measure: str) -> Iterator[str]:
     for group in found.groups:
         spread = group.measures[measure]
         mean, low, high = spread.interval.interval
-        own = "too few" if low is None or high is None else f"{low:.2f} to {high:.2f}"
+        own = "too few" if low is None or high is None else f"{_plain(low)} to {_plain(high)}"
         deviation = "-" if spread.deviation is None else f"{spread.deviation:.2f}"
-        line = f"{group.name:{width}}{len(group.runs):6}{mean:8.2f}{deviation:>8}  {own:>16}"
+        line = f"{group.name:{width}}{len(group.runs):6}{_plain(mean):>8}{deviation:>8}  {own:>16}"
         if group.name in differences:
             difference = differences[group.name].interval
             shown = decibels(difference.mean)
@@ -92,6 +92,10 @@ def _runs(found: GroupComparison) -> Iterator[str]:
                 f"{run.revision!s:{width}}  {group.name:{of_group}}{run.seed:>8}"
                 f"{run.means[DECIDING]:9.2f}  {silent}"
             )
+
+
+def _plain(value: float) -> str:
+    return f"{round(value, 2) + 0.0:.2f}"  # not -0.00
 
 
 def _ends(interval: Interval) -> str:
