@@ -115,7 +115,7 @@ def sweep_table(denoised: Denoised) -> pd.DataFrame:
 
     def row(candidate: MethodSettings) -> dict[str, Any]:
         changes = {name: tuning.interval(candidate, name) for name in DENOISE_MEASURES}
-        sdr = changes["sdr"]
+        sdr, sir = changes["sdr"], changes["sir"]
         values = candidate.values
         size = "taps" if isinstance(candidate, FilterSettings) else "power"
         rest = [f"{name} {value:g}" for name, value in values.items() if name != size]
@@ -129,6 +129,7 @@ def sweep_table(denoised: Denoised) -> pd.DataFrame:
             "sdr_low": sdr and sdr.low,
             "sdr_high": sdr and sdr.high,
             "chosen": int(candidate == denoised.chosen),
+            "sir_low": sir and sir.low,
         }
 
     return pd.DataFrame(map(row, tuning.tried))

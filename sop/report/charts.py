@@ -4,10 +4,12 @@
 `"<name>"` in them by a value. Colours come from `theme`, so that a chart fits any background.
 """
 
+import itertools
 import json
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +44,17 @@ def theme(colours: Mapping[str, str] | None = None) -> Spec:
         text = re.sub(r"var\(--([\w-]+)\)", lambda found: colours[found[1]], text)
     config: Spec = json.loads(text)
     return config
+
+
+@cache
+def library() -> str:
+    """Return Vega, Vega-Lite and Vega-Embed in one classic script."""
+    return vl_convert.javascript_bundle("window.vegaEmbed = vegaEmbed;", VEGA_LITE)
+
+
+def licenses() -> str:
+    """Return the licenses of `library` and what it contains, which go with each copy of it."""
+    return (_TEMPLATES.parent / "vega-licenses.txt").read_text(encoding="utf-8")
 
 
 def scale(steps: Sequence[tuple[str, float | None, str]]) -> Spec:
@@ -123,7 +136,11 @@ def histogram(values: Sequence[float]) -> Spec:
 
 
 def sweep(
-    rows: str, columns: str, cells: Sequence[tuple[float, float | None, float | None]]
+    rows: str,
+    columns: str,
+    cells: Sequence[tuple[float, float | None, float | None]],
+    largest: float | None = None,
+    excluded: Sequence[bool] = (),
 ) -> Spec:
     """Draw a heat map of how much each setting of a method changes SDR.
 
@@ -131,6 +148,9 @@ def sweep(
         rows: name of the parameter on the vertical axis.
         columns: name of the parameter on the horizontal axis; empty if there is only one.
         cells: value of each parameter and mean change of SDR in dB.
+        largest: change at both ends of the colours, in dB, for charts that are compared; the
+            largest change in `cells` by default.
+        excluded: whether each cell is marked with a cross; none by default.
     """
 
     def text(value: float | None) -> str:
@@ -140,13 +160,15 @@ def sweep(
         return [text(value) for value in sorted(values, key=lambda value: value or 0)]
 
     row_order = order({row for row, _, _ in cells})
-    # The colours are symmetric about 0.
-    largest = max((abs(finite(change) or 0) for _, _, change in cells), default=0) or 1.0
+    if largest is None:
+        largest = largest_change(change for _, _, change in cells)
+    marks = list(excluded) or [False] * len(cells)
     return _filled(
         "sweep",
         [
             {"row": text(row), "column": text(column), "change": finite(change)}
-            for row, column, change in cells
+            | ({"excluded": True} if is_excluded else {})
+            for (row, column, change), is_excluded in zip(cells, marks, strict=True)
         ],
         f"Change of SDR by {rows}{' and ' if columns else ''}{columns}, in dB",
         height=30 * len(row_order),
@@ -156,6 +178,29 @@ def sweep(
         column_order=order({column for _, column, _ in cells}),
         domain=[-largest, largest],
         is_strong=f"abs(datum.change) > {0.55 * largest}",
+    )
+
+
+def largest_change(changes: Iterable[float | None]) -> float:
+    """Return the largest absolute change; 1 without any, as a scale of colours needs one."""
+    return max((abs(finite(change) or 0) for change in changes), default=0) or 1.0
+
+
+def colour_scale(largest: float) -> Spec:
+    """Draw the legend of the colours of `sweep`, which are symmetric about 0.
+
+    Args:
+        largest: change at both ends, in dB.
+    """
+    edges = [finite(edge, 4) or 0.0 for edge in np.linspace(-largest, largest, 65)]
+    return _filled(
+        "colour_scale",
+        [
+            {"from": low, "to": high, "change": (low + high) / 2}
+            for low, high in itertools.pairwise(edges)
+        ],
+        f"Colours of changes of SDR from {-largest:.2f} to {largest:.2f} dB",
+        domain=[-largest, largest],
     )
 
 

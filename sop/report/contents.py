@@ -22,9 +22,9 @@ from sop.model.checkpoint import load_player
 from sop.params import Params
 from sop.report import charts
 from sop.report.example import write_example
-from sop.report.mixture_files import MIXTURES_FOLDER, MixtureFileWriter
+from sop.report.mixture_files import MIXTURES_FOLDER, MixtureFileWriter, picture_axes
 from sop.report.outputs import details, read_csv, warnings, why_missing
-from sop.report.page import PAGE, MixtureFiles, PageContent, Section, write_page
+from sop.report.page import PAGE, Link, MixtureFiles, PageContent, Section, write_page
 from sop.report.revisions import describe_head
 from sop.report.sections.changes import comparison_section, parameter_section
 from sop.report.sections.denoise import chosen_settings, denoise_section, denoised_sdr
@@ -37,8 +37,11 @@ from sop.report.sections.evaluation import (
     scale_section,
     scale_steps,
 )
+from sop.report.sections.failures import failure_section
 from sop.report.sections.groups import groups_section
+from sop.report.sections.protocol import protocol
 from sop.report.sections.run import data_section, timing_section
+from sop.report.sections.sounds import MEDIAN, sounds_of
 from sop.report.sections.training import training_section
 from sop.runtime.device import one_thread
 from sop.runtime.errors import UserError
@@ -72,8 +75,9 @@ def write_report(root: Path, folder: Path, plots: Path, params: Params) -> Path:
     sweep = read_csv(root / "metrics/denoise" / SWEEP_FILE, "method", "sdr_change")
     held_out = read_csv(root / "metrics/denoise" / HELD_OUT_FILE, "mixture", "method", "sdr")
 
-    result, scale, mixtures = (
-        Section(name, [], empty=why_missing("evaluate")) for name in ("Result", "Scale", "Mixtures")
+    result, mixtures, failures, scale = (
+        Section(name, [], empty=why_missing("evaluate"))
+        for name in ("Result", "Mixtures", "Failures", "Scale")
     )
     located = Section("Localization", [], empty=why_missing("localize"))
     if evaluation := read_evaluation(root):
@@ -86,9 +90,12 @@ def write_report(root: Path, folder: Path, plots: Path, params: Params) -> Path:
         if steps:
             spec = charts.scale([(step.name, step.sdr, step.kind) for step in steps])
             charts.write_png(spec, plots / "scale.png")
-        result = result_section(evaluation.metrics)
+        heard = sounds_of(scores, files, MEDIAN)
+        protocol_text = protocol(evaluation.scores, params)
+        result = result_section(evaluation.metrics, evaluation.scores, heard, protocol_text)
         scale = scale_section(steps, count, is_held_out=held_out is not None and len(held_out) > 0)
-        mixtures = mixture_section(scores, files)
+        mixtures = mixture_section(scores, files, picture_axes(params))
+        failures = failure_section(scores, files)
     if localization is not None:
         located = localization_section(localization)
     denoised = Section("Denoise", [], empty=why_missing("denoise"))
@@ -97,14 +104,38 @@ def write_report(root: Path, folder: Path, plots: Path, params: Params) -> Path:
 
     title = f"The Sound of Pixels: {params.dataset.source}"
     _write_run_page(root, folder, title)
-    training = training_section(root / "metrics/train/plots/metrics")
+    training = training_section(
+        root / "metrics/train/plots/metrics", params.train.evaluate_mixtures
+    )
     content = PageContent(
         title=title,
         warnings=warnings(),
         links={RUN_PAGE: "This run"},
-        sections=[result, scale, training, mixtures, denoised, located, data_section(root)],
+        # First what one asks first: how good it is, how it sounds, what is better, what fails.
+        sections=[
+            result,
+            mixtures,
+            change_section(),
+            failures,
+            denoised,
+            scale,
+            located,
+            training,
+            data_section(root),
+        ],
     )
     return write_page(folder, content)
+
+
+def change_section() -> Section:
+    """Refer to the page on the run: what it compares with is no dependency of the stage."""
+    where = Link(
+        "Whether the results are better than those of the last commit, with intervals, and which "
+        "parameters differ: in the working copy that wrote this report, see",
+        f"{RUN_PAGE}#comparison",
+        "This run",
+    )
+    return Section("Changes", [where], title="Better than before?")
 
 
 def _write_run_page(root: Path, folder: Path, title: str) -> None:

@@ -19,13 +19,21 @@ from sop.dataset.mixtures import Mixture, MixtureReader, middle_frame
 from sop.evaluate.listed import clips_of
 from sop.evaluate.records import Record, write_sound
 from sop.model.pixelplayer import PixelPlayer
-from sop.model.spectrogram import binary_masks, network_input, network_magnitude, ratio_masks, stft
+from sop.model.spectrogram import (
+    LOG_FREQUENCY_ROWS,
+    binary_masks,
+    network_input,
+    network_magnitude,
+    ratio_masks,
+    stft,
+    unwarp_rows,
+)
 from sop.params import Params
 from sop.player.clip import limits_of, write_clip, write_side_by_side
 from sop.player.player import write_player
 from sop.report.example import DYNAMIC_RANGE_DB, heat_maps, overlay
 from sop.report.mixture_player import mixture_clip
-from sop.report.page import MixtureFiles
+from sop.report.page import Axes, MixtureFiles
 from sop.runtime.errors import LeftOut
 from sop.runtime.files import make_folder, replacing
 
@@ -34,6 +42,11 @@ Sound = NDArray[np.float32]
 
 MIXTURES_FOLDER = "mixtures"
 PLAYER_PIXELS = 240
+
+# Frequencies that an axis may name, and the smallest distance of two names, as a share of the axis.
+_HERTZ = (100, 200, 500, 1000, 2000, 5000, 10000, 20000)
+_MIN_DISTANCE = 0.13
+_MAX_TIMES = 5
 
 
 @dataclass(frozen=True)
@@ -187,6 +200,38 @@ class MixtureFileWriter:
         with replacing(path) as partial:
             Image.fromarray(pixels).save(partial, "PNG")
         return self._name(path)
+
+
+def picture_axes(params: Params) -> Axes:
+    """Return the axes of the spectrograms and masks of evaluated mixtures.
+
+    A column of a picture shows the spectrogram frame around its time, a row the bin around its
+    frequency, so that the first and the last of them reach half a frame, or bin, beyond.
+    """
+    rate, hop = params.extract.sample_rate, params.spectrogram.stft_hop
+    bins = params.spectrogram.stft_frame // 2 + 1
+    columns = 1 + params.mixture.audio_samples // hop
+    begin, end = -0.5 * hop / rate, (columns - 0.5) * hop / rate
+    step = next(
+        size * 10.0**power
+        for power in range(-3, 6)
+        for size in (1, 2, 5)
+        if end / (size * 10.0**power) < _MAX_TIMES
+    )
+    times = [step * n for n in range(_MAX_TIMES) if step * n < end - 0.15 * (end - begin)]
+    log = params.spectrogram.log_frequency
+    rows = LOG_FREQUENCY_ROWS if log else bins
+    # Place of each bin, from 0 in the lowest row to 1 in the highest one.
+    places = ((unwarp_rows(bins) + 1) / 2).numpy() if log else np.linspace(0, 1, bins)
+    hertz: list[tuple[float, str]] = []
+    for frequency in _HERTZ:
+        place = np.interp(frequency, np.linspace(0, rate / 2, bins), places)
+        share = (float(place) * (rows - 1) + 0.5) / rows
+        if frequency < rate / 2 and share - (hertz[-1][0] if hertz else -1) > _MIN_DISTANCE:
+            name = f"{frequency} Hz" if frequency < 1000 else f"{frequency // 1000} kHz"
+            hertz.append((round(share, 4), name))
+    seconds = [(round((time - begin) / (end - begin), 4), f"{time:g} s") for time in times]
+    return Axes(seconds, hertz, (round(begin, 6), round(end, 6)), DYNAMIC_RANGE_DB)
 
 
 def ideal_masks(record: Record, params: Params) -> dict[str, NDArray[np.float32]]:

@@ -9,7 +9,6 @@ import itertools
 import math
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cache
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 from urllib.parse import quote
@@ -17,12 +16,14 @@ from urllib.parse import quote
 import jinja2
 import numpy as np
 import pandas as pd
-import vl_convert
 from markupsafe import Markup
+from matplotlib import colormaps
+from matplotlib.colors import to_hex
 
 from sop.evaluate.intervals import Interval
 from sop.player.embedded import SHARED_STYLE, WHOLE_SCRIPT, digest, script_json
 from sop.report import charts
+from sop.report.terms import TERMS
 from sop.runtime.files import write_text
 
 MEASURE_NAMES = {
@@ -44,6 +45,9 @@ _FORMATS = {
     "seconds": (1, "{:.1f}"),
     "bytes": (2**-20, "{:.1f} MiB"),
 }
+COLOUR_MAPS = ("magma", "viridis", "inferno")
+"""Maps of colours in the pictures of mixtures: spectrograms, masks, heat maps."""
+
 PAGE = "index.html"
 CHART_LIBRARY = "vega.js"
 
@@ -96,6 +100,27 @@ class Figure(NamedTuple):
     median: float | None
     """In dB."""
     format: Format
+    interval: Interval | None = None
+    """Of the mean."""
+
+
+class Sounds(NamedTuple):
+    """Sounds of one mixture that are played on the page itself."""
+
+    title: str
+    number: int
+    """Number of the mixture."""
+    sounds: Sequence[tuple[str, str]]
+    """Name of each sound, and its path relative to the page's folder."""
+    note: str = ""
+
+
+class Link(NamedTuple):
+    """A paragraph with a link to another page of the same folder, or to a section of this one."""
+
+    text: str
+    address: str
+    name: str
 
 
 class Chart(NamedTuple):
@@ -123,6 +148,19 @@ class MixtureFiles(NamedTuple):
     `true_mask`, `heat` (where the model locates the sound) and `frame`; and `video`."""
 
 
+class Axes(NamedTuple):
+    """Axes of the spectrograms and masks, and their colours."""
+
+    seconds: Sequence[tuple[float, str]]
+    """Place of each label, as a share of the width from the left, and its text."""
+    hertz: Sequence[tuple[float, str]]
+    """Place of each label, as a share of the height from the bottom, and its text."""
+    edges: tuple[float, float]
+    """Seconds at the left and at the right edge of a picture."""
+    decibels: float
+    """Range of a spectrogram below the loudest bin of the mixture, in dB."""
+
+
 @dataclass(frozen=True)
 class MixtureTable:
     """All sources of all mixtures, to be searched, sorted and opened."""
@@ -132,6 +170,8 @@ class MixtureTable:
     `silent` is 1 for a silent estimate."""
     files: Mapping[int, MixtureFiles] = field(default_factory=dict)
     """Files of the mixtures that have any, by number."""
+    axes: Axes | None = None
+    """Of the pictures."""
 
     @property
     def measures(self) -> list[str]:
@@ -162,7 +202,7 @@ class ParameterTable(NamedTuple):
     """The revision of `Parameter.before`."""
 
 
-Block = Text | Table | Chart | Sequence[Figure] | MixtureTable | ParameterTable
+Block = Text | Link | Table | Chart | Sequence[Figure] | Sounds | MixtureTable | ParameterTable
 
 
 @dataclass(frozen=True)
@@ -193,7 +233,16 @@ class PageContent:
 
 
 _TEMPLATES = Path(__file__).parent / "report_page"
-_SCRIPTS = ("numbers.js", "charts.js", "rows.js", "mixture.js", "parameters.js", "page.js")
+_SCRIPTS = (
+    "numbers.js",
+    "tips.js",
+    "charts.js",
+    "rows.js",
+    "mixture.js",
+    "parameters.js",
+    "scroll.js",
+    "page.js",
+)
 
 
 def write_page(folder: Path, content: PageContent, name: str = PAGE) -> Path:
@@ -211,7 +260,7 @@ def write_page(folder: Path, content: PageContent, name: str = PAGE) -> Path:
     blocks = [block for section in content.sections for block in section.blocks]
     drawn = [block.spec for block in blocks if isinstance(block, Chart) and block.spec is not None]
     if drawn:
-        write_text(folder / CHART_LIBRARY, _chart_library())
+        write_text(folder / CHART_LIBRARY, f"/*\n{charts.licenses()}*/\n{charts.library()}")
     mixtures = next((block for block in blocks if isinstance(block, MixtureTable)), None)
     measures = mixtures.measures if mixtures else []
     read_by_script = {
@@ -219,9 +268,11 @@ def write_page(folder: Path, content: PageContent, name: str = PAGE) -> Path:
         "library": CHART_LIBRARY,
         "theme": charts.theme(),
         "charts": drawn,
+        "terms": TERMS,
+        "axes": mixtures.axes._asdict() if mixtures and mixtures.axes else None,
         "mixtures": list(_mixtures(mixtures, measures)) if mixtures else [],
     }
-    style = SHARED_STYLE + _template("style.css") + _chart_colours()
+    style = SHARED_STYLE + _template("style.css") + _chart_colours() + _colour_maps()
     script = "\n".join(_template(name) for name in _SCRIPTS)
     # Only these scripts, this style and files are allowed, and no connections. Of a page that is
     # opened from a file, 'self' matches nothing and file: every file.
@@ -238,10 +289,11 @@ def write_page(folder: Path, content: PageContent, name: str = PAGE) -> Path:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"written": _written, "grouped": _grouped}
+    environment.filters |= {"written": _written, "grouped": _grouped, "address": _address}
     text = environment.get_template("page.html").render(
         page=content,
         names=MEASURE_NAMES,
+        terms=TERMS,
         measures=measures,
         policy=policy,
         style=Markup(style),
@@ -252,12 +304,6 @@ def write_page(folder: Path, content: PageContent, name: str = PAGE) -> Path:
     page = folder / name
     write_text(page, text)
     return page
-
-
-@cache
-def _chart_library() -> str:
-    """Return Vega, Vega-Lite and Vega-Embed in one classic script."""
-    return vl_convert.javascript_bundle("window.vegaEmbed = vegaEmbed;", charts.VEGA_LITE)
 
 
 def _template(name: str) -> str:
@@ -271,6 +317,15 @@ def _chart_colours() -> str:
         for colours in (charts.COLOURS["light"], charts.COLOURS["dark"])
     )
     return f"{light} @media (prefers-color-scheme: dark) {{{dark}}}"
+
+
+def _colour_maps() -> str:
+    """Return a style of the legends of pictures: a class for each map of colours in them."""
+    maps = []
+    for name in COLOUR_MAPS:
+        stops = ", ".join(to_hex(colour) for colour in colormaps[name](np.linspace(0, 1, 9)))
+        maps.append(f".{name} {{background: linear-gradient(to right, {stops})}}")
+    return " ".join(maps)
 
 
 def _grouped(blocks: Sequence[Block]) -> Iterator[tuple[str, Iterator[Block]]]:
@@ -299,8 +354,12 @@ def _mixtures(table: MixtureTable, measures: Sequence[str]) -> Iterator[dict[str
 
 
 def _addresses(files: Mapping[str, str]) -> dict[str, str]:
+    return {name: _address(path) for name, path in files.items()}
+
+
+def _address(path: str) -> str:
     # With "./" no name can be taken for the scheme of another address.
-    return {name: "./" + quote(path) for name, path in files.items()}
+    return "./" + quote(path)
 
 
 def _written(cell: Cell, format: Format = "text") -> str:

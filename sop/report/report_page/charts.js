@@ -38,7 +38,7 @@ async function draw(place, spec, config, openMixture) {
       // The content security policy forbids eval and styles from scripts.
       ast: true,
       defaultStyle: false,
-      tooltip: (_, event, item, value) => showTip(event, value),
+      tooltip: (_, event, item, value) => showValues(event, value),
     });
     view.addEventListener("click", (_, item) => {
       if (item?.datum?.mixture !== undefined) openMixture(item.datum.mixture);
@@ -52,19 +52,20 @@ function showMessage(place, text) {
   place.replaceChildren(make("p", { class: "empty" }, text));
 }
 
-function showTip(event, value) {
-  const tip = document.getElementById("tip");
-  tip.hidden = !value;
-  if (!value) return;
-  const rows = Object.entries(value).map(([name, text]) =>
-    make("div", {}, make("span", {}, name), make("span", {}, String(text).replace(/^-/, "\u2212"))),
+function showValues(event, values) {
+  if (!values) {
+    hideTip();
+    return;
+  }
+  const rows = Object.entries(values).map(([name, text]) =>
+    make(
+      "div",
+      { class: "value" },
+      make("span", {}, name),
+      make("span", {}, String(text).replace(/^-/, "\u2212")),
+    ),
   );
-  tip.replaceChildren(...rows);
-  const right = Math.max(8, innerWidth - tip.offsetWidth - 8);
-  tip.style.left = `${Math.min(event.clientX + 14, right)}px`;
-  const below = event.clientY + 14;
-  const fits = below + tip.offsetHeight < innerHeight;
-  tip.style.top = `${fits ? below : event.clientY - tip.offsetHeight - 8}px`;
+  showTip(event.clientX + 14, event.clientY + 14, ...rows);
 }
 
 // Resolves after the first paint; at once for a page in the background, which is not painted.

@@ -1,6 +1,12 @@
 // The dialog of one mixture, with its sounds and pictures. Its elements exist only while it is open,
 // so that no file is loaded before it is needed.
 
+// Colours of the pictures (see COLOUR_MAPS in page.py) and what both ends mean.
+const LEVEL = (decibels) => ["magma", `\u2212${decibels} dB`, "0 dB, the loudest of the mixture"];
+const SHARE = ["viridis", "0", "1"];
+const WEIGHT = ["viridis", "least", "most"];
+const ENERGY = ["inferno", "least energy", "most"];
+
 const SOUNDS = [
   ["true", "True source", "true_spectrogram"],
   ["separated", "Separated", "separated_spectrogram"],
@@ -8,8 +14,11 @@ const SOUNDS = [
 ];
 
 class MixtureDialog {
-  // order() returns the numbers of the mixtures in the order of Previous and Next.
-  constructor(mixtures, measures, order) {
+  // mixtures, measures, terms and axes as in the page's contents; order() returns the numbers of the
+  // mixtures in the order of Previous and Next.
+  constructor({ mixtures, measures, terms, axes }, order) {
+    this.terms = terms;
+    this.axes = axes;
     this.byNumber = new Map(mixtures.map((mixture) => [mixture.number, mixture]));
     this.measures = measures;
     this.order = order;
@@ -22,7 +31,6 @@ class MixtureDialog {
     find("next").addEventListener("click", () => this.move(1));
     this.dialog.addEventListener("close", () => this.closed());
     this.dialog.addEventListener("keydown", (event) => this.pressed(event));
-    this.dialog.addEventListener("play", (event) => this.pauseOthers(event.target), true);
     addEventListener("hashchange", () => this.follow());
     this.follow();
   }
@@ -66,12 +74,6 @@ class MixtureDialog {
     if (by && !event.altKey && !event.ctrlKey && !event.metaKey) this.move(by);
   }
 
-  pauseOthers(playing) {
-    for (const media of this.body.querySelectorAll("audio, video")) {
-      if (media !== playing) media.pause();
-    }
-  }
-
   closed() {
     this.body.replaceChildren();
     if (location.hash.startsWith("#mixture-")) history.replaceState(null, "", "#");
@@ -89,8 +91,8 @@ class MixtureDialog {
       parts.push(make("p", {}, link, ": listen to the sound that the model assigns to each place in the picture"));
     }
     const own = [
-      soundFigure("Mixture", files.sound, files.spectrogram),
-      pictureFigure("Weight of each time-frequency bin in the loss", files.weighting),
+      this.soundFigure("Mixture", files.sound, files.spectrogram),
+      this.maskFigure("Weight of each time-frequency bin in the loss", files.weighting, WEIGHT),
     ].filter(Boolean);
     if (own.length) parts.push(make("div", { class: "whole" }, ...own));
     const sources = mixture.sources.map((source) => this.source(source));
@@ -104,7 +106,7 @@ class MixtureDialog {
       make(
         "div",
         {},
-        make("dt", {}, name),
+        make("dt", {}, term(name, this.terms)),
         make("dd", {}, decibels(source.measures[k], measure === "sdr_improvement")),
       ),
     );
@@ -116,11 +118,38 @@ class MixtureDialog {
       make("dl", { class: "measures" }, ...cells),
       sideBySide(
         videoFigure("Video with its original sound", files.video, files.frame),
-        pictureFigure("Where the model locates the sound", files.heat, "whole-picture"),
+        heatFigure("Where the model locates the sound", files.heat),
       ),
-      ...SOUNDS.map(([sound, name, picture]) => soundFigure(name, files[sound], files[picture])),
-      sideBySide(pictureFigure("Predicted mask", files.predicted_mask), pictureFigure("True mask", files.true_mask)),
+      ...SOUNDS.map(([sound, name, picture]) =>
+        this.soundFigure(name, files[sound], files[picture]),
+      ),
+      sideBySide(
+        this.maskFigure("Predicted mask", files.predicted_mask, SHARE),
+        this.maskFigure("True mask", files.true_mask, SHARE),
+      ),
     );
+  }
+
+  // A sound and its spectrogram if there is one, with a line at the current time.
+  soundFigure(name, sound, picture) {
+    if (!sound && !picture) return null;
+    const parts = [];
+    const audio =
+      sound && make("audio", { preload: "none", controls: true, "aria-label": name, src: sound });
+    if (picture) {
+      const box = make("div", { class: "box" }, image(`Spectrogram: ${name}`, picture, "stretched"));
+      if (audio) addPlayhead(audio, box, this.axes);
+      parts.push(withAxes(box, this.axes));
+    }
+    if (audio) parts.push(audio);
+    const colours = picture && this.axes && LEVEL(this.axes.decibels);
+    return make("figure", {}, caption(name, colours), ...parts);
+  }
+
+  maskFigure(name, picture, colours) {
+    if (!picture) return null;
+    const box = make("div", { class: "box still" }, image(name, picture, "stretched"));
+    return make("figure", {}, caption(name, colours), withAxes(box, this.axes));
   }
 }
 
@@ -130,9 +159,33 @@ function sideBySide(...figures) {
   return existing.length ? make("div", { class: "beside" }, ...existing) : null;
 }
 
-function pictureFigure(name, picture, kind = "stretched") {
+function heatFigure(name, picture) {
   if (!picture) return null;
-  return make("figure", {}, make("figcaption", {}, name), image(name, picture, kind));
+  return make("figure", {}, caption(name, ENERGY), image(name, picture, "whole-picture"));
+}
+
+// A name, and a legend of colours: their map and what both ends mean.
+function caption(name, colours) {
+  if (!colours) return make("figcaption", {}, name);
+  const [map, low, high] = colours;
+  const bar = make("span", { class: `colours ${map}` });
+  return make("figcaption", { class: "keyed" }, name, make("span", {}, `${low} `, bar, ` ${high}`));
+}
+
+// A picture with frequencies at its left and times below.
+function withAxes(box, axes) {
+  if (!axes) return box;
+  const labels = (side, ticks, edge) =>
+    make("div", { class: side, "aria-hidden": "true" }, ...ticks.map(([share, text]) => {
+      const label = make("span", {}, text);
+      label.style[edge] = `${100 * share}%`;
+      return label;
+    }));
+  return make("div", { class: "axes" },
+    labels("hertz", axes.hertz, "bottom"),
+    box,
+    labels("seconds", axes.seconds, "left"),
+  );
 }
 
 function videoFigure(name, video, frame) {
@@ -143,31 +196,19 @@ function videoFigure(name, video, frame) {
   return make("figure", {}, make("figcaption", {}, name), player);
 }
 
-// A sound and its spectrogram if there is one, with a line at the current time.
-function soundFigure(name, sound, picture) {
-  if (!sound && !picture) return null;
-  const parts = [make("figcaption", {}, name)];
-  const audio =
-    sound && make("audio", { preload: "none", controls: true, "aria-label": name, src: sound });
-  if (picture) {
-    const box = make("div", { class: "box" }, image(`Spectrogram: ${name}`, picture, "stretched"));
-    if (audio) addPlayhead(audio, box);
-    parts.push(box);
-  }
-  if (audio) parts.push(audio);
-  return make("figure", {}, ...parts);
-}
-
 function image(name, address, kind) {
   return make("img", { src: address, alt: name, class: kind });
 }
 
-function addPlayhead(audio, box) {
+function addPlayhead(audio, box, axes) {
   const line = make("div", { class: "playhead", hidden: true });
   box.append(line);
+  // Times at both edges of the picture.
+  const edges = () => axes?.edges ?? [0, audio.duration];
   const place = () => {
     line.hidden = !(audio.duration > 0);
-    line.style.left = `${(100 * audio.currentTime) / audio.duration}%`;
+    const [begin, end] = edges();
+    line.style.left = `${(100 * (audio.currentTime - begin)) / (end - begin)}%`;
     if (!audio.paused && audio.isConnected) requestAnimationFrame(place);
   };
   for (const event of ["play", "seeked", "timeupdate"]) audio.addEventListener(event, place);
@@ -176,6 +217,7 @@ function addPlayhead(audio, box) {
     const bounds = box.getBoundingClientRect();
     const share = (event.clientX - bounds.left) / bounds.width;
     await audio.play();
-    audio.currentTime = share * audio.duration;
+    const [begin, end] = edges();
+    audio.currentTime = Math.min(Math.max(0, begin + share * (end - begin)), audio.duration);
   });
 }

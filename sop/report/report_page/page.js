@@ -8,11 +8,24 @@
 const contents = JSON.parse(document.getElementById("contents").textContent);
 const report = { open: () => {} };
 
+explainTerms(contents.terms);
+markScrolling(document.querySelectorAll(".scroll"));
+
 if (document.getElementById("rows")) {
   const rows = new Rows(contents.mixtures, contents.measures, (number) => report.open(number));
-  const dialog = new MixtureDialog(contents.mixtures, contents.measures, () => rows.order());
+  const dialog = new MixtureDialog(contents, () => rows.order());
   report.open = (number) => dialog.open(number);
 }
+// One sound plays at a time.
+document.addEventListener(
+  "play",
+  (event) => {
+    for (const media of document.querySelectorAll("audio, video")) {
+      if (media !== event.target) media.pause();
+    }
+  },
+  true,
+);
 const form = document.getElementById("find-parameter");
 if (form) findParameters(form);
 

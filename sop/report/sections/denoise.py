@@ -3,8 +3,10 @@
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
+from sop.denoise.selection import MAX_SIR_LOSS_DB
 from sop.denoise.settings import NONE, MethodSettings, settings_of
 from sop.evaluate.intervals import Interval
 from sop.report import charts
@@ -96,7 +98,10 @@ def _change_charts(methods: Mapping[str, Any], held_out: pd.DataFrame) -> Iterat
 
 
 def _sweep_charts(sweep: pd.DataFrame) -> Iterator[Chart]:
-    """Draw all settings of each method as heat maps of two of its parameters."""
+    """Draw all settings of each method as heat maps of two of its parameters.
+
+    They share one scale of colours, whose legend comes first.
+    """
     axes = {
         "lms": ("taps", "rate"),
         "nlms": ("taps", "rate"),
@@ -106,12 +111,21 @@ def _sweep_charts(sweep: pd.DataFrame) -> Iterator[Chart]:
     parts = [(method, sweep[sweep["method"] == method], *axes[method]) for method in axes]
     wiener = sweep[sweep["method"] == "wiener"].groupby("iterations")
     parts += [(f"wiener, iterations {n:g}", part, "power", "frames") for n, part in wiener]
+    if not sweep["sdr_change"].notna().any():
+        return
+    largest = charts.largest_change(sweep["sdr_change"])
+    caption = (
+        "Mean changes of SDR on the tuning mixtures, in dB. \N{MULTIPLICATION X}: excluded, as "
+        f"it may cost more than {MAX_SIR_LOSS_DB:g} dB of SIR (95 % interval)."
+    )
+    yield Chart("All settings", charts.colour_scale(largest), caption, wide=True)
     for title, part, rows, columns in parts:
         if part["sdr_change"].notna().any():
             settings = part[columns] if columns else [None] * len(part)
             cells = list(zip(part[rows], settings, part["sdr_change"], strict=True))
-            spec = charts.sweep(rows, columns, cells)
-            yield Chart(title, spec, "Change of SDR on the tuning mixtures, dB")
+            lowest = part["sir_low"] if "sir_low" in part else pd.Series(np.nan, part.index)
+            excluded = (lowest < -MAX_SIR_LOSS_DB).tolist()
+            yield Chart(title, charts.sweep(rows, columns, cells, largest, excluded))
 
 
 def _setting(setting: Mapping[str, float]) -> str:

@@ -13,7 +13,7 @@ from threadpoolctl import threadpool_limits
 
 from sop.denoise.settings import MethodSettings
 from sop.denoise.trial import Trial
-from sop.evaluate.intervals import Interval
+from sop.evaluate.intervals import Interval, mean_interval
 from sop.evaluate.measures import MEASURES, measure, summarise
 from sop.evaluate.motion import ANY, DIFFERENT, LOW_LEAK_DB, RESTING, SAME
 from sop.evaluate.records import read_record, record_paths
@@ -26,6 +26,7 @@ from sop.report.mixture_files import ideal_masks
 from sop.report.outputs import details, read_csv
 from sop.report.page import (
     MEASURE_NAMES,
+    Axes,
     Block,
     Chart,
     Column,
@@ -33,6 +34,7 @@ from sop.report.page import (
     MixtureFiles,
     MixtureTable,
     Section,
+    Sounds,
     Table,
     Text,
 )
@@ -89,11 +91,19 @@ def read_evaluation(root: Path) -> Evaluation | None:
     return None if metrics is None or scores is None else Evaluation(metrics, scores, records)
 
 
-def result_section(metrics: Mapping[str, Any]) -> Section:
+def result_section(
+    metrics: Mapping[str, Any],
+    scores: pd.DataFrame | None = None,
+    heard: Sounds | None = None,
+    protocol: str = "",
+) -> Section:
     """Show the means of all measures, what could not be measured, and what motion adds.
 
     Args:
         metrics: the content of metrics/details/evaluate.json.
+        scores: measures of each source of each mixture, for intervals.
+        heard: a mixture to listen to.
+        protocol: what the numbers are.
     """
     figures = [
         Figure(
@@ -101,6 +111,7 @@ def result_section(metrics: Mapping[str, Any]) -> Section:
             metrics[name]["mean"],
             metrics[name]["median"],
             "change" if name == "sdr_improvement" else "decibels",
+            None if scores is None else _interval_of_mean(scores, name, metrics[name]["mean"]),
         )
         for name, title in MEASURE_NAMES.items()
         if name in metrics
@@ -112,17 +123,38 @@ def result_section(metrics: Mapping[str, Any]) -> Section:
         f"Means over the sources of {counted(mixtures['counted'], 'mixture')}; "
         f"{counted(silent, 'silent estimate')}."
     )
-    lead = Text(means, "lead")
+    first: list[Block] = [Text(means, "lead"), figures, *([heard] if heard else [])]
+    first += [Text(protocol)] if protocol else []
     motion = _motion_tables(metrics)
     if not reasons:
         measured = Text("All mixtures could be measured.")
-        return Section("Result", [lead, figures, measured, *motion])
+        return Section("Result", [*first, measured, *motion])
     left_out = Table(
         [Column("Mixtures", "count"), Column("Reason")],
         [[number, reason] for reason, number in reasons.items()],
     )
     note = f"{counted(reasons.total(), 'mixture')} could not be measured:"
-    return Section("Result", [lead, figures, Text(note), left_out, *motion])
+    return Section("Result", [*first, Text(note), left_out, *motion])
+
+
+def _interval_of_mean(scores: pd.DataFrame, name: str, mean: float | None) -> Interval | None:
+    """Return the 95 % interval of the mean of a measure over all sources.
+
+    Its width is that of the mean over mixtures, which differs only where sources have no value.
+    """
+    if name not in scores or mean is None:
+        return None
+    known = scores[np.isfinite(scores[name].astype(float))]
+    by_mixture = known.groupby("mixture")
+    if not len(by_mixture):
+        return None
+    of_mixture = by_mixture[name].mean()
+    videos = [tuple(names) for _, names in by_mixture["video"]]
+    found = mean_interval(of_mixture.to_numpy(float), videos)
+    if found.low is None or found.high is None:
+        return None
+    half = (found.high - found.low) / 2
+    return Interval(mean, mean - half, mean + half)
 
 
 def scale_steps(
@@ -218,15 +250,22 @@ def scale_section(steps: Sequence[Step], count: int, is_held_out: bool) -> Secti
     )
 
 
-def mixture_section(scores: pd.DataFrame, files: Mapping[int, MixtureFiles]) -> Section:
-    """Show every source of every mixture, and the charts that follow from them.
+def mixture_section(
+    scores: pd.DataFrame, files: Mapping[int, MixtureFiles], axes: Axes | None = None
+) -> Section:
+    """Show every source of every mixture.
 
     Args:
         scores: a row for each source, as `MixtureTable` needs them.
         files: files of the shown mixtures.
+        axes: of their spectrograms and masks.
     """
-    blocks: list[Block] = [*_mixture_charts(scores), MixtureTable(scores, files)]
-    return Section("Mixtures", blocks if len(scores) else [], empty="No mixture could be measured.")
+    return Section(
+        "Mixtures",
+        [MixtureTable(scores, files, axes)] if len(scores) else [],
+        title="Listen to the mixtures",
+        empty="No mixture could be measured.",
+    )
 
 
 def localization_section(found: Mapping[str, Any]) -> Section:
@@ -383,20 +422,3 @@ def _interval(found: Mapping[str, Any] | None, name: str = "mean") -> Interval |
     if found is None or found[name] is None:
         return None
     return Interval(found[name], found["low"], found["high"])
-
-
-def _mixture_charts(scores: pd.DataFrame) -> list[Chart]:
-    rows = scores[np.isfinite(scores["sdr"].astype(float))]
-    if not len(rows):
-        return []
-    means = {
-        str(name): (float(values.mean()), len(values))
-        for name, values in rows.groupby("category", sort=False)["sdr"]
-    }
-    drawn = [Chart("Mean SDR by category, with the number of sources", charts.categories(means))]
-    columns = ["mixture", "category", "video", "sdr_mixture", "sdr"]
-    points = rows.loc[np.isfinite(rows["sdr_mixture"]), columns].to_dict("records")
-    if points:
-        caption = "Each dot is a source; click it to open its mixture. SDR is equal on the line."
-        drawn.append(Chart("SDR against the mixture's SDR", charts.scatter(points), caption))
-    return [*drawn, Chart("Distribution of SDR", charts.histogram(rows["sdr"].tolist()))]

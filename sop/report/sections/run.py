@@ -1,6 +1,7 @@
 """Sections on the data and on times."""
 
 import platform
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import psutil
@@ -21,26 +22,33 @@ def data_section(root: Path) -> Section:
     sides = (index or {}).get("category", {})
     # There is a test list only if a file names its videos.
     test = {"test": "test"} if "test" in sides else {}
-    of_sides = {"training": "train", "validation": "validation", **test, "kept out": "duets"}
-    names = ("downloaded", "unavailable", "failed", "extracted", *of_sides)
-    counts = {
-        category: [
-            *(found[name] for name in ("done", "unavailable", "failed")),
-            extracted.get(category, 0),
-            *(sides.get(side, {}).get(category, 0) for side in of_sides.values()),
-        ]
-        for category, found in download["category"].items()
-    }
-    sums = [sum(column) for column in zip(*counts.values(), strict=True)] or [0] * len(names)
-    rows = [[category, *row] for category, row in (("all", sums), *counts.items())]
-    videos = Table(
-        [Column("category"), *(Column(name, "count") for name in names)],
-        rows,
-        "Videos",
-        f"{download['hours']:.2f} hours, {download['bytes'] / 2**20:.0f} MiB, source "
-        f"{download['source']}. Kept out: duets, which are used only if index.duets is true.",
-    )
-    tables = [videos]
+    of_sides = {"training": "train", "validation": "validation", **test}
+    used, kept_out = {}, {}
+    for category, found in download["category"].items():
+        got = [found[name] for name in ("done", "unavailable", "failed")]
+        got.append(extracted.get(category, 0))
+        on_sides = [sides.get(side, {}).get(category, 0) for side in of_sides.values()]
+        kept = sides.get("duets", {}).get(category, 0)
+        if kept and not any(on_sides):
+            kept_out[category] = [*got, kept]
+        else:
+            used[category] = [*got, *on_sides]
+    got_names = ("downloaded", "unavailable", "failed", "extracted")
+    size = f"{download['hours']:.2f} hours, {download['bytes'] / 2**20:.0f} MiB"
+    tables = [
+        _count_table(
+            "Videos",
+            used,
+            (*got_names, *of_sides),
+            f"{size}{' with the duets' if kept_out else ''}, source {download['source']}.",
+        )
+    ]
+    if kept_out:
+        note = "They are used only if index.duets is true."
+        names = (*got_names, "kept out")
+        tables.append(
+            _count_table("Duets, neither trained nor validated on", kept_out, names, note)
+        )
     for name, found, kind in (
         ("download", download, "unavailable"),
         ("download for now", download, "failed"),
@@ -54,6 +62,18 @@ def data_section(root: Path) -> Section:
         columns = [Column("video"), Column("pictures")]
         tables.append(Table(columns, sorted(stills.items()), "Stills and slideshows"))
     return Section("Data", tables)
+
+
+def _count_table(
+    title: str, counts: Mapping[str, Sequence[int]], names: Sequence[str], note: str
+) -> Table:
+    """Return a table of counts by category, after their sums."""
+    sums = [sum(column) for column in zip(*counts.values(), strict=True)] or [0] * len(names)
+    rows: list[list[Cell]] = [
+        [category, *row] for category, row in (("all", sums), *counts.items())
+    ]
+    columns = [Column("category"), *(Column(name, "count") for name in names)]
+    return Table(columns, rows, title, note)
 
 
 def timing_section(written: str) -> Section:

@@ -8,13 +8,20 @@ import numpy as np
 from sop.report import charts
 from sop.report.outputs import read_csv, why_missing
 from sop.report.page import Chart, Section
+from sop.report.wording import counted
 
 Points = Sequence[tuple[float, float | None]]
 """Training step and value; None or a value that is not finite is a gap."""
 
 
-def training_section(folder: Path) -> Section:
-    """Show the curves that DVCLive wrote below a folder."""
+def training_section(folder: Path, mixtures: int) -> Section:
+    """Show the curves that DVCLive wrote below a folder.
+
+    Args:
+        folder: of the tables.
+        mixtures: number of mixtures of each validation.
+    """
+    validated = f"Each validation uses {counted(mixtures, 'mixture')}, the same each time."
     wanted = (
         ("Loss", "loss", {"training": "train/loss", "validation": "validation/loss"}),
         (
@@ -28,18 +35,26 @@ def training_section(folder: Path) -> Section:
     for title, unit, files in wanted:
         series = {name: _points(folder / f"{file}.tsv") for name, file in files.items()}
         if any(series.values()):
-            drawn.append(curve_chart(title, unit, series))
+            note = validated if any("validation" in file for file in files.values()) else ""
+            drawn.append(curve_chart(title, unit, series, note))
     return Section("Training", drawn, empty=why_missing("train"))
 
 
-def curve_chart(title: str, unit: str, series: Mapping[str, Points]) -> Chart:
-    """Draw series of values over training steps; the caption counts values that are not finite."""
+def curve_chart(title: str, unit: str, series: Mapping[str, Points], note: str = "") -> Chart:
+    """Draw series of values over training steps; the caption counts values that are not finite.
+
+    Args:
+        title: of the chart.
+        unit: of the values.
+        series: step and value, by name.
+        note: first part of the caption.
+    """
     values = [value for points in series.values() for _, value in points]
     missing = sum(value is None or not np.isfinite(value) for value in values)
     if missing == len(values):
         return Chart(title, None, "No value is finite.")
-    caption = f"{missing} of {len(values)} values are not finite and left out." if missing else ""
-    return Chart(title, charts.curves(unit, series), caption)
+    gaps = f"{missing} of {len(values)} values are not finite and left out." if missing else ""
+    return Chart(title, charts.curves(unit, series), " ".join(filter(None, (note, gaps))))
 
 
 def _points(path: Path) -> Points:

@@ -1,0 +1,30 @@
+"""Sentences on what the numbers of an evaluation are: mixtures, clips, measures, seeds, intervals.
+
+Published results of one and the same model differ by several dB, because these differ.
+"""
+
+import pandas as pd
+
+from sop.params import Params
+from sop.report.wording import counted
+
+
+def protocol(scores: pd.DataFrame, params: Params) -> str:
+    """Say how the mixtures were made, and what the intervals contain.
+
+    Args:
+        scores: a row for each source: `mixture`, `source`, `video`.
+        params: parameters of the run.
+    """
+    mixing, rate = params.mixture, params.extract.sample_rate
+    kind = "of any categories" if mixing.same_category else "of different categories"
+    measured = counted(scores["mixture"].nunique(), "mixture")
+    videos = counted(scores["video"].nunique(), "validation video")
+    seconds = mixing.audio_samples / rate
+    return (
+        f"Protocol: {measured} of {mixing.sources} videos {kind}, from {videos}, drawn with "
+        f"evaluate.seed {params.evaluate.seed}; the middle {seconds:.2f} s of each video at "
+        f"{rate / 1000:g} kHz; SDR, SIR and SAR of BSS Eval version 3. One training run "
+        f"(train.seed {params.train.seed}): the 95 % intervals are over videos and do not contain "
+        "what other seeds would change."
+    )
