@@ -19,7 +19,7 @@ LAYERS = (
     ("sop.cancellation", "sop.validate"),
     ("sop.player",),
     ("sop.separate", "sop.report"),
-    ("sop.cli", "stages"),
+    ("sop.cli", "sop.plots", "stages"),
 )
 LAYER = {package: layer for layer, packages in enumerate(LAYERS) for package in packages}
 

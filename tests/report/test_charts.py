@@ -38,6 +38,8 @@ def every_chart() -> dict[str, Spec]:
         "titles": charts.curves(HOSTILE, {"SDR": [(1, 2.0), (2, 3.0)]}),
         "sweep": charts.sweep("taps", HOSTILE, grid),
         "one knob": charts.sweep("power", "", [(1.0, None, 0.1), (2.0, None, None)]),
+        "excluded": charts.sweep("taps", "rate", grid, 3.0, [True] * len(grid)),
+        "colour scale": charts.colour_scale(2.5),
         "boxes": charts.change_boxes({"lms": list(random.normal(size=30)), HOSTILE: [0.1]}),
     }
 
@@ -129,6 +131,23 @@ def test_order_of_settings() -> None:
     spec = charts.sweep("taps", "rate", [(64, 0.1, 1.0), (4, 0.1, 1.0), (16, 0.01, 1.0)])
     assert spec["encoding"]["y"]["sort"] == ["4", "16", "64"]
     assert spec["encoding"]["x"]["sort"] == ["0.01", "0.1"]
+
+
+def test_excluded_settings_are_marked() -> None:
+    cells = [(4, 0.1, 1.0), (16, 0.1, -2.0)]
+    drawn = labels(charts.sweep("taps", "rate", cells, 3.0, [False, True]))
+    assert "+1.00\n" in drawn + "\n" and "+1.00 \u2715" not in drawn
+    assert "\u22122.00 \u2715" in drawn
+
+
+def test_charts_that_are_compared_share_their_colours() -> None:
+    domains = [
+        charts.sweep("taps", "rate", [(4, 0.1, change)], 3.0)["layer"][0]["encoding"]["color"]
+        for change in (0.1, -3.0)
+    ]
+    legend = charts.colour_scale(3.0)["encoding"]["color"]
+    assert [one["scale"] for one in domains] == [legend["scale"]] * 2
+    assert legend["scale"]["domain"] == [-3.0, 3.0]
 
 
 def test_colours_of_both_themes() -> None:

@@ -24,9 +24,10 @@ from sop.evaluate.results import write_results
 from sop.evaluate.validation import evaluation_summary, separate_mixtures
 from sop.model.checkpoint import save_player
 from sop.model.pixelplayer import build
+from sop.model.spectrogram import network_magnitude, stft
 from sop.params import Params
 from sop.report.contents import RUN_PAGE, write_report
-from sop.report.mixture_files import clip_begin, ideal_masks
+from sop.report.mixture_files import clip_begin, ideal_masks, picture_axes
 from sop.report.page import Parameter, ParameterTable, Table
 from sop.report.revisions import describe_head
 from sop.report.sections.changes import comparison_section, parameter_section
@@ -154,6 +155,30 @@ def test_lowest_frequency_is_at_the_bottom(page: Path, root: Path, params) -> No
     pixels = np.asarray(Image.open(page.parent / "mixtures/000/1-true-mask.png").convert("L"))
     bright = pixels > (int(pixels.min()) + int(pixels.max())) / 2
     np.testing.assert_array_equal(bright[::-1], ideal > 0.5)
+
+
+@pytest.mark.parametrize("log", [True, False])
+def test_axes_are_those_of_the_pictures(params: Params, log: bool) -> None:
+    """A tone and a click are where the axes say."""
+    params = with_values(params, {"spectrogram.log_frequency": log})
+    rate, samples = params.extract.sample_rate, params.mixture.audio_samples
+    axes = picture_axes(params)
+    assert len(axes.hertz) > 2 and len(axes.seconds) > 2
+    begin, end = axes.edges
+    for share, name in axes.hertz:
+        number, unit = name.split()
+        hertz = float(number) * (1000 if unit == "kHz" else 1)
+        tone = np.sin(2 * np.pi * hertz * np.arange(samples) / rate)
+        spectrum = stft(torch.from_numpy(tone).float(), params.spectrogram)
+        rows = network_magnitude(spectrum, params.spectrogram).mean(dim=-1)
+        assert share == pytest.approx((float(rows.argmax()) + 0.5) / len(rows), abs=0.015)
+    for share, name in axes.seconds[1:]:
+        second = float(name.removesuffix(" s"))
+        click = torch.zeros(samples)
+        click[round(second * rate)] = 1
+        spectrum = stft(click, params.spectrogram).abs().sum(dim=0)
+        assert share == pytest.approx((float(spectrum.argmax()) + 0.5) / len(spectrum), abs=0.025)
+        assert share == pytest.approx((second - begin) / (end - begin), abs=1e-3)
 
 
 @pytest.mark.slow
@@ -287,6 +312,10 @@ def test_run_of_nothing(tmp_path: Path, params: Params) -> None:
     for stage in ("evaluate", "train", "localize", "denoise", "download"):
         assert f"The stage `{stage}` has not run." in text
     assert not stale.exists()
+    # How good it is, how it sounds, whether it became better, and where it fails come first.
+    sections = re.findall(r'<section id="(\w+)"', text)
+    assert sections[:4] == ["result", "mixtures", "changes", "failures"]
+    assert f'<a href="{RUN_PAGE}#comparison">' in text
 
 
 def test_run_whose_training_failed(
@@ -352,9 +381,11 @@ def test_duets_that_are_kept_out_are_counted(tmp_path: Path) -> None:
     }
     for name, found in values.items():
         write_json(tmp_path / f"metrics/details/{name}.json", found)
-    (table,) = data_section(tmp_path).blocks
-    assert [column.name for column in table.columns][-3:] == ["training", "validation", "kept out"]
-    assert [row[-3:] for row in table.rows] == [[1, 1, 2], [1, 1, 0], [0, 0, 2]]
+    used, duets = data_section(tmp_path).blocks
+    assert [column.name for column in used.columns][-2:] == ["training", "validation"]
+    assert [row[-2:] for row in used.rows] == [[1, 1], [1, 1]]
+    assert [column.name for column in duets.columns][-2:] == ["extracted", "kept out"]
+    assert [row[-2:] for row in duets.rows] == [[2, 2], [2, 2]]
 
 
 def test_videos_that_are_left_out_have_their_reason(tmp_path: Path) -> None:

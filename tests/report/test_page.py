@@ -17,6 +17,7 @@ from sop.evaluate.intervals import Interval
 from sop.report.comparison import Comparison, Difference
 from sop.report.page import (
     MEASURE_NAMES,
+    Axes,
     Chart,
     Column,
     Figure,
@@ -40,7 +41,10 @@ from sop.report.sections.evaluation import (
     result_section,
     scale_section,
 )
+from sop.report.sections.failures import failure_section
+from sop.report.sections.sounds import MEDIAN, sounds_of
 from sop.report.sections.training import curve_chart
+from sop.report.terms import TERMS
 
 # A browser starts, and pages with charts are drawn.
 pytestmark = pytest.mark.slow
@@ -54,7 +58,11 @@ TRIED = {"lms": -0.1, "nlms": 0.02, "rls": 0.05, "renormalise": 0.1, "wiener": 0
 HOSTILE = '</script><script>document.title="taken"</script>"\'&<b>\u2028 \u00e9\u4e2d'
 HEAD = "commit 1b5ed50 (branch main)"
 WRITTEN = "2026-11-27 10:12 UTC"
+HOSTILE_FILES = {
+    7: MixtureFiles({"sound": 'javascript:a"'}, [{"separated": HOSTILE, "true": "t.flac"}] * 2)
+}
 SOUND_FILES = ("true", "separated", "denoised")
+AXES = Axes([(0.1, "0 s"), (0.6, "0.5 s")], [(0.25, "100 Hz"), (0.5, "1 kHz")], (-0.1, 1.4), 60.0)
 PICTURE_FILES = (
     *(f"{kind}_spectrogram" for kind in SOUND_FILES),
     *("predicted_mask", "true_mask", "heat", "frame"),
@@ -213,7 +221,12 @@ def full(scores: pd.DataFrame, files: dict[int, MixtureFiles]) -> PageContent:
         origin=f"Written on {WRITTEN} on host A, from {HEAD}.",
         warnings=["Only 24 of 30 videos of tuba could be had.", "The page of mixture 7 is old."],
         sections=[
-            result_section(metrics | {"mixtures": mixtures}),
+            result_section(
+                metrics | {"mixtures": mixtures},
+                scores,
+                sounds_of(scores, files, MEDIAN),
+                "Protocol: this one.",
+            ),
             scale_section(ladder, 100, is_held_out=True),
             Section("Comparison", comparison_blocks(made_up_comparison(), HEAD, WRITTEN)),
             Section(
@@ -225,7 +238,8 @@ def full(scores: pd.DataFrame, files: dict[int, MixtureFiles]) -> PageContent:
                     curve_chart("Validation SDR, SIR, SAR", "dB", quality),
                 ],
             ),
-            mixture_section(scores, files),
+            mixture_section(scores, files, AXES),
+            failure_section(scores, files),
             denoise_section(denoise_metrics(), *denoise_tables()),
             localization_section(localization),
             Section("Parameters", [made_up_parameters()]),
@@ -438,7 +452,7 @@ def test_time_to_open(whole: Any) -> None:
 
 def test_page_fits_its_window(whole: Any) -> None:
     drawn = whole.locator("[data-chart] svg")
-    assert drawn.count() == whole.locator("[data-chart]").count() == 10
+    assert drawn.count() == whole.locator("[data-chart]").count() == 11
     svgs = "[...document.querySelectorAll('[data-chart] svg')].map(e => e.getBoundingClientRect())"
     for width, scheme in ((400, "light"), (800, "dark"), (1400, "light"), (400, "dark")):
         whole.emulate_media(color_scheme=scheme)
@@ -453,17 +467,18 @@ def test_page_fits_its_window(whole: Any) -> None:
 
 
 def test_colours_of_charts(whole: Any) -> None:
-    paths = "[...document.querySelectorAll('#mixtures svg .mark-rect path')]"
+    paths = "[...document.querySelectorAll('#failures svg .mark-rect path')]"
     fills = f"new Set({paths}.map(path => getComputedStyle(path).fill))"
     assert whole.evaluate(f"[...{fills}]") == ["rgb(0, 114, 178)"]
     whole.emulate_media(color_scheme="dark")
     assert whole.evaluate(f"[...{fills}]") == ["rgb(86, 180, 233)"]
-    texts = "document.querySelector('#mixtures svg .mark-text text')"
+    texts = "document.querySelector('#failures svg .mark-text text')"
     assert whole.evaluate(f"getComputedStyle({texts}).fill") == "rgb(163, 165, 170)"
 
 
 def test_page_without_its_library(open_page: Any) -> None:
-    content = PageContent("charts", [mixture_section(made_up_scores(5), {})])
+    some = made_up_scores(5)
+    content = PageContent("charts", [mixture_section(some, {}), failure_section(some, {})])
     page = open_page(content)
     (page.folder / "vega.js").unlink()
     page.reload()
@@ -542,6 +557,7 @@ def test_empty_sections(open_page: Any) -> None:
         [
             Section("Result", [], empty="Training failed: the loss was not finite."),
             mixture_section(made_up_scores(5)[:0], {}),
+            failure_section(made_up_scores(5)[:0], {}),
             scale_section([], 0, is_held_out=False),
             Section("Parameters", [ParameterTable([Parameter("seed", "1")], HEAD)]),
             Section("Data", [Table([Column("a")], [], "Nothing")]),
@@ -558,7 +574,15 @@ def test_empty_sections(open_page: Any) -> None:
         assert text in said
     assert page.locator("#timing").count() == 0
     links = [link.get_attribute("href") for link in page.locator("nav a").all()]
-    assert links == ["#result", "#mixtures", "#scale", "#parameters", "#data", "#glossary"]
+    assert links == [
+        "#result",
+        "#mixtures",
+        "#failures",
+        "#scale",
+        "#parameters",
+        "#data",
+        "#glossary",
+    ]
     assert page.locator("section h2").count() == len(links)
 
 
@@ -582,6 +606,7 @@ def test_numbers_that_are_not_finite(open_page: Any) -> None:
                 ],
             ),
             mixture_section(scores, {}),
+            failure_section(scores, {}),
             denoise_section(denoise_metrics(), sweep, held_out),
         ],
     )
@@ -609,6 +634,7 @@ def test_hostile_names_are_text(open_page: Any) -> None:
                 Section("Comparison", comparison_blocks(made_up_comparison(), HOSTILE, HOSTILE)),
                 Section("Training", [curve_chart(HOSTILE, HOSTILE, series)]),
                 mixture_section(pd.DataFrame([row, row]), {}),
+                failure_section(pd.DataFrame([row, row]), HOSTILE_FILES),
                 denoise_section(denoise_metrics(HOSTILE), sweep, held_out),
                 Section("Localization", [table, Text(HOSTILE), Chart(HOSTILE, None, HOSTILE)]),
                 Section(
@@ -625,6 +651,10 @@ def test_hostile_names_are_text(open_page: Any) -> None:
     assert page.locator("body b").count() == 0
     assert page.locator("script").count() == 4
     assert cells(page, 1) == cells(page, 2) == [HOSTILE, HOSTILE]
+    addresses = page.eval_on_selector_all(".sounds audio", "all => all.map(audio => audio.src)")
+    assert len(addresses) == 5
+    assert all(address.startswith(page.folder.as_uri() + "/") for address in addresses)
+    assert page.locator(".sounds figcaption").nth(1).text_content() == f"{HOSTILE}, separated"
     page.evaluate("report.open(7)")
     dialog_title(page)
     assert page.locator("dialog h3").first.text_content() == HOSTILE
@@ -749,7 +779,7 @@ def test_files_are_loaded_when_their_mixture_opens(whole: Any) -> None:
     assert {unquote(url).removeprefix(prefix) for url in sources} == pictures | sounds | videos
     assert loaded(whole) <= pictures | sounds | videos
     whole.locator("dialog #close").click()
-    assert whole.locator("audio, video, img").count() == 0
+    assert whole.locator("dialog audio, dialog video, img").count() == 0
 
 
 def test_playing(tables: Any) -> None:
@@ -802,7 +832,7 @@ def test_order_of_previous_and_next(tables: Any) -> None:
 
 def test_dot_of_the_scatter_plot(whole: Any) -> None:
     """It shows its name and opens its mixture."""
-    dot = whole.locator("#mixtures svg .mark-symbol path").last
+    dot = whole.locator("#failures svg .mark-symbol path").last
     dot.scroll_into_view_if_needed()
     dot.hover()
     wait_until(whole, "!document.getElementById('tip').hidden")
@@ -822,6 +852,82 @@ def test_tooltip_of_a_box(whole: Any) -> None:
     assert "method" in tip and "Median of change of SDR, dB" in tip
     assert "place" not in tip
     assert not re.search(r"\d\.\d{3}", tip)
+
+
+# What it explains
+
+
+def test_first_screen_has_something_to_hear(whole: Any) -> None:
+    for width, height in ((390, 844), (1400, 900)):
+        whole.set_viewport_size({"width": width, "height": height})
+        whole.evaluate("scrollTo(0, 0)")
+        boxes = [one.bounding_box() for one in whole.locator("#result .sounds audio").all()]
+        assert len(boxes) == 5
+        assert sum(box["y"] + box["height"] <= height for box in boxes) >= 2
+    # Nothing is loaded before it is played.
+    assert whole.locator("audio:not([preload=none])").count() == 0
+    assert "Protocol: this one." in whole.locator("#result").inner_text()
+
+
+def test_meaning_of_a_name(whole: Any) -> None:
+    """It is shown under the mouse, with the focus and on a tap, also in the dialog."""
+    tip = whole.locator("#tip")
+    name = whole.locator("#result .term", has_text="SIR")
+    name.hover()
+    assert tip.inner_text() == TERMS["SIR"]
+    whole.mouse.move(0, 0)
+    assert tip.is_hidden()
+    name.focus()
+    assert tip.inner_text() == TERMS["SIR"]
+    whole.keyboard.press("Escape")
+    assert tip.is_hidden()
+    whole.locator("#rows thead button", has_text="SAR").dispatch_event("click")
+    assert tip.inner_text() == TERMS["SAR"]
+    whole.locator("h1").dispatch_event("click")
+    assert tip.is_hidden()
+    whole.evaluate("report.open(0)")
+    dialog_title(whole)
+    whole.locator("dialog .term", has_text="SI-SDR").first.dispatch_event("click")
+    assert whole.locator("dialog #tip").inner_text() == TERMS["SI-SDR"]
+    assert whole.locator("#denoise thead .term").first.inner_text() == "SDR"
+
+
+def test_tables_that_scroll_say_so(whole: Any) -> None:
+    place = whole.locator(".scroll", has=whole.locator("#rows"))
+    more = whole.locator(".scroll:has(#rows) + .more")
+    wait_until(whole, "document.querySelector('.scroll:has(#rows) + .more').hidden")
+    whole.set_viewport_size({"width": 390, "height": 844})
+    more.wait_for()
+    assert more.inner_text() == "more columns \u2192"
+    assert "more-right" in (place.get_attribute("class") or "")
+    place.evaluate("place => place.scrollTo(place.scrollWidth, 0)")
+    wait_until(whole, "document.querySelector('.scroll:has(#rows)').matches('.more-left')")
+    assert "more-right" not in (place.get_attribute("class") or "")
+    assert more.inner_text() == "\u2190 more columns"
+    place.evaluate("place => place.scrollTo(0, 0)")
+
+
+def test_axes_and_colours_of_pictures(whole: Any) -> None:
+    whole.evaluate("report.open(0)")
+    dialog_title(whole)
+    figures = whole.locator("dialog figure", has=whole.locator(".axes"))
+    # The mixture and the weights; of two sources three sounds and two masks.
+    assert figures.count() == 12
+    for k in range(12):
+        figure = figures.nth(k)
+        assert figure.locator(".hertz span").all_inner_texts() == ["100 Hz", "1 kHz"]
+        assert figure.locator(".seconds span").all_inner_texts() == ["0 s", "0.5 s"]
+    keys = whole.locator("dialog .keyed > span").all_inner_texts()
+    assert sum("\u221260 dB" in key for key in keys) == 7
+    maps = whole.eval_on_selector_all(
+        "dialog .colours", "all => all.map(one => getComputedStyle(one).backgroundImage)"
+    )
+    assert len(maps) == 14 and all("linear-gradient" in one for one in maps)
+    box = figures.first.locator(".box").bounding_box()
+    label = figures.first.locator(".seconds span").nth(1).bounding_box()
+    assert label["x"] == pytest.approx(box["x"] + 0.6 * box["width"], abs=1.5)
+    hertz = figures.first.locator(".hertz span").nth(1).bounding_box()
+    assert hertz["y"] + hertz["height"] == pytest.approx(box["y"] + box["height"] / 2, abs=1.5)
 
 
 # With the keyboard

@@ -1,8 +1,8 @@
 """The page that `dvc plots show` and `dvc plots diff` fill, with Vega-Lite in it.
 
 DVC's own page loads Vega-Lite from the network. `.dvc/config` names this one instead. It is in git,
-because DVC reads it before any stage has run: `python -m sop.report.plots_page` writes it again
-after a change of `report_page/plots.*` or of the version of Vega-Lite.
+because DVC reads it before any stage has run: `python -m sop.plots.page` writes it again
+after a change of `plots.html`, `plots.js` or of the version of Vega-Lite.
 """
 
 import re
@@ -15,7 +15,7 @@ from sop.runtime.files import write_text
 PLOTS_PAGE = Path(".dvc/plots.html")
 """Relative to the root of the repository."""
 
-_SOURCES = Path(__file__).parent / "report_page"
+_SOURCES = Path(__file__).parent
 
 
 def plots_page() -> str:

@@ -14,7 +14,7 @@ import pytest
 import yaml
 from PIL import Image
 
-from sop.report.plots_page import PLOTS_PAGE, plots_page
+from sop.plots.page import PLOTS_PAGE, plots_page
 from tests.support.experiment import ROOT
 from tests.support.repository import Repository
 
@@ -23,9 +23,7 @@ HOSTILE = '</script><script>document.title="taken"</script><img src=x>'
 
 
 def test_page_in_the_repository_is_up_to_date() -> None:
-    assert (ROOT / PLOTS_PAGE).read_text("utf-8") == plots_page(), (
-        "run `python -m sop.report.plots_page`"
-    )
+    assert (ROOT / PLOTS_PAGE).read_text("utf-8") == plots_page(), "run `python -m sop.plots.page`"
     config = configparser.ConfigParser()
     config.read_string((ROOT / ".dvc/config").read_text("utf-8").replace("    ", ""))
     assert ROOT / ".dvc" / config["plots"]["html_template"] == ROOT / PLOTS_PAGE
