@@ -91,7 +91,7 @@ def write_report(root: Path, folder: Path, plots: Path, params: Params) -> Path:
             spec = charts.scale([(step.name, step.sdr, step.kind) for step in steps])
             charts.write_png(spec, plots / "scale.png")
         heard = sounds_of(scores, files, MEDIAN)
-        protocol_text = protocol(evaluation.scores, params)
+        protocol_text = protocol(evaluation.scores, params, evaluation.metrics.get("protocol"))
         result = result_section(evaluation.metrics, evaluation.scores, heard, protocol_text)
         scale = scale_section(steps, count, is_held_out=held_out is not None and len(held_out) > 0)
         mixtures = mixture_section(scores, files, picture_axes(params))

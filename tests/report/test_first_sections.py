@@ -76,6 +76,13 @@ def test_protocol(tiny_params: Params) -> None:
     other = with_values(tiny_params, {"mixture.same_category": True, "evaluate.mask_power": 2.0})
     assert "of any categories" in protocol(scores, other)
     assert "shares of the masks to the power 2;" in protocol(scores, other)
+    lists = {"index.split.test": "t.csv", "index.split.train": "a.csv", "evaluate.pairs": "p.csv"}
+    counts = {"test_videos": 25, "test_videos_in_training": 2, "mixtures": 250}
+    counts |= {"distinct_mixtures": 203, "mixtures_with_training_videos": 33}
+    listed = protocol(scores, with_values(tiny_params, lists), counts)
+    assert f"from {videos} test videos, listed in p.csv; the listed or middle" in listed
+    assert "2 of 25 measured videos are in training, too; 203 of 250 listed mixtures" in listed
+    assert listed.endswith("are distinct, 33 have such a video.")
     alone = scores.assign(category="flute")
     assert "of one category" in protocol(alone, other)
 
