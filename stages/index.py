@@ -19,7 +19,7 @@ def main() -> None:
         params.index,
         frame_rate=params.extract.frame_rate,
         duets_of_source=read_duets(Path("metrics/details/download.json")),
-        lists=read_split(params.index.split),
+        lists=read_split(params.index.split, Path("data/videos/splits.json")),
     )
     write_index(index, Path("data/index"))
     write_metrics("index", index.summary(), COMPARED)

@@ -225,19 +225,39 @@ def read_duets(download: Path) -> Duets:
         ) from None
 
 
-def read_split(params: SplitParams) -> dict[str, list[Entry]]:
+def read_split(params: SplitParams, of_source: Path | None = None) -> dict[str, list[Entry]]:
     """Read the lists of a split that are given, by side.
+
+    Args:
+        params: names of the lists.
+        of_source: what the source of the videos says, `{side: ["<category>/<id>", ...]}`, which
+            counts if no list is given; the file may be missing.
 
     Raises:
         UserError: one of them is missing or has another form.
     """
     folder = Path(params.folder)
     names = {"train": params.train, "validation": params.validation, "test": params.test}
-    return {
+    lists = {
         side: read_list(folder / name, f"index.split.{side}")
         for side, name in names.items()
         if name is not None
     }
+    return lists if lists or of_source is None else _source_split(of_source)
+
+
+def _source_split(path: Path) -> dict[str, list[Entry]]:
+    try:
+        sides = dict(json.loads(path.read_text(encoding="utf-8")).items())
+        return {
+            side: [entry_of_video(*name.split("/")) for name in sides[side]]
+            for side in ("train", "validation", "test")
+            if side in sides
+        }
+    except FileNotFoundError:
+        return {}
+    except (OSError, ValueError, TypeError, AttributeError):
+        raise UserError(f"{path}: not readable; run `dvc repro download`") from None
 
 
 def write_index(index: Index, folder: Path) -> None:

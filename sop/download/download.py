@@ -12,6 +12,7 @@ from sop.download.manifest import (
     DONE,
     FAILED,
     MANIFEST_NAME,
+    SPLITS_NAME,
     UNAVAILABLE,
     VideoRow,
     read_manifest,
@@ -21,7 +22,7 @@ from sop.download.sources import VIDEO_SUFFIX, CachePaths, SourceVideo, VideoSou
 from sop.media.decoding import Probe
 from sop.params import Params
 from sop.runtime.errors import LeftOut, LeftOutForNow, NoNetwork, UserError
-from sop.runtime.files import PeriodicSaver, make_folder, remove_others, remove_partials
+from sop.runtime.files import PeriodicSaver, make_folder, remove_others, remove_partials, write_json
 from sop.runtime.parallel import map_unordered
 from sop.runtime.progress import progress
 
@@ -90,6 +91,9 @@ def download(params: Params, folder: Path, caches: CachePaths) -> dict[str, Any]
     _check_enough(source, rows, params.dataset.source)
     done_rows = [row for row in rows if row.status == DONE]
     keep = {file for row in done_rows for file in _files(source, row, folder)}
+    if source.splits:
+        write_json(folder / SPLITS_NAME, _by_side(source.splits))
+        keep.add(folder / SPLITS_NAME)
     remove_others(folder, keep | {folder / MANIFEST_NAME})
     failed = sum(row.status == FAILED for row in rows)
     if failed:
@@ -148,6 +152,13 @@ def _make(make: Callable[[Any, Path], Probe], folder: Path, video: SourceVideo) 
 def _row(video: SourceVideo, status: str, **values: Any) -> VideoRow:
     source, made_from = video.shown_as, video.made_from
     return VideoRow(video.category, video.id, status, **values, source=source, made_from=made_from)
+
+
+def _by_side(splits: Mapping[str, str]) -> dict[str, list[str]]:
+    return {
+        side: sorted(name for name, of in splits.items() if of == side)
+        for side in sorted(set(splits.values()))
+    }
 
 
 def _check_enough(source: VideoSource, rows: list[VideoRow], name: str) -> None:

@@ -10,6 +10,9 @@ from sop.runtime.files import write_text
 
 MANIFEST_NAME = "manifest.csv"
 
+# Beside it: the names of the videos by the sides on which a list puts them; only of such a list.
+SPLITS_NAME = "splits.json"
+
 DONE, UNAVAILABLE, FAILED = "done", "unavailable", "failed"
 
 

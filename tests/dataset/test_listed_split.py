@@ -166,3 +166,19 @@ def test_lists_are_read_from_their_folder(tmp_path: Path) -> None:
     params = DRAWN.model_copy(update={"folder": str(tmp_path), "test": "test.csv"})
     assert read_split(params) == {"test": [Entry("flute", "a")]}
     assert read_split(DRAWN) == {}
+
+
+def test_the_source_of_the_videos_may_know_the_split(extracted: Extracted, tmp_path: Path) -> None:
+    path = tmp_path / "splits.json"
+    path.write_text(json.dumps({"test": NAMES[:3], "train": NAMES[3:]}))
+    lists = read_split(DRAWN, path)
+    assert lists == {"train": entries(NAMES[3:]), "test": entries(NAMES[:3])}
+    index = extracted.index(lists=lists, split=DRAWN)
+    assert names_of(index.test) == NAMES[:3]
+    assert sorted(names_of((*index.train, *index.validation))) == NAMES[3:]
+    assert index.validation
+    assert read_split(DRAWN, tmp_path / "missing.json") == {}
+    for text in ("", "[]", '{"test": [3]}', '{"test": ["a"]}', '{"test": ["a/b/c/d"]}'):
+        path.write_text(text)
+        with pytest.raises(UserError, match=r"splits\.json: not readable; run `dvc repro"):
+            read_split(DRAWN, path)

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from sop.dataset.index import read_split
 from sop.download import published_lists
 from sop.download.fetch_settings import access_of, check_fetch_settings
 from sop.download.manifest import VideoRow, read_manifest, write_manifest
@@ -235,6 +236,23 @@ def test_files_of_vggsound_are_parts_already(
     assert download(of_list, videos)["unavailable"]["count"] == 1
     copy = videos / "heart_sounds_heartbeat" / "---g-f_I2yQ_1-11.mp4"
     assert copy.read_bytes() == video.read_bytes()
+    split = read_split(params.index.split, videos / "splits.json")
+    assert {side: [entry.name for entry in entries] for side, entries in split.items()} == {
+        "test": ["heart_sounds_heartbeat/---g-f_I2yQ_1-11"],
+        "train": ["hail/--0PQM4-hqg_30-40"],
+    }
+    # Lists of the parameters come first.
+    (tmp_path / "test.csv").write_text("---g-f_I2yQ\n")
+    named = {"folder": str(tmp_path), "test": "test.csv"}
+    listed_split = params.index.split.model_copy(update=named)
+    assert read_split(listed_split, videos / "splits.json").keys() == {"test"}
+    # A drawn split leaves nothing of it.
+    listed.write_text("category,id\nhail,---g-f_I2yQ\n")
+    place = {"folder": str(own), "by_list": True}
+    make_video(own / "---g-f_I2yQ.mp4")
+    download(changed(params, source="local", local=place, lists={"own": str(listed)}), videos)
+    assert sorted(tree(videos)) == ["hail/---g-f_I2yQ.mp4", "manifest.csv"]
+    assert read_split(params.index.split, videos / "splits.json") == {}
 
 
 def test_no_usable_video(params: Params, tmp_path: Path) -> None:
