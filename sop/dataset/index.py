@@ -21,7 +21,7 @@ from sop.dataset.protocol import Entry, Known, entry_of_video, read_list
 from sop.dataset.seeding import generator
 from sop.params import IndexParams, SplitParams
 from sop.runtime.errors import LeftOut, UserError
-from sop.runtime.files import is_litter, write_json, write_text
+from sop.runtime.files import is_litter, write_json, write_text, writing
 from sop.runtime.plain_yaml import yaml_text
 
 logger = logging.getLogger(__name__)
@@ -269,7 +269,8 @@ def write_index(index: Index, folder: Path) -> None:
     lists = {TRAIN: index.train, VALIDATION: index.validation, DUETS: index.duets}
     # DVC removes what an earlier run wrote, but the stage may also run without DVC.
     for name in (TEST, SPLIT):
-        (folder / name).unlink(missing_ok=True)
+        with writing(folder / name):
+            (folder / name).unlink(missing_ok=True)
     if index.test:
         lists[TEST] = index.test
     if index.split is not None:
