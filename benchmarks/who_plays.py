@@ -17,7 +17,6 @@ from numpy.typing import NDArray
 
 from sop.dataset.index import DUETS, read_index
 from sop.evaluate.measures import Sounds
-from sop.inference.localization import regions_at
 from sop.inference.separator import Separator
 from sop.localize.scenes import LocalizationScene, make_scene, plan_scenes
 from sop.params import load_params
@@ -54,12 +53,17 @@ def main() -> None:
 
 
 def separate(separator: Separator, scene: LocalizationScene) -> Sounds:
-    """Return the sound of each player: that of the cell in the middle of the player's box."""
-    middles = [((left + right) / 2, (top + bottom) / 2) for left, top, right, bottom in scene.boxes]
+    """Return the sounds of the two regions that the model finds, in the order of the players."""
+    where = separator.localize(scene.recording, regions=2)
+    if len(where.regions) < 2:
+        raise SystemExit(f"{scene.name}: only one region is found; choose another scene")
     embedding = separator.embed(scene.recording, 0, separator.frames(scene.recording))
-    _, height, width, _ = embedding.cells.shape
-    regions = regions_at(middles, (height, width))
-    return embedding.sounds(separator.region_masks(embedding, tuple(regions)))[:-1]
+    sounds = embedding.sounds(separator.region_masks(embedding, where.regions))
+    found = np.argsort([(region.box[0] + region.box[2]) for region in where.regions])
+    players = np.argsort([left + right for left, _, right, _ in scene.boxes])
+    ordered = np.empty((2, sounds.shape[1]), np.float32)
+    ordered[players] = sounds[found]
+    return ordered
 
 
 def levels(sounds: Sounds, rate: int) -> Sounds:
