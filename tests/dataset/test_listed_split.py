@@ -22,7 +22,7 @@ from sop.dataset.index import (
 )
 from sop.dataset.protocol import Entry
 from sop.runtime.errors import UserError
-from tests.dataset.test_index import DRAWN, Extracted
+from tests.support.index import DRAWN, Extracted
 
 NAMES = [f"{category}/{n}" for category in ("flute", "tuba", "violin") for n in "abcdef"]
 

@@ -176,7 +176,7 @@ def test_unusable_recordings(sound, reason: str, duet: Written, copied: Path) ->
     assert not (copied.parents[1] / "made.mp4").exists()
 
 
-def test_recording_of_another_player(duet: Written, copied: Path) -> None:
+def test_recording_of_another_player(copied: Path) -> None:
     third = np.random.default_rng(1).standard_normal(3 * RATE)
     shutil.rmtree(copied)
     write_piece(copied.parent, DUET, levels=(1.0, 0.001))

@@ -8,19 +8,9 @@ import pytest
 
 from sop.dataset.index import build_index
 from sop.extract.extraction import extract_video
-from sop.params import IndexParams, SplitParams
+from tests.support import index as indexes
 from tests.support.extraction import PARAMS, Folders
 
-SPLIT = SplitParams(folder="protocols", train=None, validation=None, test=None, leaks="drop")
-INDEX = IndexParams(
-    seed=1,
-    min_seconds=1.0,
-    train_fraction=0.5,
-    split=SPLIT,
-    stills=True,
-    duets=False,
-    duet_categories={},
-)
 FIRST = "loop=loop=-1:size=1"
 # Filters of the pictures, and how they are encoded.
 STILLS = {
@@ -87,7 +77,7 @@ def test_stills_are_reported_and_left_out_of_the_index_if_asked_to(
     assert folders.extract(sample_rate=8000)["stills"] == summary["stills"]
 
     def index(**changes: bool) -> dict[str, str]:
-        params = INDEX.model_copy(update=changes)
+        params = indexes.PARAMS.model_copy(update=changes)
         found = build_index(folders.audio, folders.frames, params, PARAMS.frame_rate)
         assert len(found.train) + len(found.validation) == 4 - len(found.left_out)
         return found.left_out
