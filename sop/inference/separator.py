@@ -103,7 +103,11 @@ class Separator:
         return 1 + -(-recording.samples // self._hop)
 
     def localize(
-        self, recording: Recording, regions: int | None = None, task: str | None = None
+        self,
+        recording: Recording,
+        regions: int | None = None,
+        task: str | None = None,
+        part: slice = slice(None),
     ) -> Localization:
         """Find the regions of a recording that emit sound.
 
@@ -111,50 +115,53 @@ class Separator:
             recording: a recording of any length.
             regions: number of regions; None determines it from the sound.
             task: name of the progress display; None shows no progress.
+            part: spectrogram frames that are observed.
 
         Raises:
             UserError: regions are requested but the recording is silent.
         """
         localizer = Localizer(self.params.model.image_pooling)
-        for first, embedding in self.segments(recording, task):
+        for first, embedding in self.segments(recording, task, part):
             frames = embedding.crossfade.shape[1]
             localizer.update(embedding, self.power(recording, first, frames))
         found = localizer.localize(regions)
         # A number of regions that the user gives is not questioned.
         if self.player.motion is None or regions is not None or len(found.regions) < 2:
             return found
-        return replace(found, regions=self._heard(recording, found.regions, task))
+        return replace(found, regions=self._heard(recording, found.regions, task, part))
 
     def _heard(
-        self, recording: Recording, regions: tuple[Region, ...], task: str | None
+        self, recording: Recording, regions: tuple[Region, ...], task: str | None, part: slice
     ) -> tuple[Region, ...]:
         """Return the regions that emit sound, in comparison with each other."""
         competition = Competition(regions)
-        for first, embedding in self.segments(recording, task and f"{task}, comparing regions"):
+        title = task and f"{task}, comparing regions"
+        for first, embedding in self.segments(recording, title, part):
             frames = embedding.crossfade.shape[1]
             masks = self._single_masks(embedding, regions)
             competition.update(masks, self.power(recording, first, frames))
         return competition.winners()
 
     def segments(
-        self, recording: Recording, task: str | None = None
+        self, recording: Recording, task: str | None = None, part: slice = slice(None)
     ) -> Iterator[tuple[int, Embedding]]:
         """Embed a recording segment by segment.
 
         Args:
             recording: a recording of any length.
             task: name of the progress display; None shows no progress.
+            part: spectrogram frames that are embedded.
 
         Yields:
             The first spectrogram frame of each segment, and its embedding.
         """
-        total = self.frames(recording)
+        begin, end, _ = part.indices(self.frames(recording))
         step = SEGMENT_WINDOWS * max(1, self._window_frames // 2)
-        starts: Iterable[int] = range(0, total, step)
+        starts: Iterable[int] = range(begin, end, step)
         if task is not None:
-            starts = progress(starts, task, -(-total // step), "segment")
+            starts = progress(starts, task, -(-(end - begin) // step), "segment")
         for first in starts:
-            yield first, self.embed(recording, first, min(step, total - first))
+            yield first, self.embed(recording, first, min(step, end - first))
 
     def region_masks(
         self, embedding: Embedding, regions: tuple[Region, ...]

@@ -78,7 +78,7 @@ def read_boxes(paths: Iterable[Path]) -> list[BoxedFrame]:
                 )
             try:
                 instruments = tuple(_instruments(values[name]["bbox"]))
-            except (KeyError, TypeError, ValueError):
+            except (KeyError, OverflowError, TypeError, ValueError):
                 raise UserError(
                     f"{path}, {yaml_text(name)}: expected bbox, a list of objects with normbox, "
                     "[left, top, width, height] between 0 and 1, and category_id, an integer"

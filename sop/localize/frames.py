@@ -14,10 +14,11 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from scipy.integrate import trapezoid
 from scipy.optimize import linear_sum_assignment
 
 from sop.dataset.index import Video
-from sop.inference.localization import Localization, Localizer
+from sop.inference.localization import Localization
 from sop.inference.recording import Recording
 from sop.inference.separator import Separator
 from sop.localize.boxes import Instrument, PlannedFrames
@@ -92,11 +93,7 @@ def localize_around(separator: Separator, recording: Recording, seconds: float) 
     count = min(1 + params.mixture.audio_samples // hop, total)
     centre = round(seconds * recording.sample_rate / hop)
     first = min(max(centre - count // 2, 0), total - count)
-    localizer = Localizer(params.model.image_pooling)
-    localizer.update(
-        separator.embed(recording, first, count), separator.power(recording, first, count)
-    )
-    return localizer.localize()
+    return separator.localize(recording, part=slice(first, first + count))
 
 
 def measure_frame(
@@ -154,7 +151,6 @@ def _summary(results: Sequence[FrameResult]) -> dict[str, Any]:
     overlaps = [value for one in results for value in one.overlaps]
     cious = np.array([one.ciou for one in results])
     curve = (cious >= CURVE[:, None]).mean(axis=1)
-    area = float(((curve[1:] + curve[:-1]) / 2 * np.diff(CURVE)).sum())
     return {
         "videos": len({one.video for one in results}),
         "frames": len(results),
@@ -163,7 +159,7 @@ def _summary(results: Sequence[FrameResult]) -> dict[str, Any]:
         | {f"above_{least}": mean(value >= least for value in overlaps) for least in OVERLAPS},
         "ciou": {"mean": mean(cious)}
         | {f"above_{least}": mean(cious >= least) for least in OVERLAPS}
-        | {"auc": area},
+        | {"auc": float(trapezoid(curve, CURVE))},
     }
 
 

@@ -12,6 +12,7 @@ from sop.inference import separator as module
 from sop.inference.embedding import HEAT_RATE
 from sop.inference.localization import Localizer, regions_at
 from sop.inference.separator import Separator
+from sop.localize.frames import localize_around
 from sop.model.motion import ENVELOPES, LEAD, TAIL, attention, cell_weights
 from sop.model.pixelplayer import normalize_frames
 from sop.model.spectrogram import stft_power
@@ -190,3 +191,5 @@ def test_regions_compete_unless_their_number_is_given(
     squares = np.square(masks)
     kept = [(s * s / squares.sum(axis=0) * power).sum() / (s * power).sum() for s in squares]
     assert winner is two[int(np.argmax(kept))]
+    # So they do in the clip around a moment.
+    assert len(localize_around(moving, recording, 1.0).regions) == 1

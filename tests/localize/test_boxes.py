@@ -75,6 +75,7 @@ def test_numbers_that_fit_no_rate_leave_the_middle_of_the_second(tmp_path: Path)
         ({"a_0_9/frame_1/1.jpg": {"bbox": [{"normbox": [0, 0, 1]}]}}, "expected bbox"),
         ({"a_0_9/frame_1/1.jpg": {"bbox": [CELLO | {"normbox": [0, 0, 1e400, 1]}]}}, "expected"),
         ({"a_0_9/frame_1/1.jpg": {"bbox": [CELLO | {"category_id": None}]}}, "expected bbox"),
+        ({"a_0_9/frame_1/1.jpg": {"bbox": [CELLO | {"category_id": 1e400}]}}, "expected bbox"),
     ],
 )
 def test_files_of_another_format(values: Any, message: str, tmp_path: Path) -> None:
