@@ -40,11 +40,10 @@ def main() -> None:
     duets = read_index(INDEX / DUETS, MOTION)
     videos = [video for video in duets if video.name == options.scene]
     planned = plan_scenes(videos, [], VIDEOS, 1)
-    (scene,) = (
-        make_scene(one, VIDEOS, params.extract)
-        for one in planned
-        if one.kind == "same_duet" and not one.shifted
-    )
+    found = [one for one in planned if one.kind == "same_duet" and not one.shifted]
+    if not found:
+        raise SystemExit(f"{options.scene}: not a rendered duet of one instrument in {INDEX}")
+    scene = make_scene(found[0], VIDEOS, params.extract)
     separated = {
         "with motion": separate(Separator.load(options.motion, "cpu"), scene),
         "without motion": separate(Separator.load(options.without, "cpu"), scene),
@@ -59,7 +58,7 @@ def separate(separator: Separator, scene: LocalizationScene) -> Sounds:
         raise SystemExit(f"{scene.name}: only one region is found; choose another scene")
     embedding = separator.embed(scene.recording, 0, separator.frames(scene.recording))
     sounds = embedding.sounds(separator.region_masks(embedding, where.regions))
-    found = np.argsort([(region.box[0] + region.box[2]) for region in where.regions])
+    found = np.argsort([region.box[0] + region.box[2] for region in where.regions])
     players = np.argsort([left + right for left, _, right, _ in scene.boxes])
     ordered = np.empty((2, sounds.shape[1]), np.float32)
     ordered[players] = sounds[found]
