@@ -13,6 +13,8 @@ from sop.report.wording import counted
 MAX_NAMED = 3
 """Categories that the text names."""
 
+MINUS = "\N{MINUS SIGN}"
+
 
 def failure_section(scores: pd.DataFrame, files: Mapping[int, MixtureFiles]) -> Section:
     """Show which categories and mixtures are separated worst.
@@ -32,8 +34,11 @@ def failure_section(scores: pd.DataFrame, files: Mapping[int, MixtureFiles]) -> 
 
 def _summary(known: pd.DataFrame) -> str:
     means = known.groupby("category")["sdr"].mean().sort_values(kind="stable")
-    lowest = [f"{name} {mean:.2f} dB" for name, mean in means.head(MAX_NAMED).items()]
-    text = f"Lowest mean SDR by category: {', '.join(lowest)}.".replace("-", "\N{MINUS SIGN}")
+    lowest = [
+        f"{name} {f'{mean:.2f}'.replace('-', MINUS)} dB"
+        for name, mean in means.head(MAX_NAMED).items()
+    ]
+    text = f"Lowest mean SDR by category: {', '.join(lowest)}."
     if "sdr_improvement" not in known:
         return text
     worse = int((known["sdr_improvement"] < 0).sum())
