@@ -19,8 +19,8 @@ def add_parser(commands: Any) -> None:
         description="Compare a list of training videos with one of test videos and, if it is "
         "given, a list of mixtures: videos on both sides, mixtures that repeat others, mixtures "
         "with a training video, missing categories. The exit status is 1 if a test video stands "
-        "in the training or validation list. The lists are read as `index.split` and "
-        "`evaluate.pairs` are; no videos are needed.",
+        "in the training or validation list, or a mixture has a training video. The lists are "
+        "read as `index.split` and `evaluate.pairs` are; no videos are needed.",
     )
     for name, text in (("TRAIN", "training videos"), ("TEST", "test videos")):
         parser.add_argument(name.lower(), type=path_of(name), metavar=name, help=f"list of {text}")

@@ -31,7 +31,8 @@ def add_parser(commands: Any) -> None:
         action="append",
         default=[],
         metavar="NAME=REV,REV,...",
-        help="runs of one setting; repeat it for each setting, the first is compared with",
+        help="runs of one setting; repeat it for each other setting, which is compared with the "
+        "first (a REV comes before all groups)",
     )
     parser.add_argument("--json", action="store_true", help="print JSON instead of text")
     parser.add_argument(

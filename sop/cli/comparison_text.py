@@ -3,7 +3,7 @@
 import textwrap
 from collections.abc import Iterator, Mapping
 
-from sop.evaluate.intervals import MIN_INDEPENDENT
+from sop.evaluate.intervals import MIN_INDEPENDENT, Interval
 from sop.report.comparison import DECIDING, SAME, UNDECIDED, Comparison, Difference
 from sop.report.wording import counted
 from sop.runtime.log import printable
@@ -44,7 +44,7 @@ def _verdict(comparison: Comparison) -> Iterator[str]:
             f"at least {MIN_INDEPENDENT} are needed."
         )
         return
-    yield f"{mean}, 95 % interval {_interval(deciding)}."
+    yield f"{mean}, 95 % interval {ends_text(deciding.difference)}."
     yield "The interval covers the choice of videos, not the training seed."
 
 
@@ -62,15 +62,15 @@ def _table(title: str, rows: Mapping[str, Difference]) -> Iterator[str]:
     for name, row in rows.items():
         yield (
             f"{name:{width}}{row.mixtures:10}{row.a:8.2f}{row.b:8.2f}"
-            f"{decibels(row.difference.mean):>9}{_interval(row):>18}{row.better:>10.0%}"
+            f"{decibels(row.difference.mean):>9}{ends_text(row.difference):>18}{row.better:>10.0%}"
         )
 
 
-def _interval(row: Difference) -> str:
-    low, high = row.difference.low, row.difference.high
-    if low is None or high is None:
+def ends_text(difference: Interval) -> str:
+    """Return both ends of the interval of a difference, or why there is none."""
+    if difference.low is None or difference.high is None:
         return "too few"
-    return f"{decibels(low)} to {decibels(high)}"
+    return f"{decibels(difference.low)} to {decibels(difference.high)}"
 
 
 def decibels(value: float) -> str:

@@ -3,8 +3,8 @@
 import textwrap
 from collections.abc import Iterator
 
-from sop.cli.comparison_text import decibels
-from sop.evaluate.intervals import MIN_INDEPENDENT, Interval
+from sop.cli.comparison_text import decibels, ends_text
+from sop.evaluate.intervals import MIN_INDEPENDENT
 from sop.report.comparison import DECIDING, SAME, UNDECIDED, verdict_of
 from sop.report.groups import GroupComparison, GroupDifference
 from sop.report.seed_intervals import RunsInterval
@@ -38,8 +38,10 @@ def _verdict(difference: GroupDifference) -> Iterator[str]:
     else:
         yield f"{group} is {verdict} than {reference}."
     if verdict != SAME:
-        ends = _ends(found.interval)
-        yield f"{DECIDING} {decibels(found.interval.mean)} dB on average, 95 % interval {ends}."
+        mean = f"{DECIDING} {decibels(found.interval.mean)} dB on average"
+        is_known = found.interval.low is not None
+        ends = f"95 % interval {ends_text(found.interval)}" if is_known else "which may be chance"
+        yield f"{mean}, {ends}."
         yield _covers(found)
     yield ""
 
@@ -47,8 +49,8 @@ def _verdict(difference: GroupDifference) -> Iterator[str]:
 def _covers(found: RunsInterval) -> str:
     if found.interval.low is None:
         return (
-            f"{found.independent} mixtures have no video in common, at least {MIN_INDEPENDENT} "
-            "are needed for an interval."
+            f"An interval needs at least {MIN_INDEPENDENT} mixtures without a common video; there "
+            f"{'is' if found.independent == 1 else 'are'} {found.independent}."
         )
     if found.seeds:
         return "The interval covers the choice of videos and the training seed."
@@ -75,7 +77,7 @@ def _table(found: GroupComparison, measure: str) -> Iterator[str]:
         if group.name in differences:
             difference = differences[group.name].interval
             shown = decibels(difference.mean)
-            line += f"  {shown:>{max(len(reference) + 2, 6)}}  {_ends(difference)}"
+            line += f"  {shown:>{max(len(reference) + 2, 6)}}  {ends_text(difference)}"
         yield line
 
 
@@ -96,9 +98,3 @@ def _runs(found: GroupComparison) -> Iterator[str]:
 
 def _plain(value: float) -> str:
     return f"{round(value, 2) + 0.0:.2f}"  # not -0.00
-
-
-def _ends(interval: Interval) -> str:
-    if interval.low is None or interval.high is None:
-        return "too few"
-    return f"{decibels(interval.low)} to {decibels(interval.high)}"

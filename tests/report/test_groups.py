@@ -106,6 +106,17 @@ def test_text(project: Runs) -> None:
     assert line.endswith("0.00  0.00 to 0.00"), "no rounding errors"
 
 
+def test_text_without_an_interval(project: Runs) -> None:
+    """Of five mixtures no interval can be had."""
+    for name in ("few-1", "few-2"):
+        values = simulate(Design("", (1, 1), 5, 40), SPREAD, np.random.default_rng(len(name)))
+        project.run(name, results(values.values[int(name[-1]) - 1], values.videos), "a: 1\n")
+    lines = groups_text(compare_groups([(n, [n]) for n in ("few-1", "few-2")], Path())).splitlines()
+    assert lines[0].startswith("few-2 and few-1: ")
+    assert lines[1].endswith(" dB on average, which may be chance.")
+    assert lines[2].startswith("An interval needs at least ")
+
+
 @pytest.mark.slow
 def test_section_of_the_report(project: Runs, capsys: pytest.CaptureFixture) -> None:
     assert groups_section(Path()) is None
