@@ -25,7 +25,7 @@ HOSTILE = '</script><script>document.title="taken"</script><img src=x>'
 def test_page_in_the_repository_is_up_to_date() -> None:
     assert (ROOT / PLOTS_PAGE).read_text("utf-8") == plots_page(), "run `python -m sop.plots.page`"
     config = configparser.ConfigParser()
-    config.read_string((ROOT / ".dvc/config").read_text("utf-8").replace("    ", ""))
+    config.read(ROOT / ".dvc/config", "utf-8")
     assert ROOT / ".dvc" / config["plots"]["html_template"] == ROOT / PLOTS_PAGE
 
 
