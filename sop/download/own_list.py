@@ -51,7 +51,7 @@ CATEGORY_FORM = "a category is letters, digits, _ and -, beginning with a letter
 URL_FORM = "a url begins with http:// or https:// and has no spaces"
 YOUTUBE_ID_FORM = "without a url it is a YouTube id, eleven letters, digits, - or _"
 SPLIT_FORM = "a split is train, validation or test"
-NAME_FORM = "with a url it is letters, digits, _ and -, not beginning with -"
+NAME_FORM = "with a url, or of a file, it is letters, digits, _ and -, not beginning with -"
 
 
 def read_own_list(path: Path, video_url: str, of_files: bool = False) -> list[ListedVideo]:
@@ -96,7 +96,7 @@ def read_own_list(path: Path, video_url: str, of_files: bool = False) -> list[Li
     labels: dict[str, str] = {}
     for where, row in rows(path, text):
         try:
-            video = _listed_video(row, video_url)
+            video = _listed_video(row, video_url, of_files)
             label = row.get("label")
             if label and (other := labels.setdefault(video.category, label)) != label:
                 raise ValueError(f"{yaml_text(label)} would have the folder of {yaml_text(other)}")
@@ -230,8 +230,11 @@ def _object(path: Path, pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return found
 
 
-def _listed_video(row: Mapping[str, Any], video_url: str) -> ListedVideo:
-    """Return the video of a row; raise ValueError with the reason if the row is invalid."""
+def _listed_video(row: Mapping[str, Any], video_url: str, of_files: bool) -> ListedVideo:
+    """Return the video of a row; raise ValueError with the reason if the row is invalid.
+
+    The id of a file is its name; without an address, that of another video is a YouTube id.
+    """
     if None in row:
         raise ValueError("more values than columns")
     for key in ("category", "id", "url", "split"):
@@ -248,7 +251,7 @@ def _listed_video(row: Mapping[str, Any], video_url: str) -> ListedVideo:
     checks = [
         ("category", category, _CATEGORY.fullmatch(category), CATEGORY_FORM),
         ("url", url, not url or _is_web_address(url), URL_FORM),
-        ("id", id_, url or is_youtube, YOUTUBE_ID_FORM),
+        ("id", id_, url or is_youtube or (of_files and id_), YOUTUBE_ID_FORM),
         ("id", id_, not id_ or is_youtube or _NAME.fullmatch(id_), NAME_FORM),
         ("split", split, not split or split in SPLITS, SPLIT_FORM),
     ]

@@ -1,7 +1,7 @@
 """Sources of videos: which videos each source has, and how one of them is made."""
 
 import hashlib
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass, field
 from functools import cached_property, partial
 from pathlib import Path
@@ -146,14 +146,14 @@ def _local(
     workers: Workers,
     hashes: Path,
     limits: Limits,
-    skip: Callable[[str], bool] | None = None,
+    skip: Collection[str] | None = None,
 ) -> VideoSource:
-    """Return the user's files; with `skip`, which refuses folders, always by their folders."""
+    """Return the user's files; with folders to `skip`, always by their folders."""
     params, splits = dataset.local, dict[str, str]()
-    found, unusable = find_videos(Path(params.folder), None if skip else params.category)
+    found, unusable = find_videos(Path(params.folder), params.category if skip is None else None)
     if skip is not None:
-        unusable = [row for row in unusable if not skip(row.category)]
-        found = [video for video in found if not skip(video.category)]
+        unusable = [row for row in unusable if row.category not in skip]
+        found = [video for video in found if video.category not in skip]
     elif params.by_list:
         found, missing, splits = _by_list(found, dataset)
         unusable += missing
@@ -224,9 +224,10 @@ def _copy(video: LocalVideo, path: Path, limits: Limits) -> Probe:
 
 
 def _urmp(dataset: DatasetParams, workers: Workers, hashes: Path, limits: Limits) -> VideoSource:
-    solos = _local(dataset, workers, hashes, limits, skip=urmp.is_piece)
-    names = {(video.category, video.id) for video in solos.videos}
     pieces, unusable = urmp.find_pieces(Path(dataset.local.folder))
+    folders = {*(piece.id for piece in pieces), *(row.id for row in unusable)}
+    solos = _local(dataset, workers, hashes, limits, skip=folders)
+    names = {(video.category, video.id) for video in solos.videos}
     files = [file for piece in pieces for file in (piece.video, *piece.stems)]
     digests: dict[Path, str | LeftOut] = {}
     with HashCache(hashes) as cache:

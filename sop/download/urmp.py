@@ -98,15 +98,11 @@ class Piece:
         return category_of(self.instruments)
 
 
-def is_piece(folder: str) -> bool:
-    """Return whether the name of a folder is that of a piece."""
-    return _FOLDER.fullmatch(folder) is not None
-
-
 def find_pieces(folder: Path) -> tuple[list[Piece], list[VideoRow]]:
     """List the pieces of a folder, and those of which something is missing.
 
-    No file is read. Folders whose names are not those of pieces are skipped.
+    No file is read. Folders without the name of a piece and without recordings of players are
+    skipped.
 
     Raises:
         UserError: the folder is missing or contains no piece.
@@ -116,7 +112,12 @@ def find_pieces(folder: Path) -> tuple[list[Piece], list[VideoRow]]:
     pieces, unusable = [], []
     for path in sorted(folder.iterdir()):
         name = _FOLDER.fullmatch(path.name)
-        if name is None or is_litter(path) or not path.is_dir():
+        if is_litter(path) or not path.is_dir():
+            continue
+        if name is None:
+            if any(path.glob("AuSep_*")):
+                reason = LeftOut(f"its name does not end with codes of instruments, {_CODES}")
+                unusable.append(row_of(path, path.name, reason))
             continue
         codes = name[2].split("_")[1:]
         try:

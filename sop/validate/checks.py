@@ -14,6 +14,7 @@ from sop.download.own_list import read_own_list
 from sop.download.urmp import find_pieces
 from sop.params import NETS, Params
 from sop.runtime.errors import UserError
+from sop.runtime.log import printable
 
 # Folders in which stages write.
 OUTPUTS = ("data", "metrics")
@@ -104,6 +105,7 @@ def check_videos(params: Params) -> None:
     if dataset.source in LOCAL_SOURCES:
         check_apart(params, VIDEOS)
         by_folders = dataset.source == "urmp"
+        _check_names(Path(dataset.local.folder))
         find_videos(Path(dataset.local.folder), None if by_folders else dataset.local.category)
         if by_folders:
             find_pieces(Path(dataset.local.folder))
@@ -111,6 +113,17 @@ def check_videos(params: Params) -> None:
             read_own_list(Path(dataset.lists.own), dataset.fetch.video_url, of_files=True)
     elif dataset.source == "list":
         read_own_list(Path(dataset.lists.own), dataset.fetch.video_url)
+
+
+def _check_names(folder: Path) -> None:
+    """Check that DVC, on which `download` depends for this folder, can write all names in it."""
+    for path in sorted(folder.rglob("*")):
+        try:
+            str(path).encode()
+        except UnicodeEncodeError:
+            raise UserError(
+                f"dataset.local.folder: {printable(str(path))}: the name is not UTF-8; rename it"
+            ) from None
 
 
 def check_boxes(params: Params) -> None:

@@ -648,3 +648,18 @@ def check_is_safe(entry: ListedVideo, folder: Path) -> None:
     assert not entry.id.startswith("-") or YOUTUBE_ID.fullmatch(whole)
     assert re.match("https?://[^/]", entry.url or "")
     assert entry.clip is None or 0 <= entry.clip[0] < entry.clip[1] < float("inf")
+
+
+def test_ids_of_files_are_their_names(tmp_path: Path) -> None:
+    listed = tmp_path / "list.csv"
+    listed.write_text("category,id,begin,end\nviolin,violin_000,1,3\nflute,own-take_2,,\n")
+    videos = read_own_list(listed, "https://example.org/{id}", of_files=True)
+    assert [(video.of, video.clip) for video in videos] == [
+        ("violin_000", (1.0, 3.0)),
+        ("own-take_2", None),
+    ]
+    with pytest.raises(UserError, match="line 2: id 'violin_000' is not allowed"):
+        read_own_list(listed, "https://example.org/{id}")
+    listed.write_text("category,id\nviolin,\n")
+    with pytest.raises(UserError, match="line 2: id '' is not allowed"):
+        read_own_list(listed, "https://example.org/{id}", of_files=True)

@@ -6,7 +6,7 @@ import pytest
 import soundfile
 
 from sop.download.synthetic.truth import Truth, read_truth
-from sop.download.urmp import INSTRUMENTS, find_pieces, is_piece, make_piece, strips
+from sop.download.urmp import INSTRUMENTS, find_pieces, make_piece, strips
 from sop.media.ffmpeg import Limits
 from sop.params import Params
 from sop.runtime.errors import LeftOut, UserError
@@ -66,8 +66,19 @@ def test_codes_are_those_of_the_data_set() -> None:
     [(name, True) for name in (DUET, "02_Sonata_vn_vn", "44_K515_vn_vn_va_va_vc", "7_A_b_c_db")]
     + [(name, False) for name in ("violin", "Supplementary_Files", "vn_vc", "01_Jupiter_vn_xx")],
 )
-def test_folders_are_told_by_their_names(name: str, expected: bool) -> None:
-    assert is_piece(name) == expected
+def test_folders_are_told_by_their_names(tmp_path: Path, name: str, expected: bool) -> None:
+    (tmp_path / "00_A_vn_vc").mkdir()
+    (tmp_path / name).mkdir()
+    _, unusable = find_pieces(tmp_path)
+    assert (name in {row.id for row in unusable}) == expected
+
+
+def test_piece_of_unknown_instruments_is_named(tmp_path: Path) -> None:
+    touch(tmp_path / "03_Bad_vn_xx", "Vid_03_Bad.mp4", "AuSep_1_vn_03_Bad.wav")
+    pieces, (row,) = find_pieces(tmp_path)
+    assert pieces == []
+    assert (row.category, row.id) == ("03_Bad_vn_xx", "03_Bad_vn_xx")
+    assert row.reason.startswith("its name does not end with codes of instruments, vn|va|vc|")
 
 
 def test_players_are_in_the_order_of_the_name(tmp_path: Path) -> None:

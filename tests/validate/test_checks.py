@@ -1,5 +1,6 @@
 """What the stage `validate` finds before any stage runs."""
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -139,3 +140,17 @@ def test_repository_without_a_commit(tiny_params: Params, root: Path) -> None:
     repository.write({"params.yaml": "x: 1\n"})
     repository.commit()
     assert error_of(tiny_params, {}) == ""
+
+
+def test_name_that_dvc_cannot_write_is_named(tiny_params: Params, root: Path) -> None:
+    folder = root / "own" / "violin"
+    folder.mkdir(parents=True)
+    (folder / "a.mp4").write_bytes(b"x")
+    values = {"dataset.source": "local", "dataset.local.folder": "own"}
+    assert error_of(tiny_params, values) == ""
+    try:
+        (folder / os.fsdecode(b"b\xff.mp4")).write_bytes(b"x")
+    except OSError:
+        pytest.skip("this file system has no such names")
+    said = r"dataset.local.folder: own/violin/b\xff.mp4: the name is not UTF-8; rename it"
+    assert error_of(tiny_params, values) == said
