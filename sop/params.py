@@ -563,6 +563,12 @@ class Params(InferenceParams):
                 f"train.silent_share {train.silent_share:g} and train.shifted_share "
                 f"{train.shifted_share:g} exceed 1 together: a mixture has one of both at most"
             )
+        own = dataset.local
+        if dataset.source == "local" and own.by_list and own.category is not None:
+            yield (
+                f"dataset.local.category {own.category!r} does not fit dataset.local.by_list: the "
+                "list says the category of each file; set it to null"
+            )
         listed = dataset.source in ("list", "music", "music21")
         if self.localize.boxes and listed and dataset.fetch.clip_seconds is not None:
             yield (

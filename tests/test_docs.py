@@ -162,6 +162,13 @@ def _problem(words: list[str]) -> str | None:
 
 
 @pytest.mark.parametrize("name", NAMES)
+def test_no_command_trains_again_to_measure_again(name: str) -> None:
+    """`--force` alone runs all stages before the named one again."""
+    for stage in ("evaluate", "localize", "denoise", "report"):
+        assert not re.search(rf"dvc repro --force {stage}\b", text_of(name))
+
+
+@pytest.mark.parametrize("name", NAMES)
 def test_every_block_of_commands_says_how_it_is_tested(name: str) -> None:
     for block in blocks(name):
         assert block.language, f"a block without language: {block.text}"

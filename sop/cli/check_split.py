@@ -5,7 +5,7 @@ import json
 from typing import TYPE_CHECKING, Any
 
 from sop.cli.options import path_of
-from sop.runtime.log import say
+from sop.runtime.log import counted, say
 
 if TYPE_CHECKING:
     from sop.dataset.protocol import SplitCheck
@@ -19,8 +19,9 @@ def add_parser(commands: Any) -> None:
         description="Compare a list of training videos with one of test videos and, if it is "
         "given, a list of mixtures: videos on both sides, mixtures that repeat others, mixtures "
         "with a training video, missing categories. The exit status is 1 if a test video stands "
-        "in the training or validation list, or a mixture has a training video. The lists are "
-        "read as `index.split` and `evaluate.pairs` are; no videos are needed.",
+        "in the training or validation list, or a mixture has a training video; 2 if a list "
+        "cannot be read; otherwise 0, also with other faults. The lists are read as "
+        "`index.split` and `evaluate.pairs` are; no videos are needed.",
     )
     for name, text in (("TRAIN", "training videos"), ("TEST", "test videos")):
         parser.add_argument(name.lower(), type=path_of(name), metavar=name, help=f"list of {text}")
@@ -58,8 +59,8 @@ def _lines(check: "SplitCheck") -> list[str]:
     """Return the text of a check: what was read, and what is wrong with it."""
     counts = check.counts()
     lines = [
-        f"training: {len(check.train.entries)} videos",
-        f"test: {counts['test_videos']} videos, "
+        f"training: {counted(len(check.train.entries), 'video', 'videos')}",
+        f"test: {counted(counts['test_videos'], 'video', 'videos')}, "
         f"{counts['test_videos_in_training']} of them in the training list",
     ]
     if check.pairs:

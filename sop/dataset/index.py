@@ -22,6 +22,7 @@ from sop.dataset.seeding import generator
 from sop.params import IndexParams, SplitParams
 from sop.runtime.errors import LeftOut, UserError
 from sop.runtime.files import is_litter, write_json, write_text, writing
+from sop.runtime.log import counted
 from sop.runtime.plain_yaml import yaml_text
 
 logger = logging.getLogger(__name__)
@@ -446,8 +447,9 @@ def _listed_index(
     for side, entries in lists.items():
         if not sides[side]:
             raise UserError(
-                f"index.split.{side}: none of its {len(entries)} videos is among the {len(used)} "
-                f"of data/audio that can be used (for example {yaml_text(entries[0].name)} is not)"
+                f"index.split.{side}: none of the listed videos ({len(entries)}) is among the "
+                f"{len(used)} of data/audio that can be used (for example "
+                f"{yaml_text(entries[0].name)} is not)"
             )
     recordings = {side: _recordings(videos) for side, videos in sides.items()}
     overlap = {
@@ -508,12 +510,12 @@ def _log_listed(index: Index, params: SplitParams) -> None:
     for both, names in index.split.overlap.items():
         if names:
             first, second = both.split("_")
-            done = f"they stay in both, as index.split.leaks: {params.leaks} says"
+            done = f"kept in both, as index.split.leaks: {params.leaks} says"
             if params.leaks == "drop" or first == "validation":
                 done = f"removed from {first}"
             logger.info(
-                f"index.split: {len(names)} videos stand in {first} and in {second}: "
-                f"{_few(names)}; {done}"
+                f"index.split: {counted(len(names), 'video stands', 'videos stand')} in {first} "
+                f"and in {second}: {_few(names)}; {done}"
             )
 
 
@@ -547,11 +549,12 @@ def _why_empty(index: Index, side: str, other: str, params: IndexParams) -> str:
     if index.duets:
         advice.append("index.duets false")
     example = next(iter(index.left_out.items()), None)
+    total, duets = used + len(index.left_out) + len(index.duets), len(index.duets)
     return (
-        f"no video for the list {side}: of {used + len(index.left_out) + len(index.duets)} videos "
-        f"{used} are for {other}, {len(index.left_out)} left out"
+        f"no video for the list {side}: of {counted(total, 'video', 'videos')} "
+        f"{counted(used, 'is', 'are')} for {other}, {len(index.left_out)} left out"
         + (f" (for example {example[0]}: {example[1]})" if example else "")
-        + f", {len(index.duets)} duets; add videos"
+        + f", {counted(duets, 'duet', 'duets')}; add videos"
         + (f" or change {', '.join(advice)}" if advice else "")
     )
 
@@ -571,8 +574,8 @@ def _log_duets(
     if index.duets:
         duets, categories_of = len(index.duets), len(_count_categories(index.duets))
         logger.info(
-            f"index: {duets} {'duet' if duets == 1 else 'duets'} in {categories_of} "
-            f"{'category' if categories_of == 1 else 'categories'} "
+            f"index: {counted(duets, 'duet', 'duets')} in "
+            f"{counted(categories_of, 'category', 'categories')} "
             f"{'is' if duets == 1 else 'are'} in neither list, because index.duets is false"
         )
     for category in sorted(params.duet_categories.keys() - set(categories)):
@@ -600,8 +603,9 @@ def _log_one_sided(index: Index) -> None:
     for side, have, others in (("validation", validation, train), ("training", train, validation)):
         if missing := sorted(others.keys() - have.keys()):
             logger.info(
-                f"index: no video for {side} in {len(missing)} categories with a single video: "
-                f"{_few(missing)}; add videos to them"
+                f"index: no video for {side} in "
+                f"{counted(len(missing), 'category', 'categories')} with a single video: "
+                f"{_few(missing)}; add videos there"
             )
 
 

@@ -30,6 +30,7 @@ from sop.dataset.index import TRAIN, VALIDATION, Video
 from sop.dataset.seeding import generator
 from sop.params import ExtractParams, MixtureParams, TrainParams
 from sop.runtime.errors import LeftOut, UserError
+from sop.runtime.log import counted
 
 # As in the published training: frames are scaled to 1.1 of the crop, sounds by 0.5 to 1.5.
 CROP_ZOOM = 1.1
@@ -314,15 +315,16 @@ class MixtureSampler:
         distinct = len(set().union(*self._instruments)) if needs_instruments else len(videos)
         if distinct < params.sources:
             categories = ", ".join(f"{name} {n}" for name, n in sorted(self._members.items()))
-            what, advice = "videos", ""
+            what, advice = counted(distinct, "video", "videos"), ""
             if needs_instruments:
-                what, advice = "instruments", ", or set mixture.same_category: true"
+                what = counted(distinct, "instrument", "instruments")
+                advice = ", or set mixture.same_category: true"
                 if choices:
                     advice = ", or set train.same_category_share: 1 and train.share_ramp: 0"
             raise UserError(
-                f"{name}: mixture.sources: {params.sources} is not possible with {distinct} {what} "
+                f"{name}: mixture.sources: {params.sources} is not possible with {what} "
                 f"in this list ({categories or 'empty'}); add videos, change "
-                f"index.train_fraction{advice}"
+                f"index.train_fraction or the lists of index.split{advice}"
             )
 
     def can_match(self, first: int) -> bool:

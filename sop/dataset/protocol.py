@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from sop.runtime.errors import UserError
+from sop.runtime.log import counted
 from sop.runtime.plain_yaml import yaml_text
 
 MAX_BYTES = 64 * 2**20
@@ -24,6 +25,9 @@ MAX_ROWS = 1_000_000
 
 # Number of names in a sentence.
 SHOWN = 10
+
+# Verbs of the sentences on problems, of several and of one.
+_VERBS = {"are": "is", "have": "has", "name": "names", "repeat": "repeats", "stand": "stands"}
 
 LIST_FORMS = (
     "an id, AUDIO,FRAMES,NUMBER_FRAMES with or without CATEGORY, or columns named by a header"
@@ -36,9 +40,13 @@ _SUFFIX = re.compile(
     r"|txt|json)\Z",
     re.IGNORECASE,
 )
-_YOUTUBE_ID = re.compile(r"[A-Za-z0-9_-]{11}")
-# As `_part_name` of one's own list, and VGGSound, name parts of a video.
-_PART = re.compile(r"([A-Za-z0-9_-]{11})_(?:\d+(?:\.\d+)?-)?\d+(?:\.\d+)?")
+# An id of YouTube is a number of 64 bits, so its last character has 16 values only. Letters of both
+# cases, which 99 % of the ids of MUSIC have, tell ids from names such as `recording_4`.
+_ID_FORM = r"(?=[^a-z]*[a-z])(?=[^A-Z]*[A-Z])[A-Za-z0-9_-]{10}[AEIMQUYcgkosw048]"
+_YOUTUBE_ID = re.compile(_ID_FORM)
+# Names of parts: `<id>_<begin>-<end>` of a list of one's own, and `<id>_<begin>` of VGGSound.
+_SECONDS = r"\d{1,9}(?:\.\d{1,12})?"
+_PART = re.compile(rf"({_ID_FORM})_({_SECONDS})(?:-({_SECONDS}))?")
 _WATCH = re.compile(r"[?&]v=([A-Za-z0-9_-]{11})(?![A-Za-z0-9_-])")
 _NUMBER = re.compile(r"\d{1,9}(?:\.\d{1,12})?")
 _INDEX = re.compile(r"\d{1,9}")
@@ -71,6 +79,12 @@ class Entry(NamedTuple):
         """The id of the whole video of which it may be a part."""
         part = _PART.fullmatch(self.id)
         return part[1] if part else self.id
+
+    @property
+    def times(self) -> tuple[float, float | None] | None:
+        """Begin of a part and its end, if it is named, in seconds; None for a whole video."""
+        part = _PART.fullmatch(self.id)
+        return part and (float(part[2]), float(part[3]) if part[3] else None)
 
     @property
     def is_youtube(self) -> bool:
@@ -134,8 +148,8 @@ class Known:
     """Videos among which the entries of lists are found.
 
     An id in the form of YouTube ids is the same video in every category; a part of a video is found
-    by the id of the whole, and the whole by the id of a part. Any other id belongs to its category,
-    unless the list gives none, or gives a folder that is no category here.
+    by the id of the whole, and the whole by the id of a part, but no part by another. Any other id
+    belongs to its category, unless the list gives none, or gives a folder that is no category here.
 
     Args:
         entries: the videos, in order.
@@ -158,13 +172,23 @@ class Known:
         """
         found = [n for n in self._by_id.get(entry.id, ()) if self._may_be(entry, self.entries[n])]
         if not found and entry.is_youtube:
-            found = self._by_recording.get(entry.recording, [])
+            parts = self._by_recording.get(entry.recording, ())
+            found = [n for n in parts if _may_be_part(entry, self.entries[n])]
         same = [n for n in found if self.entries[n].category == entry.category]
         found = same or found
         if not entry.is_youtube and len({self.entries[n].category for n in found}) > 1:
             names = ", ".join(sorted(self.entries[n].name for n in found)[:3])
             raise UserError(f"{yaml_text(entry.id)} may be {names}; write <category>/<id>")
         return list(found)
+
+    def has_recording(self, entry: Entry) -> bool:
+        """Whether a video, or another part of it, is one of the videos.
+
+        Raises:
+            UserError: it may be one of several videos.
+        """
+        is_part_there = entry.is_youtube and entry.recording in self._by_recording
+        return is_part_there or bool(self.find(entry))
 
     def has_id(self, text: str) -> bool:
         """Whether a text is the id of one of the videos."""
@@ -174,6 +198,14 @@ class Known:
         if entry.is_youtube or None in (entry.category, video.category):
             return True
         return entry.category == video.category or entry.category not in self._categories
+
+
+def _may_be_part(entry: Entry, video: Entry) -> bool:
+    """Whether two names of one recording may be of the same part, or one is of all of it."""
+    if entry.times is None or video.times is None:
+        return True
+    (begin, end), (video_begin, video_end) = entry.times, video.times
+    return begin == video_begin and (end == video_end or None in (end, video_end))
 
 
 def read_list(path: Path, key: str) -> list[Entry]:
@@ -237,6 +269,8 @@ class SplitCheck:
     test: Known
     pairs: tuple[Sources, ...] = ()
     validation: Known | None = None
+    test_rows: tuple[Entry, ...] | None = None
+    """Rows of the test list; None if they are the entries of `test`."""
 
     @cached_property
     def leaked(self) -> list[Entry]:
@@ -251,7 +285,8 @@ class SplitCheck:
     @cached_property
     def repeated_videos(self) -> int:
         """Number of rows of the test list that name the video of an earlier row."""
-        return len(self.test.entries) - len(set(map(_identity, self.test.entries)))
+        rows = self.test.entries if self.test_rows is None else self.test_rows
+        return len(rows) - len(set(map(_identity, rows)))
 
     @cached_property
     def repeated(self) -> list[int]:
@@ -332,28 +367,32 @@ class SplitCheck:
             return ", ".join(shown) + ", ..." * (len(names[key]) > SHOWN)
 
         texts = {
-            "test_videos_in_training": "{n} of {test_videos} test videos stand in the training "
+            "test_videos_in_training": "{n} of {test_videos} test videos {stand} in the training "
             "list: {few}",
-            "test_videos_in_validation": "{n} of {test_videos} test videos stand in the validation "
-            "list: {few}",
-            "repeated_test_videos": "{n} rows of the test list name the video of an earlier row",
-            "mixtures_with_training_videos": "{n} of {mixtures} mixtures have a video of the "
+            "test_videos_in_validation": "{n} of {test_videos} test videos {stand} in the "
+            "validation list: {few}",
+            "repeated_test_videos": "{rows} of the test list {name} the video of an earlier row",
+            "mixtures_with_training_videos": "{n} of {mixtures} mixtures {have} a video of the "
             "training list",
-            "repeated_mixtures": "{n} of {mixtures} mixtures repeat an earlier one",
-            "swapped_mixtures": "{n} of {mixtures} mixtures repeat an earlier one with the videos "
-            "in another order",
-            "mixtures_of_one_video": "{n} of {mixtures} mixtures have one video twice",
-            "mixtures_with_unlisted_videos": "{n} of {mixtures} mixtures have a video that is not "
-            "in the test list",
-            "categories_missing_in_test": "{n} categories of training are missing in test: {few}",
-            "categories_missing_in_training": "{n} categories of test are missing in training: "
+            "repeated_mixtures": "{n} of {mixtures} mixtures {repeat} an earlier one",
+            "swapped_mixtures": "{n} of {mixtures} mixtures {repeat} an earlier one with the "
+            "videos in another order",
+            "mixtures_of_one_video": "{n} of {mixtures} mixtures {have} one video twice",
+            "mixtures_with_unlisted_videos": "{n} of {mixtures} mixtures {have} a video that is "
+            "not in the test list",
+            "categories_missing_in_test": "{categories} of training {are} missing in test: {few}",
+            "categories_missing_in_training": "{categories} of test {are} missing in training: "
             "{few}",
         }
-        return [
-            text.format(**counts, n=counts[key], few=few(key) if "{few}" in text else "")
-            for key, text in texts.items()
-            if counts.get(key)
-        ]
+
+        def sentence(key: str, text: str) -> str:
+            n = counts[key]
+            words = {verb: of_one if n == 1 else verb for verb, of_one in _VERBS.items()}
+            words["rows"] = counted(n, "row", "rows")
+            words["categories"] = counted(n, "category", "categories")
+            return text.format(**counts, **words, n=n, few=few(key) if "{few}" in text else "")
+
+        return [sentence(key, text) for key, text in texts.items() if counts.get(key)]
 
     def names(self) -> dict[str, Any]:
         """Return the videos and categories, and the numbers of mixtures, counted from 1."""
@@ -373,7 +412,7 @@ class SplitCheck:
         }
 
     def _standing_in(self, other: Known) -> list[Entry]:
-        found = {entry: None for entry in self.test.entries if other.find(entry)}
+        found = {entry: None for entry in self.test.entries if other.has_recording(entry)}
         return list(found)
 
     def _video(self, source: Source) -> tuple[Any, ...]:
@@ -381,7 +420,7 @@ class SplitCheck:
         return tuple(self.test.find(source.entry)) or _identity(source.entry)
 
     def _in_training(self, source: Source) -> bool:
-        return bool(self.train.find(source.entry))
+        return self.train.has_recording(source.entry)
 
     @cached_property
     def _kinds(self) -> list[str]:
@@ -535,7 +574,8 @@ def _indexed(
             raise UserError(f"{path}, {where}: only one index; a row has two or more")
         if max(row) - offset >= len(listed):
             raise UserError(
-                f"{path}, {where}: index {max(row)} exceeds the list of {len(listed)} videos"
+                f"{path}, {where}: index {max(row)} exceeds the list of "
+                f"{counted(len(listed), 'video', 'videos')}"
             )
         mixtures.append(tuple(Source(listed[number - offset]) for number in row))
     return mixtures

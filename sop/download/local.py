@@ -58,7 +58,7 @@ class LocalVideo:
 
 
 def find_videos(
-    folder: Path, category: str | None = None
+    folder: Path, category: str | None = None, may_be_empty: bool = False
 ) -> tuple[list[LocalVideo], list[VideoRow]]:
     """List the files of a folder with their categories and ids, except hidden ones and litter.
 
@@ -68,6 +68,7 @@ def find_videos(
     Args:
         folder: contains the videos, in folders of any depth.
         category: category of all videos; None for that of their first folder.
+        may_be_empty: True if it is no error that there are no files.
 
     Raises:
         UserError: the folder is missing or empty.
@@ -113,7 +114,7 @@ def find_videos(
         else:
             sound = next(iter(sounds.get(path, ())), None)
             videos[of, id_] = LocalVideo(path, of, id_, sound)
-    if not videos and not unusable:
+    if not (videos or unusable or may_be_empty):
         raise UserError(f"dataset.local.folder: {folder} is empty; {ADVICE}")
     return list(videos.values()), unusable
 

@@ -18,7 +18,7 @@ from urllib.parse import parse_qs, unquote, urlsplit
 
 from sop.download.published_lists import YOUTUBE_ID, ListedVideo
 from sop.runtime.errors import UserError
-from sop.runtime.log import printable
+from sop.runtime.log import counted, printable
 from sop.runtime.plain_yaml import yaml_text
 
 logger = logging.getLogger(__name__)
@@ -148,7 +148,7 @@ def _ave_rows(path: Path, text: str) -> Iterator[tuple[str, Mapping[str, Any]]]:
         else:
             yield f"line {number}", {"label": label, "id": id_, "begin": begin, "end": end}
     if empty:
-        logger.info(f"{path}: left out {empty} parts without a length")
+        logger.info(f"{path}: left out {counted(empty, 'part', 'parts')} without a length")
 
 
 def _vggsound_rows(path: Path, text: str) -> Iterator[tuple[str, Mapping[str, Any]]]:
@@ -217,7 +217,7 @@ def _solos_rows(
             for begin, end in seconds:
                 yield where, {"label": label, "id": id_, "begin": begin, "end": end}
     if empty:
-        logger.info(f"{path}: left out {empty} videos without a part")
+        logger.info(f"{path}: left out {counted(empty, 'video', 'videos')} without a part")
 
 
 def _object(path: Path, pairs: list[tuple[str, Any]]) -> dict[str, Any]:

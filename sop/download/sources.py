@@ -1,6 +1,7 @@
 """Sources of videos: which videos each source has, and how one of them is made."""
 
 import hashlib
+from collections import defaultdict
 from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass, field
 from functools import cached_property, partial
@@ -21,6 +22,7 @@ from sop.params import DatasetParams, Params, SyntheticParams
 from sop.runtime.errors import LeftOut
 from sop.runtime.files import replacing
 from sop.runtime.hashes import HashCache, sha256
+from sop.runtime.log import printable
 from sop.runtime.parallel import Workers
 
 VIDEO_SUFFIX = ".mp4"
@@ -150,7 +152,11 @@ def _local(
 ) -> VideoSource:
     """Return the user's files; with folders to `skip`, always by their folders."""
     params, splits = dataset.local, dict[str, str]()
-    found, unusable = find_videos(Path(params.folder), params.category if skip is None else None)
+    found, unusable = find_videos(
+        Path(params.folder),
+        params.category if skip is None else None,
+        may_be_empty=skip is not None,
+    )
     if skip is not None:
         unusable = [row for row in unusable if row.category not in skip]
         found = [video for video in found if video.category not in skip]
@@ -184,7 +190,8 @@ def _by_list(
     """Return the files that a list names, with its categories and parts; the others are no videos.
 
     A file is named by the id, or as those of VGGSound by the id and the begin of its part, of
-    which it then has no more: `<id>_000030`.
+    which it then has no more: `<id>_000030`. Of several files of one name, it is the one in the
+    folder of its category.
 
     Returns:
         The videos; rows of those without a file; the list in which each belongs.
@@ -192,21 +199,29 @@ def _by_list(
     lists = dataset.lists
     listed = read_own_list(Path(lists.own), dataset.fetch.video_url, of_files=True)
     listed = published_lists.select_videos(listed, lists.categories, lists.max_per_category)
-    files: dict[str, LocalVideo] = {}
+    files: dict[str, list[LocalVideo]] = defaultdict(list)
     for local in found:
-        files.setdefault(local.path.stem, local)
+        files[local.path.stem].append(local)
     videos: list[LocalVideo] = []
     missing: list[VideoRow] = []
     for video in listed:
-        whole, clip = files.get(video.of), video.clip
-        part = None if clip is None else files.get(f"{video.of}_{int(clip[0]):06d}")
-        file, clip = (whole, clip) if part is None else (part, None)
-        if file is None:
-            reason = "no file of this name in dataset.local.folder"
-            row = VideoRow(video.category, video.id, UNAVAILABLE, reason, source=video.of)
-            missing.append(row)
+        clip = video.clip
+        named = [] if clip is None else files.get(f"{video.of}_{int(clip[0]):06d}", [])
+        if named:
+            clip = None
         else:
+            named = files.get(video.of, [])
+        named = [file for file in named if file.category == video.category] or named
+        if len(named) == 1:
+            [file] = named
             videos.append(LocalVideo(file.path, video.category, video.id, file.sound, clip))
+            continue
+        reason = "no file of this name in dataset.local.folder"
+        if named:
+            first, second = (printable(str(file.path)) for file in named[:2])
+            reason = f"{first} and {second} have this name; rename one of them"
+        row = VideoRow(video.category, video.id, UNAVAILABLE, reason, source=video.of)
+        missing.append(row)
     return videos, missing, _splits(listed)
 
 

@@ -10,6 +10,7 @@ multimodal music analysis, IEEE Transactions on Multimedia 2019.
 Shapes: N players, L samples.
 """
 
+import os
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -105,10 +106,12 @@ def find_pieces(folder: Path) -> tuple[list[Piece], list[VideoRow]]:
     skipped.
 
     Raises:
-        UserError: the folder is missing or contains no piece.
+        UserError: the folder is missing, not readable, or contains no piece.
     """
     if not folder.is_dir():
         raise UserError(f"dataset.local.folder: {folder} is not a folder; name that of the pieces")
+    if not os.access(folder, os.R_OK | os.X_OK):
+        raise UserError(f"dataset.local.folder: {folder} is not readable; check its permissions")
     pieces, unusable = [], []
     for path in sorted(folder.iterdir()):
         name = _FOLDER.fullmatch(path.name)

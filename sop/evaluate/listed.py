@@ -79,7 +79,7 @@ def read_mixtures(path: Path, index: Path, sources: int) -> list[Sources]:
             )
     if longer := sum(len(row) > sources for row in rows):
         logger.info(
-            f"evaluate.pairs: {longer} of {len(rows)} rows have more than mixture.sources videos; "
+            f"evaluate.pairs: rows with more than mixture.sources videos: {longer} of {len(rows)}; "
             f"their first {sources} are mixed"
         )
     return [row[:sources] for row in rows]
@@ -107,7 +107,8 @@ def listed_mixtures(
             mixtures.append(str(reason))
     if all(isinstance(mixture, str) for mixture in mixtures):
         raise UserError(
-            f"evaluate.pairs: none of {len(mixtures)} mixtures can be mixed: {mixtures[0]}"
+            f"evaluate.pairs: none of the listed mixtures ({len(mixtures)}) can be mixed: "
+            f"{mixtures[0]}"
         )
     return mixtures
 
@@ -151,7 +152,10 @@ def check_protocol(
         return Known(video.entry for video in read_index(path, motion))
 
     validation = known(index / VALIDATION) if has_test else None
-    check = SplitCheck(known(index / TRAIN), known(measured), tuple(rows), validation)
+    # The index has each video once, the list that it was made from maybe not.
+    names = listed_names(index)
+    listed = None if names is None else tuple(map(entry_of, names))
+    check = SplitCheck(known(index / TRAIN), known(measured), tuple(rows), validation, listed)
     values = {
         "measured_on": "test" if has_test else "validation",
         **check.counts(),

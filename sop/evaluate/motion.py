@@ -5,8 +5,9 @@ control, all are measured again with frames of a later moment than the sound: wh
 is due to motion, and what remains is not.
 """
 
+import logging
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -27,7 +28,10 @@ from sop.evaluate.validation import (
 )
 from sop.model.pixelplayer import PixelPlayer
 from sop.params import EvaluateParams, MixtureParams, Params
+from sop.runtime.log import counted
 from sop.runtime.progress import progress
+
+logger = logging.getLogger(__name__)
 
 SHIFT_SECONDS = 1.5
 """Time by which the frames of the control are later than the sound."""
@@ -50,7 +54,7 @@ class MotionResults(NamedTuple):
     """Of the mixtures with all sources: first the plain ones, by `plain_categories`, then those of
     one category, by `SAME`."""
     silent: Mapping[str, Results]
-    """Of the mixtures with one silent source; empty if not asked for."""
+    """Of the mixtures with one silent source, which are always drawn; empty if not asked for."""
 
 
 def plain_kind(params: EvaluateParams) -> MixtureKind:
@@ -58,11 +62,32 @@ def plain_kind(params: EvaluateParams) -> MixtureKind:
     return PLAIN._replace(rest_is_silence=max(params.same_category, params.silent) > 0)
 
 
-def plain_categories(videos: Sequence[Video], params: MixtureParams) -> str:
-    """Return the categories of the sources of a plain mixture: `DIFFERENT`, `ANY` or `SAME`."""
+def plain_categories(
+    videos: Sequence[Video],
+    params: MixtureParams,
+    listed: Sequence[Sequence[Video] | str] | None = None,
+) -> str:
+    """Return the categories of the sources of a plain mixture: `DIFFERENT`, `ANY` or `SAME`.
+
+    Args:
+        videos: the videos of which mixtures are drawn.
+        params: whether two sources of a drawn mixture may be of one category.
+        listed: the mixtures, or the reason why one cannot be mixed; None if they are drawn.
+    """
+    if listed is not None:
+        mixed = [mixture for mixture in listed if not isinstance(mixture, str)]
+        if all(len({video.category for video in mixture}) == 1 for mixture in mixed):
+            return SAME
+        return DIFFERENT if all(map(_are_different, mixed)) else ANY
     if not params.same_category:
         return DIFFERENT
     return ANY if len({video.category for video in videos}) > 1 else SAME
+
+
+def _are_different(mixture: Sequence[Video]) -> bool:
+    """Whether no two videos of a mixture share an instrument."""
+    members = Counter(name for video in mixture for name in set(video.instruments))
+    return max(members.values()) == 1
 
 
 def measure_motion(
@@ -76,7 +101,8 @@ def measure_motion(
     """Measure the mixtures that `evaluate.same_category` and `evaluate.silent` ask for.
 
     Plain mixtures of videos of one category are mixtures of one category: no others are measured.
-    For the control, no more plain mixtures are measured again than others are asked for.
+    For the control, no more plain mixtures are measured again than others are asked for. Categories
+    with too few videos for a mixture are logged.
 
     Args:
         player: the model, on `device`.
@@ -94,16 +120,21 @@ def measure_motion(
     if not base.rest_is_silence:
         return {}
 
-    name_of_plain = plain_categories(videos, params.mixture)
+    name_of_drawn = plain_categories(videos, params.mixture)
+    name_of_plain = plain_categories(videos, params.mixture, listed)
+    too_few = too_few_videos(videos, params.mixture.sources)
+    if too_few and (settings.silent or name_of_plain != SAME):
+        _log_too_few(too_few, {video.category for video in videos}, params.mixture.sources)
 
-    def measured(name: str, count: int, **changes: Any) -> Results:
+    def measured(
+        name: str, count: int, listed: Sequence[Sequence[Video] | str] | None = None, **changes: Any
+    ) -> Results:
         if not count:
             return []
-        kind = base._replace(same_category=name == SAME != name_of_plain, **changes)
-        is_plain = not (kind.same_category or kind.one_silent)
+        is_same = listed is None and name == SAME != name_of_drawn
+        kind = base._replace(same_category=is_same, **changes)
         separations = separate_mixtures(
-            *(player, videos, params, count, settings.seed, rule, device, kind),
-            listed if is_plain else None,
+            player, videos, params, count, settings.seed, rule, device, kind, listed
         )
         shown = progress(separations, f"evaluate {_title(name, kind)}", count, unit="mixture")
         return [separation.score() for separation in shown]
@@ -113,14 +144,15 @@ def measure_motion(
         if settings.same_category and name_of_plain != SAME:
             separation[SAME] = measured(SAME, settings.same_category, shift_seconds=shift)
         if settings.silent:
-            for name in dict.fromkeys((name_of_plain, SAME)):
+            for name in dict.fromkeys((name_of_drawn, SAME)):
                 silent[name] = measured(name, settings.silent, one_silent=True, shift_seconds=shift)
         return MotionResults(separation, silent)
 
     in_time = all_kinds(plain, 0.0)
     few = min(len(plain), max(settings.same_category, settings.silent))
-    control = all_kinds(measured(name_of_plain, few, shift_seconds=SHIFT_SECONDS), SHIFT_SECONDS)
-    return motion_summary(in_time, control, too_few_videos(videos, params.mixture.sources))
+    late = measured(name_of_plain, few, listed, shift_seconds=SHIFT_SECONDS)
+    control = all_kinds(late, SHIFT_SECONDS)
+    return motion_summary(in_time, control, too_few)
 
 
 def motion_summary(
@@ -160,6 +192,16 @@ def too_few_videos(videos: Sequence[Video], sources: int) -> list[str]:
     """Return the categories that have too few videos for a mixture, sorted."""
     members = Counter(video.category for video in videos)
     return sorted(name for name, count in members.items() if count < sources)
+
+
+def _log_too_few(too_few: Sequence[str], categories: Collection[str], sources: int) -> None:
+    """Say why there are no mixtures of one category, or none of some categories."""
+    which = "none can be mixed" if len(too_few) == len(categories) else "these are left out"
+    logger.info(
+        f"evaluate: mixtures of one category need {sources} videos of it: "
+        f"{counted(len(too_few), 'category has', 'categories have')} fewer, for example "
+        f"{too_few[0]}; {which}; add videos"
+    )
 
 
 def leak_summary(leaks: Sequence[Leak]) -> dict[str, float | None]:

@@ -159,7 +159,7 @@ def extract(
         name, share = max(stills.items(), key=lambda still: still[1])
         logger.info(
             f"extract: stills or slideshows: {len(stills)} of {len(pictures.done())} videos, for "
-            f"example {name}: {_describe(share)}; index.stills: false leaves them out"
+            f"example {name}: {_describe(share)}; index.stills says whether they are used"
         )
     return _summary(params, sounds, pictures, tracks, left_out, stills)
 

@@ -22,6 +22,11 @@ def say(*lines: str) -> None:
         print(printable(line))
 
 
+def counted(count: int, one: str, several: str) -> str:
+    """Return a number with the words for one or for several: `1 video stands`."""
+    return f"{count} {one if count == 1 else several}"
+
+
 def show_log() -> None:
     """Print what `sop` logs to standard output, without breaking a progress bar.
 

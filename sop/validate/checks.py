@@ -104,12 +104,13 @@ def check_videos(params: Params) -> None:
     dataset = params.dataset
     if dataset.source in LOCAL_SOURCES:
         check_apart(params, VIDEOS)
-        by_folders = dataset.source == "urmp"
-        _check_names(Path(dataset.local.folder))
-        find_videos(Path(dataset.local.folder), None if by_folders else dataset.local.category)
-        if by_folders:
-            find_pieces(Path(dataset.local.folder))
-        elif dataset.local.by_list:
+        folder = Path(dataset.local.folder)
+        _check_names(folder)
+        if dataset.source == "urmp":
+            find_pieces(folder)
+        else:
+            find_videos(folder, dataset.local.category)
+        if dataset.source == "local" and dataset.local.by_list:
             read_own_list(Path(dataset.lists.own), dataset.fetch.video_url, of_files=True)
     elif dataset.source == "list":
         read_own_list(Path(dataset.lists.own), dataset.fetch.video_url)

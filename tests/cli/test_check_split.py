@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from sop.cli.main import main
+from sop.cli.main import main, program
 from sop.runtime.errors import UserError
 from tests.support.experiment import ROOT
 
@@ -102,6 +102,15 @@ def test_lists_of_different_forms(tmp_path: Path, capsys: pytest.CaptureFixture[
     said = capsys.readouterr().out
     assert "training: 536 videos" in said
     assert "2 of 3 test videos stand in the training list" in said
+
+
+def test_list_that_cannot_be_read_has_another_status_than_a_leak(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sys.argv", ["sop", "check-split", str(tmp_path / "a"), str(tmp_path)])
+    with pytest.raises(SystemExit) as ended:
+        program()
+    assert ended.value.code == 2
 
 
 def test_wrong_files(tmp_path: Path) -> None:

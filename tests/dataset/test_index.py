@@ -132,7 +132,10 @@ def test_a_category_that_a_side_lacks_is_reported(
     lacking = "training" if sides(extracted.index())["tuba/0"] == "validation" else "validation"
     with caplog.at_level("INFO", "sop"):
         extracted.index()
-    assert f"no video for {lacking} in 1 categories with a single video: tuba" in caplog.text
+    assert (
+        f"no video for {lacking} in 1 category with a single video: tuba; add videos there"
+        in caplog.text
+    )
 
 
 def test_removing_a_video_moves_no_other(extracted: Extracted) -> None:
@@ -410,7 +413,7 @@ def test_side_without_videos_says_what_to_change(extracted: Extracted, tmp_path:
         with pytest.raises(
             UserError,
             match=rf"singles.*: no video for the list {side}: of 3 videos 2 are for {other}, "
-            rf"0 left out, 1 duets; add videos or change index\.train_fraction {fraction}, "
+            rf"0 left out, 1 duet; add videos or change index\.train_fraction {fraction}, "
             r"index\.duets false$",
         ):
             singles.index(train_fraction=fraction)

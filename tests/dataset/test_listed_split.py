@@ -117,14 +117,14 @@ def test_leaks_are_reported_and_removed_or_kept(
     counts = {"train_validation": 1, "train_test": 1, "validation_test": 1}
     assert index.summary()["split"]["overlap"] == counts
     said = capsys.readouterr().out
-    assert f"1 videos stand in train and in test: {NAMES[12]}; removed from train" in said
+    assert f"1 video stands in train and in test: {NAMES[12]}; removed from train" in said
 
     kept = split(extracted, leaks="keep", **lists)
     assert names_of(kept.train) == lists["train"]
     assert names_of(kept.test) == NAMES[11:14]
     assert names_of(kept.validation) == NAMES[8:11], "no choice by what is reported"
     assert kept.summary()["split"]["overlap_kept"] == counts | {"validation_test": 0}
-    assert "they stay in both, as index.split.leaks: keep says" in capsys.readouterr().out
+    assert "kept in both, as index.split.leaks: keep says" in capsys.readouterr().out
 
 
 def test_parts_of_a_video_are_on_one_side(tmp_path: Path) -> None:
@@ -137,6 +137,26 @@ def test_parts_of_a_video_are_on_one_side(tmp_path: Path) -> None:
     assert not set(names[1:]) & {*names_of(index.train), *names_of(index.validation)}
     whole = split(extracted, test=["flute/-Gdh8N_KpLY"])
     assert names_of(whole.test) == names
+
+
+def test_own_names_of_eleven_characters_are_no_leak(tmp_path: Path) -> None:
+    extracted = Extracted(tmp_path / "data")
+    names = [f"{category}/recording_{n}" for category in ("flute", "tuba") for n in range(4)]
+    for name in names:
+        extracted.add(name)
+    index = split(extracted, train=names[1:], test=names[:1])
+    assert names_of(index.test) == names[:1]
+    assert index.summary()["split"]["overlap"] == {"train_test": 0}
+    assert {*names_of(index.train), *names_of(index.validation)} == set(names[1:])
+
+
+def test_part_that_was_not_extracted_is_missing(tmp_path: Path) -> None:
+    extracted = Extracted(tmp_path / "data")
+    for name in ("flute/-Gdh8N_KpLY_0-5", *(f"tuba/{n}" for n in range(8))):
+        extracted.add(name)
+    index = split(extracted, test=["flute/-Gdh8N_KpLY_10-15", "tuba/0"])
+    assert names_of(index.test) == ["tuba/0"]
+    assert index.summary()["split"]["not_found_names"] == {"test": ["flute/-Gdh8N_KpLY_10-15"]}
 
 
 def test_listed_videos_that_are_missing(
@@ -153,7 +173,9 @@ def test_listed_videos_that_are_missing(
         "index.split.test: 2 of 3 listed videos cannot be used: flute/short, flute/gone"
         in capsys.readouterr().out
     )
-    with pytest.raises(UserError, match=r"index.split.test: none of its 1 videos is among the 18"):
+    with pytest.raises(
+        UserError, match=r"index.split.test: none of the listed videos \(1\) is among"
+    ):
         split(extracted, test=["flute/gone"])
     with pytest.raises(UserError, match=r"no video for the list val.csv.*the lists of index.split"):
         split(extracted, validation=["flute/a"], test=["flute/a"])

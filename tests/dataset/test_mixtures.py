@@ -366,8 +366,8 @@ def test_too_few_videos_or_instruments_are_a_users_mistake(tiny_params: Params) 
     alike = paper("flute/a", "flute/b", "flute/c")
     with pytest.raises(
         UserError,
-        match=r"^val\.csv: mixture\.sources: 2 is not possible with 1 instruments in this list "
-        r"\(flute 3\); add videos, change index\.train_fraction, "
+        match=r"^val\.csv: mixture\.sources: 2 is not possible with 1 instrument in this list "
+        r"\(flute 3\); add videos, change index\.train_fraction or the lists of index\.split, "
         r"or set mixture\.same_category: true$",
     ):
         MixtureSampler(alike, tiny_params.mixture, VALIDATION)

@@ -6,6 +6,7 @@ import pytest
 
 from sop.dataset.protocol import Entry, Known, Source, SplitCheck, entry_of, read_list, read_pairs
 from sop.runtime.errors import UserError
+from tests.support.experiment import ROOT
 
 IDS = ("-Gdh8N_KpLY", "_oUTOskOwXs", "3-zT9mN8Lio", "kbTy_5o6AB4", "5_NsbkyLO2Q")
 CATEGORIES = ("cello", "cello", "flute", "flute", "saxophone")
@@ -146,6 +147,38 @@ def test_a_video_is_found_by_all_its_names() -> None:
     assert parts.find(Entry("cello", f"{IDS[0]}_000030")) == [1]
 
 
+def test_another_part_of_a_video_is_not_the_listed_one() -> None:
+    parts = Known([Entry("cello", f"{IDS[0]}_0-5"), Entry("cello", f"{IDS[0]}_30-40")])
+    assert parts.find(Entry("cello", f"{IDS[0]}_5-10")) == []
+    assert parts.find(Entry("cello", f"{IDS[0]}_30-35")) == []
+    assert parts.find(Entry(None, f"{IDS[0]}_000030")) == [1], "as VGGSound names it"
+    assert parts.has_recording(Entry("cello", f"{IDS[0]}_5-10"))
+
+
+@pytest.mark.parametrize("name", ["violin_0001", "violin_0004", "performance", "recording_4"])
+def test_own_names_of_eleven_characters_belong_to_their_category(name: str) -> None:
+    own, other = Entry("flute", name), Entry("tuba", name)
+    assert not own.is_youtube
+    assert Entry("flute", f"{name}_2").recording == f"{name}_2", "no part of another video"
+    train = Known([other, Entry("flute", "a")])
+    assert train.find(own) == []
+    rows = ((Source(own), Source(other)),)
+    check = SplitCheck(train, Known([own, other._replace(id="b")]), rows)
+    assert check.leaked == []
+    assert check.with_itself == []
+    assert SplitCheck(train, Known([own, other])).repeated_videos == 0
+
+
+def test_ids_of_music_are_ids_of_youtube() -> None:
+    """All end with one of 16 characters; 99 % have letters of both cases."""
+    path = ROOT.parent / "shared" / "music-lists" / "MUSIC_solo_videos.json"
+    if not path.is_file():
+        pytest.skip(f"no list {path}")
+    entries = read_list(path, "")
+    assert sum(entry.is_youtube for entry in entries) > 0.99 * len(entries)
+    assert all(entry.is_youtube for entry in ENTRIES)
+
+
 def test_another_part_of_a_video_is_a_leak() -> None:
     train, test = Known([Entry("cello", f"{IDS[0]}_0-5")]), Known([Entry("cello", f"{IDS[0]}_8-9")])
     assert SplitCheck(train, test).counts()["test_videos_in_training"] == 1
@@ -169,7 +202,47 @@ def test_missing_categories() -> None:
     assert check.missing_in_test == ["tuba"]
     assert check.missing_in_training == ["flute"]
     assert check.problems() == [
-        "1 of 3 test videos stand in the training list: cello/_oUTOskOwXs",
-        "1 categories of training are missing in test: tuba",
-        "1 categories of test are missing in training: flute",
+        "1 of 3 test videos stands in the training list: cello/_oUTOskOwXs",
+        "1 category of training is missing in test: tuba",
+        "1 category of test is missing in training: flute",
     ]
+
+
+@pytest.mark.parametrize("n", [1, 2])
+def test_sentences_agree_with_the_number_that_they_count(n: int) -> None:
+    a, b, c, d, e = map(Source, ENTRIES)
+    unlisted = Source(Entry("flute", "other"))
+    pairs = [(d, e), (c, e), *[(d, e)] * n, *[(e, d), (e, c)][:n], *[(c, c), (d, d)][:n]]
+    pairs += [*[(d, unlisted), (e, unlisted)][:n], *[(a, d), (b, d)][:n]]
+    others = [Entry(name, "x") for name in ("piano", "tuba")[:n]]
+    others += [Entry("saxophone", "y")] * (n == 1)
+    train, test = Known([*ENTRIES[:n], *others]), Known([*ENTRIES, *ENTRIES[3 : 3 + n]])
+    names = ", ".join(entry.name for entry in ENTRIES[:n])
+    total = len(pairs)
+    assert SplitCheck(train, test, tuple(pairs), Known(ENTRIES[:n])).problems() == (
+        [
+            f"1 of 6 test videos stands in the training list: {names}",
+            f"1 of 6 test videos stands in the validation list: {names}",
+            "1 row of the test list names the video of an earlier row",
+            f"1 of {total} mixtures has a video of the training list",
+            f"1 of {total} mixtures repeats an earlier one",
+            f"1 of {total} mixtures repeats an earlier one with the videos in another order",
+            f"1 of {total} mixtures has one video twice",
+            f"1 of {total} mixtures has a video that is not in the test list",
+            "1 category of training is missing in test: piano",
+            "1 category of test is missing in training: flute",
+        ]
+        if n == 1
+        else [
+            f"2 of 7 test videos stand in the training list: {names}",
+            f"2 of 7 test videos stand in the validation list: {names}",
+            "2 rows of the test list name the video of an earlier row",
+            f"2 of {total} mixtures have a video of the training list",
+            f"2 of {total} mixtures repeat an earlier one",
+            f"2 of {total} mixtures repeat an earlier one with the videos in another order",
+            f"2 of {total} mixtures have one video twice",
+            f"2 of {total} mixtures have a video that is not in the test list",
+            "2 categories of training are missing in test: piano, tuba",
+            "2 categories of test are missing in training: flute, saxophone",
+        ]
+    )

@@ -224,6 +224,23 @@ def test_a_list_gives_files_their_categories_and_parts(
     assert chosen["category"].keys() == {"Church_bell"}
 
 
+def test_listed_file_is_the_one_in_the_folder_of_its_category(
+    params: Params, tmp_path: Path, make_video: Callable
+) -> None:
+    own, videos = tmp_path / "own", tmp_path / "videos"
+    first = make_video(own / "flute" / "a.mp4")
+    second = make_video(own / "tuba" / "a.mp4", "-t", "1", "-c", "copy")
+    (own / "list.csv").write_text("category,id\nflute,a\ntuba,a\nviolin,a\n")
+    place = {"folder": str(own), "by_list": True}
+    of_list = changed(params, source="local", local=place, lists={"own": str(own / "list.csv")})
+    summary = download(of_list, videos)
+    assert (videos / "flute" / "a.mp4").read_bytes() == first.read_bytes()
+    assert (videos / "tuba" / "a.mp4").read_bytes() == second.read_bytes()
+    assert summary["unavailable"]["reasons"] == {
+        "a": f"{first} and {second} have this name; rename one of them"
+    }
+
+
 def test_files_of_vggsound_are_parts_already(
     params: Params, tmp_path: Path, make_video: Callable
 ) -> None:

@@ -132,7 +132,7 @@ def test_solos_lists_frames_of_several_parts(
         ListedVideo("DoubleBass", f"{A}_30.4-81.12", youtube(A), (30.4, 81.12)),
         ListedVideo("DoubleBass", f"{B}_0-242", youtube(B), (0.0, 242.0)),
     ]
-    assert f"{path}: left out 1 videos without a part" in capsys.readouterr().out
+    assert f"{path}: left out 1 video without a part" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
@@ -215,7 +215,7 @@ def test_ave_lists_parts_of_its_own_clips(
         ("Church_bell", f"{A}_2-4", (2.0, 4.0)),
     ]
     assert {video.of for video in videos} == {A}
-    assert f"{path}: left out 1 parts without a length" in capsys.readouterr().out
+    assert f"{path}: left out 1 part without a length" in capsys.readouterr().out
     assert "set dataset.source local" in complaint(path)
 
 

@@ -124,6 +124,13 @@ def test_folder_without_pieces(tmp_path: Path) -> None:
         find_pieces(tmp_path / "none")
 
 
+def test_stage_names_what_an_empty_piece_lacks(params: Params, tmp_path: Path) -> None:
+    (tmp_path / "pieces" / DUET).mkdir(parents=True)
+    params = changed(params, source="urmp", local={"folder": str(tmp_path / "pieces")})
+    with pytest.raises(UserError, match=r"0 of 1 videos downloaded.* has 0 videos Vid_01_Jupiter"):
+        download(params, tmp_path / "videos")
+
+
 def test_truth_is_what_the_players_recorded(duet: Written, copied: Path) -> None:
     truth = truth_of(copied.parent)
     assert truth.instruments == ("violin", "cello")

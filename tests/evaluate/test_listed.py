@@ -1,12 +1,13 @@
 """Mixtures that a file lists, and checks of the lists that results are measured on."""
 
+import json
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
-from sop.dataset.index import Index, ListedSplit, Video, write_index
+from sop.dataset.index import SPLIT, Index, ListedSplit, Video, write_index
 from sop.dataset.mixtures import MixtureReader
 from sop.dataset.protocol import Sources
 from sop.evaluate.listed import (
@@ -23,6 +24,7 @@ from sop.evaluate.validation import Score, SkippedMixture, separate_mixtures
 from sop.model.pixelplayer import PixelPlayer, build
 from sop.params import Params
 from sop.runtime.errors import UserError
+from sop.runtime.files import write_json
 from tests.support.experiment import with_values
 
 CPU = torch.device("cpu")
@@ -80,7 +82,9 @@ def test_mixtures_are_those_of_the_file(
         "nobody is not among the extracted videos",
         f"{second} is mixed with itself",
     ]
-    with pytest.raises(UserError, match=r"evaluate.pairs: none of 1 mixtures can be mixed: nobody"):
+    with pytest.raises(
+        UserError, match=r"evaluate.pairs: none of the listed mixtures \(1\) can.*nobody"
+    ):
         mixtures_of(index, "nobody,noone", tiny_params)
 
 
@@ -171,6 +175,19 @@ def test_control_repeats_the_listed_mixtures(
     assert shifted["sdr_mixture"]["mean"] == pytest.approx(expected)
 
 
+def test_repeated_rows_of_the_measured_list_are_counted(
+    index: Path, tiny_videos: list[Video], tmp_path: Path
+) -> None:
+    """Although the index has each video once."""
+    listed = json.loads((index / SPLIT).read_text())
+    repeats = [f"{tiny_videos[0].name}.mp4", tiny_videos[1].name]
+    write_json(index / SPLIT, listed | {"test": [*listed["test"], *repeats]})
+    metrics, problems = check_protocol(index, tmp_path / "motion")
+    assert metrics["protocol"]["test_videos"] == 4
+    assert metrics["protocol"]["repeated_test_videos"] == 2
+    assert "2 rows of the test list name the video of an earlier row" in problems
+
+
 def test_counts_are_in_the_metrics_only_with_lists(
     index: Path, tiny_videos: list[Video], tmp_path: Path
 ) -> None:
@@ -185,7 +202,8 @@ def test_counts_are_in_the_metrics_only_with_lists(
         **{"mixtures_with_training_videos": 2, "mixtures_with_unlisted_videos": 2},
     }
     assert {key: found[key] for key in expected} == expected
-    assert f"1 of 4 test videos stand in the training list: {first}" in problems
+    assert f"1 of 4 test videos stands in the training list: {first}" in problems
+    assert found["repeated_test_videos"] == 0
     drawn = tmp_path / "drawn"
     write_index(Index(tuple(tiny_videos[2:]), tuple(tiny_videos[:2]), (), {}), drawn)
     assert check_protocol(drawn, tmp_path / "motion") == ({}, [])

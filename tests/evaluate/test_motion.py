@@ -264,6 +264,67 @@ def test_mixtures_are_named_by_what_they_are(tiny_videos: list[Video], tiny_para
     assert plain_categories(one, several) == SAME
 
 
+def test_listed_mixtures_are_named_by_their_videos(
+    tiny_videos: list[Video], tiny_params: Params
+) -> None:
+    flutes, cellos = (
+        [video for video in tiny_videos if video.category == name][:2]
+        for name in ("flute", "cello")
+    )
+    duet = replace(cellos[0], duet_of=("cello", "flute"))
+    across = [flutes[0], cellos[0]]
+    for listed, expected in (
+        ([across, "x is not there"], DIFFERENT),
+        ([flutes, cellos, "x is not there"], SAME),
+        ([across, flutes], ANY),
+        ([[flutes[0], duet]], ANY),
+    ):
+        for several in (False, True):
+            params = with_values(tiny_params, {"mixture.same_category": several}).mixture
+            assert plain_categories(tiny_videos, params, listed) == expected
+
+
+def test_listed_mixtures_of_one_category_have_drawn_silent_ones_beside(
+    tiny_videos: list[Video], tiny_params: Params
+) -> None:
+    params = with_values(tiny_params, {"evaluate.silent": 2, "evaluate.same_category": 2})
+    listed = [[video for video in tiny_videos if video.category == "flute"][:2]]
+    player = player_of(params, bias=0.0)
+    settings = (1, SEED, evaluation_rule(params), CPU, plain_kind(params.evaluate), listed)
+    made = separate_mixtures(player, tiny_videos, params, *settings)
+    result = measure_motion(player, tiny_videos, params, [one.score() for one in made], CPU, listed)
+    assert list(result["shifted"]) == ["seconds", SAME, "silent_leak"]
+    assert list(result["silent_leak"]) == [DIFFERENT, SAME]
+    assert SAME not in result, "the main mixtures are of one category: no others are measured"
+
+
+@pytest.mark.parametrize(
+    ("count", "said"),
+    [
+        (3, "1 category has fewer, for example {}; these are left out; add videos"),
+        (2, "2 categories have fewer, for example cello; none can be mixed; add videos"),
+    ],
+)
+def test_too_few_videos_of_a_category_are_logged(
+    tiny_videos: list[Video],
+    tiny_params: Params,
+    caplog: pytest.LogCaptureFixture,
+    count: int,
+    said: str,
+) -> None:
+    caplog.set_level("INFO", "sop")
+    params = with_values(tiny_params, {"evaluate.same_category": 2})
+    flutes, cellos = (
+        [video for video in tiny_videos if video.category == name] for name in ("flute", "cello")
+    )
+    videos = [*flutes[: count - 1], cellos[0]]
+    player = player_of(params, bias=0.0)
+    plain = [one.score() for one in separated(player, videos, params, 2, PLAIN)]
+    measure_motion(player, videos, params, plain, CPU)
+    assert "evaluate: mixtures of one category need 2 videos of it: " in caplog.text
+    assert said.format("cello") in caplog.text
+
+
 @pytest.mark.parametrize(
     ("categories", "silent", "separation"),
     [({"flute"}, [SAME], [SAME]), ({"flute", "cello"}, [ANY, SAME], [ANY, SAME])],

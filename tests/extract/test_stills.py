@@ -69,6 +69,8 @@ def test_stills_are_reported_and_left_out_of_the_index_if_asked_to(
     with caplog.at_level("INFO", "sop"):
         summary = folders.extract()
     assert "stills or slideshows: 1 of 4 videos, for example flute/still: 100%" in caplog.text
+    assert "index.stills says whether they are used" in caplog.text
+    assert "index.stills: false" not in caplog.text, "it may be false already"
     reasons = {"flute/still": "100% of its pictures equal the one before"}
     assert summary["stills"] == {"count": 1, "reasons": reasons}
     rows = json.loads((folders.frames / "manifest.json").read_text())

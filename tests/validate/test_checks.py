@@ -83,6 +83,35 @@ def test_initial_weights_must_fit(tiny_params: Params) -> None:
     )
 
 
+def test_list_of_files_has_the_categories(tiny_params: Params, root: Path) -> None:
+    (root / "videos").mkdir()
+    (root / "videos" / "a.mp4").touch()
+    (root / "videos" / "list.csv").write_text("category,id\nflute,a\n")
+    values = {"dataset.source": "local", "dataset.local.by_list": True}
+    assert error_of(tiny_params, values) == ""
+    assert error_of(tiny_params, values | {"dataset.local.category": "talker"}) == (
+        "params.yaml: dataset.local.category 'talker' does not fit dataset.local.by_list: the list "
+        "says the category of each file; set it to null"
+    )
+
+
+@pytest.mark.parametrize("piece", [None, "01_Jupiter_vn_vc"])
+def test_folder_of_pieces_without_files(tiny_params: Params, root: Path, piece: str | None) -> None:
+    values = {"dataset.source": "urmp", "dataset.local.folder": "pieces"}
+    assert error_of(tiny_params, values) == (
+        "dataset.local.folder: pieces is not a folder; name that of the pieces"
+    )
+    (root / "pieces" / (piece or "")).mkdir(parents=True)
+    said = error_of(tiny_params, values)
+    if piece is None:
+        assert said.startswith(
+            "dataset.local.folder: pieces contains no piece in the layout of URMP, such as "
+            "01_Jupiter_vn_vc/Vid_01_Jupiter.mp4"
+        )
+    else:
+        assert said == "", "the stage says what is missing in it"
+
+
 def test_lists_of_a_protocol(tiny_params: Params, root: Path) -> None:
     values = {"index.split.test": "test.csv", "evaluate.pairs": "pairs.csv"}
     folder = root / "protocols"
