@@ -1,1 +1,1 @@
-"""Measurements: each script measures one thing and prints one table."""
+"""Measurements: each script measures one subject and prints tables."""

@@ -74,13 +74,14 @@ def _compare_groups(options: argparse.Namespace, named: list[tuple[str, list[str
     # Imports SciPy, which takes a moment.
     from sop.cli.groups_text import groups_text
     from sop.report.groups import GROUPS_PATH, compare_groups
+    from sop.runtime.stage import timestamp
 
     found = compare_groups(named, Path())
     values = found.as_dict()
     text = json.dumps(values, indent=2) if options.json else groups_text(found)
     say(*text.split("\n"))
     if options.report:
-        write_json(GROUPS_PATH, values)
+        write_json(GROUPS_PATH, {"written": timestamp(), **values})
         if not options.json:
             say("", f"{GROUPS_PATH} written; `python -m stages.report` shows it in the report.")
     return 0

@@ -97,7 +97,7 @@ def write_report(root: Path, folder: Path, plots: Path, params: Params) -> Path:
         mixtures = mixture_section(scores, files, picture_axes(params))
         failures = failure_section(scores, files)
     if localization is not None:
-        located = localization_section(localization)
+        located = localization_section(localization, params.dataset.source == "urmp")
     denoised = Section("Denoise", [], empty=why_missing("denoise"))
     if denoise is not None and sweep is not None and held_out is not None:
         denoised = denoise_section(denoise, sweep, held_out)

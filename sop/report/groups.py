@@ -3,10 +3,10 @@
 The mean over the runs is the result of a setting. Its interval covers training seeds and videos.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -34,6 +34,21 @@ SEED = "train.seed"
 
 Key = tuple[int, tuple[str, ...]]
 """A mixture: its number and the names of its videos."""
+
+
+class Cells(NamedTuple):
+    """One measure of all sources, (runs, mixtures, sources)."""
+
+    values: Floats
+    """In dB; NaN where there is none."""
+    wanted: NDArray[np.bool_]
+    """Whether the run evaluated this source of the mixture."""
+
+    @property
+    def missing(self) -> NDArray[np.bool_]:
+        """Whether a source that a run evaluated has no value."""
+        missing: NDArray[np.bool_] = self.wanted & np.isnan(self.values)
+        return missing
 
 
 @dataclass(frozen=True)
@@ -120,7 +135,7 @@ class GroupComparison:
     paired: bool
     """Whether the runs share mixtures, which are then the compared ones."""
     params: Mapping[str, Sequence[str]]
-    """Parameters that are not the same in all runs: their values in each group."""
+    """Parameters that differ between groups: their values in each group."""
     notes: Sequence[str]
     """Reservations, one sentence each."""
 
@@ -158,7 +173,8 @@ def compare_groups(named: Sequence[tuple[str, Sequence[str]]], folder: Path) -> 
     own_keys = [_keys(table) for table in scores]
     shared = sorted(set.intersection(*map(set, own_keys)))
     keys = shared or sorted(set.union(*map(set, own_keys)))
-    values = {name: _values(scores, own_keys, keys, name) for name in COMPARED}
+    cells = {name: _cells(scores, own_keys, keys, name) for name in COMPARED}
+    values = {name: _values(found) for name, found in cells.items()}
     values = {name: found for name, found in values.items() if np.isfinite(found).any(axis=1).all()}
     if DECIDING not in values:
         raise UserError(
@@ -166,7 +182,11 @@ def compare_groups(named: Sequence[tuple[str, Sequence[str]]], folder: Path) -> 
             "`dvc repro --force evaluate` measures again"
         )
     params, seeds, notes = _params(revisions, of_group, names, folder)
-    notes = [*_mixture_notes(scores, own_keys, shared), *notes]
+    notes = [
+        *_mixture_notes(scores, own_keys, shared),
+        *_missing_values(cells, values, revisions),
+        *notes,
+    ]
 
     def of(*numbers: int) -> dict[str, RunsInterval]:
         """Return each measure of a group, or of a second group minus a first one."""
@@ -223,32 +243,37 @@ def _keys(scores: pd.DataFrame) -> dict[Key, int]:
     return {(int(number), names): int(number) for number, names in videos.items()}
 
 
-def _values(
+def _cells(
     scores: Sequence[pd.DataFrame],
     own_keys: Sequence[Mapping[Key, int]],
     keys: Sequence[Key],
     name: str,
-) -> Floats:
-    """Return the mean of a measure over the sources of each mixture, (runs, mixtures).
-
-    A source that has no value in one of the runs that have its mixture is left out of all.
-    """
+) -> Cells:
+    """Return a measure of each source in each run."""
     most = max(len(videos) for _, videos in keys)
     cells = np.full((len(scores), len(keys), most), np.nan)
-    has = np.zeros((len(scores), len(keys)), bool)
+    wanted = np.zeros(cells.shape, bool)
     for run, (table, own) in enumerate(zip(scores, own_keys, strict=True)):
         of_mixture = {
             number: column.to_numpy(float) for number, column in table[name].groupby("mixture")
         }
         for at, key in enumerate(keys):
             if key in own:
-                has[run, at] = True
+                wanted[run, at, : len(key[1])] = True
                 cells[run, at, : len(key[1])] = of_mixture[own[key]]
-    missing: NDArray[np.bool_] = (np.isnan(cells) & has[..., np.newaxis]).any(axis=0)
-    counts = (~missing).sum(axis=1)
-    sums = np.where(missing | ~has[..., np.newaxis], 0, cells).sum(axis=2)
+    return Cells(cells, wanted)
+
+
+def _values(cells: Cells) -> Floats:
+    """Return the mean of a measure over the sources of each mixture, (runs, mixtures).
+
+    A source that has no value in one of the runs that have its mixture is left out of all.
+    """
+    used = cells.wanted & ~cells.missing.any(axis=0)
+    counts = used.sum(axis=2)
+    sums = np.where(used, cells.values, 0).sum(axis=2)
     means: Floats = np.full(sums.shape, np.nan)
-    np.divide(sums, counts, out=means, where=has & (counts > 0))
+    np.divide(sums, counts, out=means, where=counts > 0)
     return means
 
 
@@ -301,14 +326,41 @@ def _mixture_notes(
         )
 
 
+def _missing_values(
+    cells: Mapping[str, Cells], kept: Collection[str], revisions: Sequence[Revision]
+) -> Iterator[str]:
+    """Name the measures that are left out, and say of how many sources the others are."""
+    for name, found in cells.items():
+        if name in kept:
+            if missing := int(found.missing.any(axis=0).sum()):
+                sources = int(found.wanted.any(axis=0).sum())
+                yield (
+                    f"{name} of {missing} of {sources} sources is left out: undefined (a silent "
+                    "estimate has no SAR), missing or not finite in a run"
+                )
+            continue
+        without = [
+            str(revision)
+            for revision, own in zip(revisions, found.values, strict=True)
+            if not np.isfinite(own).any()
+        ]
+        if len(without) == len(revisions):
+            reason = "no run has a value"
+        elif without:
+            reason = f"{', '.join(without)} {'has' if len(without) == 1 else 'have'} no value"
+        else:
+            reason = "a run has no source with a value in all runs"
+        yield f"{name} is left out: {reason}"
+
+
 def _params(
     revisions: Sequence[Revision], of_group: Sequence[int], names: Sequence[str], folder: Path
 ) -> tuple[dict[str, list[str]], list[str], list[str]]:
     """Compare the parameters of the runs.
 
     Returns:
-        The values in each group of those that are not the same in all runs; `train.seed` of each
-        run; and notes.
+        The values in each group of those that differ between groups; `train.seed` of each run;
+        and notes.
     """
     try:
         of_run = [dict(params_of(revision, folder)) for revision in revisions]
@@ -324,7 +376,9 @@ def _params(
             list(dict.fromkeys(t for t, group in zip(texts, of_group, strict=True) if group == at))
             for at in range(len(names))
         ]
-        table[key] = [", ".join(values) for values in of_names]
+        # Groups with the same seeds do not differ; the seed of each run is known anyway.
+        if len({frozenset(values) for values in of_names}) > 1:
+            table[key] = [", ".join(values) for values in of_names]
         mixed = [name for name, values in zip(names, of_names, strict=True) if len(values) > 1]
         if mixed and not key.endswith("seed"):
             notes.append(f"the runs of {', '.join(mixed)} differ in {key}, which is no seed")

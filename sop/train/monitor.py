@@ -12,7 +12,7 @@ from torch import Tensor
 
 from sop.dataset.mixtures import Batch
 from sop.runtime.errors import UserError
-from sop.runtime.files import writing
+from sop.runtime.files import write_text, writing
 
 
 def open_live(folder: str) -> Live:
@@ -81,10 +81,17 @@ class MetricLog:
     def log(self, step: int, name: str, value: float) -> None:
         """Log a value of a step, and keep it in `entries`."""
         self.entries.append((step, name, value))
+        if self._live is None:
+            return
         # JSON has no values that are not finite; such a loss ends the run.
-        if self._live is not None and math.isfinite(value):
+        if math.isfinite(value):
             self._live.step = step - 1
             self._live.log_metric(name, value)
+        elif name.startswith("validation/"):
+            # Silent estimates have no SAR. DVC reports a plot without a table as a failure.
+            table = Path(self._live.plots_dir) / f"metrics/{name}.tsv"
+            if not table.exists():
+                write_text(table, f"step\t{table.stem}\n")
 
 
 class Throughput:

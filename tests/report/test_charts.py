@@ -111,6 +111,27 @@ def test_histogram(tmp_path: Path) -> None:
     assert f"median {np.median(some):.2f}".replace("-", "\u2212") in drawn
 
 
+def test_median_of_a_histogram_is_written_above_the_bars() -> None:
+    """A label between the bars would be unreadable, and cut at the right."""
+    mark = charts.histogram([1.0, 2.0, 2.5])["layer"][1]["layer"][1]
+    assert mark["encoding"]["y"] == {"value": 0}
+    assert mark["mark"]["baseline"] == "bottom"
+
+
+@pytest.mark.parametrize("low", [-3.0, 7.1])
+def test_axis_of_the_runs_has_few_labels(low: float) -> None:
+    """Also on a wide chart, and for runs that are close together."""
+    points = [
+        {"group": group, "run": f"{group}-{k}", "seed": str(k), "sdr": low + 0.1 * k}
+        for group in "ab"
+        for k in range(4)
+    ]
+    spec = charts.runs(points)
+    svg = vl_convert.vegalite_to_svg(spec | {"width": 900}, vl_version=charts.VEGA_LITE)
+    ticks = re.findall(r"<text[^>]*>([\u2212\d.]+)</text>", svg)
+    assert 3 <= len(ticks) <= 12
+
+
 def test_order_of_categories() -> None:
     spec = charts.categories({"a": (1.0, 2), "b": (3.0, 4), "c": (2.0, 1)})
     assert [value["category"] for value in spec["data"]["values"]] == ["b", "c", "a"]

@@ -127,6 +127,20 @@ def test_sources_and_measures(page: Path, root: Path) -> None:
 
 
 @pytest.mark.slow
+def test_headings_are_those_of_the_documentation(page: Path) -> None:
+    text = (ROOT / "docs/report.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| (\w+) \| ([^|]+) \|", text, re.MULTILINE)
+    documented = {name.lower(): heading for name, heading in rows}
+    for written in (page, page.with_name(RUN_PAGE)):
+        headings = re.findall(
+            r'<h2 id="(\w+)-title">([^<]+)</h2>', written.read_text(encoding="utf-8")
+        )
+        assert len(headings) > 3
+        for name, heading in headings:
+            assert documented[name] == heading
+
+
+@pytest.mark.slow
 def test_files_of_shown_mixtures(page: Path, root: Path, params: Params) -> None:
     record = read_record(record_paths(root / "data/evaluate")[0])
     folder = page.parent / "mixtures" / "000"
@@ -413,6 +427,7 @@ def test_table_of_localization_has_the_kinds_that_were_measured() -> None:
         "overlap": {"above_0.3": 0.7, "above_0.5": 0.39},
         "duets": {"sdr": 6.0, "sdr_improvement": 5.9},
     }
+    found["scenes"]["trio"] = 0
     basic, _, sounds = tables_of(found)
     assert [column.name for column in basic.columns[1:]] == [f"{kind} (30)" for kind in kinds]
     assert len(basic.rows) == 3
@@ -427,6 +442,17 @@ def test_table_of_localization_has_the_kinds_that_were_measured() -> None:
     assert list(basic.rows[-1][1:]) == [None, None, None, None, None, 0.9]
     assert sounds.title == "Sounds of regions in duets of one instrument"
     assert [row[1] for row in sounds.rows] == [5.0, 4.9]
+
+
+def test_boxes_of_players_whose_order_is_known() -> None:
+    found = {
+        "scenes": {"silent": 0, "solo": 0, "duet": 10},
+        "regions_right": {"duet": 0.8},
+        "overlap": {"above_0.3": 0.7, "above_0.5": 0.39},
+    }
+    basic, _, note = localization_section(found, has_strips=True).blocks
+    assert [column.name for column in basic.columns[1:]] == ["duet (10)"]
+    assert "overlap with regions says nothing" in note.text
 
 
 def tables_of(found: dict[str, Any]) -> list[Table]:

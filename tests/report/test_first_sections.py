@@ -77,11 +77,16 @@ def test_protocol(tiny_params: Params) -> None:
     assert "of any categories" in protocol(scores, other)
     assert "shares of the masks to the power 2;" in protocol(scores, other)
     lists = {"index.split.test": "t.csv", "index.split.train": "a.csv", "evaluate.pairs": "p.csv"}
-    counts = {"test_videos": 25, "test_videos_in_training": 2, "mixtures": 250}
+    counts = {
+        "measured_on": "test",
+        "test_videos": 25,
+        "test_videos_in_training": 2,
+        "mixtures": 250,
+    }
     counts |= {"distinct_mixtures": 203, "mixtures_with_training_videos": 33}
     listed = protocol(scores, with_values(tiny_params, lists), counts)
     assert f"from {videos} test videos, listed in p.csv; the listed or middle" in listed
-    assert "2 of 25 measured videos are in training, too; 203 of 250 listed mixtures" in listed
+    assert "2 of 25 test videos are in training, too; 203 of 250 listed mixtures" in listed
     assert listed.endswith("are distinct, 33 have such a video.")
     alone = scores.assign(category="flute")
     assert "of one category" in protocol(alone, other)
@@ -100,6 +105,13 @@ def test_sounds_of_the_typical_and_the_worst_mixture() -> None:
         first = scores.loc[scores["mixture"] == number, "category"].iloc[0]
         assert [name for name, _ in found.sounds][1:3] == [f"{first}, separated", f"{first}, true"]
         assert "of 9 mixtures with sounds" in found.note
+
+
+def test_hyphen_of_a_category_is_no_minus_sign() -> None:
+    scores = made_up_scores(40).assign(category="steel -drum", sdr=-1.5)
+    found = sounds_of(scores, FILES, WORST)
+    assert found is not None
+    assert found.note.startswith("SDR: steel -drum \N{MINUS SIGN}1.50 dB, steel -drum ")
 
 
 def test_mixtures_without_sounds_are_not_offered() -> None:

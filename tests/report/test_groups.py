@@ -1,6 +1,7 @@
 """Comparison of groups of runs."""
 
 import json
+import re
 from pathlib import Path
 
 import numpy as np
@@ -62,7 +63,8 @@ def test_groups(project: Runs) -> None:
     assert found.paired
     assert found.mixtures == 60
     assert found.notes == []
-    assert found.params == {"train.seed": ["1, 2, 3", "1, 2, 3"], "model.channels": ["16", "24"]}
+    # The seeds differ between runs, but not between groups.
+    assert found.params == {"model.channels": ["16", "24"]}
     base, wide = found.groups
     assert [run.seed for run in wide.runs] == ["1", "2", "3"]
     assert [run.silent_estimates for run in base.runs] == [0, 0, 0]
@@ -130,6 +132,9 @@ def test_section_of_the_report(project: Runs, capsys: pytest.CaptureFixture) -> 
     assert "Difference from base, 95 % interval" in page
     assert "model.channels" in page
     stored = json.loads(GROUPS_PATH.read_text())
+    assert f"Written by sop compare --report on {stored['written']}, " in page
+    commit = stored["groups"][1]["runs"][0]["commit"]
+    assert re.search(rf"wide-1.*?{commit[:7]}.*?wide", page, re.DOTALL)
     stored["groups"][0]["name"] = "<script>"
     GROUPS_PATH.write_text(json.dumps(stored))
     page = write_page(Path("report"), PageContent("x", [groups_section(Path())])).read_text()
@@ -171,6 +176,32 @@ def test_source_without_a_value_is_left_out_of_all_runs(project: Runs) -> None:
     own = [(row[0], float(row[6])) for row in sources]
     by_mixture = [np.mean([v for n, v in own if n == number]) for number in dict(own)]
     assert found.groups[1].runs[0].means["sar"] == pytest.approx(np.mean(by_mixture), abs=1e-6)
+
+
+def test_measure_that_runs_lack_is_named(project: Runs) -> None:
+    """All estimates may be silent, which have no SAR; older results may lack a measure."""
+    rows = [line.split(",") for line in (project.folder / FILE).read_text().splitlines()]
+    silent = "\n".join(
+        ",".join([*row[:6], "" if k else row[6], *row[7:]]) for k, row in enumerate(rows)
+    )
+    few = "\n".join(
+        ",".join([*row[:6], "" if k == 1 else row[6], *row[7:]]) for k, row in enumerate(rows)
+    )
+    for name, text in (("mute-1", silent), ("mute-2", silent), ("few", few)):
+        project.run(name, f"{text}\n", f"train: {{seed: {name}}}\n")
+    mute = ("mute", ["mute-1", "mute-2"])
+
+    def notes(*groups: tuple[str, list[str]]) -> list[str]:
+        found = compare_groups(groups, project.folder)
+        assert groups_text(found).count("sar is left out") <= 1
+        return [note for note in found.notes if note.startswith("sar")]
+
+    assert notes(mute) == ["sar is left out: no run has a value"]
+    (both,) = notes(("base", BASE), mute)
+    assert re.fullmatch(r"sar is left out: mute-1 \(\w+\), mute-2 \(\w+\) have no value", both)
+    (partly,) = notes(("base", BASE), ("few", ["few"]))
+    assert partly.startswith("sar of 1 of 120 sources is left out: ")
+    assert notes(("base", BASE)) == []
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import re
 
 import pytest
 import vl_convert
@@ -43,3 +44,20 @@ def test_template_draws_what_dvc_hands_it(template, table, x, y, expected) -> No
     for text in expected:
         assert text in drawn, text
     assert "NaN" not in drawn
+
+
+def test_digits_can_be_read_on_dark_cells() -> None:
+    """The largest gain and the largest loss have the darkest colours."""
+    changes = {"-3.30": "white", "-0.20": "black", "0.00": "black", "2.80": "white"}
+    rows = [
+        {"setting": "rls", "size": "taps", "at": str(at), "sdr_change": change, "rev": "HEAD"}
+        for at, change in enumerate(changes)
+    ]
+    folder = str(ROOT / ".dvc/plots")
+    renderer = VegaRenderer(rows, "plot", template="heat", template_dir=folder, x="at", y="setting")
+    renderer.properties["revs_with_datapoints"] = ["HEAD"]
+    svg = vl_convert.vegalite_to_svg(json.loads(renderer.partial_html()))
+    found = re.findall(r'fill="(white|black)">([+\u2212][\d.]+)</text>', svg)
+    colours = {text: colour for colour, text in found}
+    for change, colour in changes.items():
+        assert colours[f"{float(change):+.1f}".replace("-", "\u2212")] == colour

@@ -109,3 +109,14 @@ def test_metrics_of_other_ranks_and_of_losses_that_are_not_finite(tmp_path: Path
         log.add_step(1, torch.tensor(math.inf), 0.1)
         log.flush()
     assert not list(tmp_path.rglob("loss.tsv"))
+
+
+def test_measure_without_values_has_a_table_for_dvc(tmp_path: Path) -> None:
+    """SAR has no value if all estimates are silent; DVC reports a missing table as a failure."""
+    table = tmp_path / "plots/metrics/validation/sar.tsv"
+    with Live(str(tmp_path), save_dvc_exp=False, dvcyaml=None) as live:
+        log = MetricLog(live)
+        log.add_validation(1, {"sdr": -1.0, "sar": math.nan})
+        assert table.read_text() == "step\tsar\n"
+        log.add_validation(2, {"sdr": 1.0, "sar": 2.0})
+    assert table.read_text() == "step\tsar\n1\t2.0\n"

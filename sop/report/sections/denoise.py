@@ -70,12 +70,12 @@ def denoise_section(
             row += [after, None if change is None else Interval(**change)]
         row.append(found.get("silent_estimates"))
         rows.append(row)
-    footnote = metrics["footnote"]
-    notebook = footnote["mean_over_std"]
+    ratio = metrics["footnote"]["mean_over_std"]
     note = (
         f"Means in dB over {held_out_mixtures}; changes "
-        f"with 95 % intervals. For comparison only, {footnote['about']}: "
-        f"{_number(notebook['before'])} before, {_number(notebook['after'])} after."
+        "with 95 % intervals. For comparison only, mean of the waveform divided by its standard "
+        "deviation, which does not measure noise: "
+        f"{_number(ratio['before'])} before, {_number(ratio['after'])} after."
     )
     return Section(
         "Denoise",
@@ -133,4 +133,6 @@ def _setting(setting: Mapping[str, float]) -> str:
 
 
 def _number(value: float | None) -> str:
-    return "none" if value is None else f"{value:.4f}"
+    if value is None:
+        return "none"
+    return f"{round(value, 4) + 0.0:.4f}".replace("-", "\N{MINUS SIGN}")  # not -0.0000

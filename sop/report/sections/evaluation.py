@@ -43,6 +43,11 @@ from sop.runtime.device import one_thread
 from sop.runtime.errors import UserError
 from sop.runtime.progress import progress
 
+STRIPS_NOTE = (
+    "Only the order of the players is known: their boxes are equal strips of the picture, so their "
+    "overlap with regions says nothing."
+)
+
 MAX_ON_SCALE = 100
 """Mixtures over which the scale is averaged: more would not change what its chart shows."""
 
@@ -268,14 +273,16 @@ def mixture_section(
     )
 
 
-def localization_section(found: Mapping[str, Any]) -> Section:
+def localization_section(found: Mapping[str, Any], has_strips: bool = False) -> Section:
     """Show how well sounds were located in videos whose truth is known.
 
     Args:
         found: the content of metrics/details/localization.json.
+        has_strips: whether only the order of the players is known, so that their boxes are equal
+            strips of the picture.
     """
     scenes = found["scenes"]
-    kinds = [kind for kind in KINDS if kind in scenes]
+    kinds = [kind for kind in KINDS if scenes.get(kind)]
     columns = [Column(f"{kind} ({scenes[kind]})", "percent") for kind in kinds]
     rows = [
         [label, *(found[key].get(kind) for kind in kinds)]
@@ -317,9 +324,10 @@ def localization_section(found: Mapping[str, Any]) -> Section:
         ),
     ]
     boxes = found.get("boxes", {})
+    note = [Text(STRIPS_NOTE)] if has_strips and sum(scenes.values()) else []
     return Section(
         "Localization",
-        [*(tables if sum(scenes.values()) else []), *_box_tables(boxes)],
+        [*(tables if sum(scenes.values()) else []), *note, *_box_tables(boxes)],
         empty="Localization is measured only on videos whose truth is known.",
     )
 

@@ -8,12 +8,10 @@ import pandas as pd
 from sop.report import charts
 from sop.report.page import Block, Chart, MixtureFiles, Section, Text
 from sop.report.sections.sounds import WORST, sounds_of
-from sop.report.wording import counted
+from sop.report.wording import counted, decibels
 
 MAX_NAMED = 3
 """Categories that the text names."""
-
-MINUS = "\N{MINUS SIGN}"
 
 
 def failure_section(scores: pd.DataFrame, files: Mapping[int, MixtureFiles]) -> Section:
@@ -34,10 +32,7 @@ def failure_section(scores: pd.DataFrame, files: Mapping[int, MixtureFiles]) -> 
 
 def _summary(known: pd.DataFrame) -> str:
     means = known.groupby("category")["sdr"].mean().sort_values(kind="stable")
-    lowest = [
-        f"{name} {f'{mean:.2f}'.replace('-', MINUS)} dB"
-        for name, mean in means.head(MAX_NAMED).items()
-    ]
+    lowest = [f"{name} {decibels(mean)}" for name, mean in means.head(MAX_NAMED).items()]
     text = f"Lowest mean SDR by category: {', '.join(lowest)}."
     if "sdr_improvement" not in known:
         return text

@@ -38,6 +38,11 @@ def _blocks(found: Mapping[str, Any]) -> Iterator[Text | Table | Chart]:
     groups = found["groups"]
     for difference in found["differences"]:
         yield Text(_lead(difference), "lead")
+    when = f"on {found['written']}" if "written" in found else "at an unknown time"
+    yield Text(
+        f"Written by sop compare --report {when}, from the runs that are listed below; "
+        "later results are not in it."
+    )
     mixtures = counted(int(found["mixtures"]), "mixture")
     which = "the same in all runs" if found["paired"] else "not the same in all runs"
     notes = [f"Over {mixtures}, {which}.", *(f"Note: {note}." for note in found["notes"])]
@@ -71,6 +76,29 @@ def _blocks(found: Mapping[str, Any]) -> Iterator[Text | Table | Chart]:
         for run in group["runs"]
     ]
     yield Chart("Mean SDR of each run", charts.runs(points), wide=True)
+    yield Table(
+        [
+            Column("Run"),
+            Column("Commit"),
+            Column("Group"),
+            Column("Seed"),
+            Column("Mean SDR, dB", "decibels"),
+            Column("Silent estimates", "count"),
+        ],
+        [
+            [
+                str(run["name"]),
+                "not committed" if run["commit"] is None else str(run["commit"])[:7],
+                str(group["name"]),
+                str(run["seed"]),
+                charts.finite(run["means"][DECIDING]),
+                run["silent_estimates"],
+            ]
+            for group in groups
+            for run in group["runs"]
+        ],
+        "Runs",
+    )
     names = [Column(str(group["name"])) for group in groups]
     if found["params"]:
         rows = [[str(key), *map(str, values)] for key, values in found["params"].items()]

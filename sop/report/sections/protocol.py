@@ -48,7 +48,9 @@ def _leaks(listed: Mapping[str, Any] | None) -> str:
     if not listed:
         return ""
     videos, leaked = (listed.get(key) for key in ("test_videos", "test_videos_in_training"))
-    told = [f"{leaked} of {videos} measured videos are in training, too"] if videos else []
+    # A list of mixtures may leave some of these videos out.
+    side = listed.get("measured_on", "measured")
+    told = [f"{leaked} of {videos} {side} videos are in training, too"] if videos else []
     mixtures, distinct = (listed.get(key) for key in ("mixtures", "distinct_mixtures"))
     if mixtures:
         touched = listed.get("mixtures_with_training_videos")

@@ -6,6 +6,7 @@ from typing import Literal
 import pandas as pd
 
 from sop.report.page import MixtureFiles, Sounds
+from sop.report.wording import decibels
 
 Which = Literal["median", "worst"]
 MEDIAN: Which = "median"
@@ -40,12 +41,11 @@ def sounds_of(
         sounds.append((f"{name}, separated", source["separated"]))
         if "true" in source:
             sounds.append((f"{name}, true", source["true"]))
-    levels = [f"{name} {sdr:.2f} dB" for name, sdr in zip(names, rows["sdr"], strict=True)]
+    levels = [f"{name} {decibels(sdr)}" for name, sdr in zip(names, rows["sdr"], strict=True)]
     is_median = "the median" if which == MEDIAN else "the lowest SDR"
     return Sounds(
         f"{'Hear a typical mixture' if which == MEDIAN else 'Hear the worst'}: {' + '.join(names)}",
         number,
         sounds,
-        f"SDR: {', '.join(levels)}".replace(" -", " \N{MINUS SIGN}")
-        + f"; {is_median} of {len(ranked)} mixtures with sounds.",
+        f"SDR: {', '.join(levels)}; {is_median} of {len(ranked)} mixtures with sounds.",
     )
