@@ -365,6 +365,7 @@ class TrainParams(Section):
     silent_share: Fraction
     shifted_share: Fraction
     share_ramp: Fraction
+    motion_start: Annotated[float, Field(ge=0, lt=1)]
     envelope_weight: Annotated[NotNegative, Field(le=1_000_000)]
     batch_size: Annotated[Count, Field(le=65_536)]
     micro_batches: Annotated[Count, Field(le=65_536)]

@@ -5,7 +5,7 @@ Shapes: B mixtures, N sources, T frames, T_m motion frames, H x W pixels, L samp
 
 from collections import Counter
 from collections.abc import Collection, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache, partial
 from math import ceil, floor
 from typing import Literal, NamedTuple
@@ -171,6 +171,7 @@ class MixtureReader:
         silent: int | None = None,
         shifted: int | None = None,
         shifts: np.random.Generator | None = None,
+        with_motion: bool = True,
     ) -> Mixture:
         """Mix random moments with random crops, mirroring and volumes, as for training.
 
@@ -181,6 +182,7 @@ class MixtureReader:
             shifted: number of a source whose frames and motion frames are of another moment than
                 its sound, at least `SHIFT_SECONDS` away if the video is long enough.
             shifts: draws that moment.
+            with_motion: whether motion frames are read, if this reader reads them.
 
         Raises:
             LeftOut: a clip cannot be read.
@@ -192,7 +194,7 @@ class MixtureReader:
             heard = seen = self._random_frame(video, rng)
             if number == shifted and shifts is not None:
                 seen = self._other_frame(video, heard, shifts)
-            clips.append(self._clip(video, heard, crop, seen))
+            clips.append(self._clip(video, heard, crop, seen, with_motion))
             volumes.append(rng.uniform(*VOLUME))
         return self._mix(videos, clips, volumes, silent)
 
@@ -228,7 +230,9 @@ class MixtureReader:
         within = far[(far >= first) & (far <= last)]
         return int(rng.choice(within if len(within) else far))
 
-    def _clip(self, video: Video, heard: int, crop: Crop, seen: int) -> _Clip:
+    def _clip(
+        self, video: Video, heard: int, crop: Crop, seen: int, with_motion: bool = True
+    ) -> _Clip:
         """Read the sound around frame `heard` and the frames around frame `seen`, numbered from 1.
 
         At the ends of the video its last frame is repeated.
@@ -241,7 +245,7 @@ class MixtureReader:
         seconds = (heard - 0.5) / extract.frame_rate
         audio, begin = read_window(video.audio, seconds, params.audio_samples, extract.sample_rate)
         motion = None
-        if self.motion_rate is not None:
+        if self.motion_rate is not None and with_motion:
             if video.motion is None:
                 raise LeftOut(f"{video.name}: its motion track is unknown")
             # Those of the samples that were read, or of another moment.
@@ -320,7 +324,10 @@ class MixtureSampler:
                 what = counted(distinct, "instrument", "instruments")
                 advice = ", or set mixture.same_category: true"
                 if choices:
-                    advice = ", or set train.same_category_share: 1 and train.share_ramp: 0"
+                    advice = (
+                        ", or set train.same_category_share: 1, train.share_ramp: 0 and "
+                        "train.motion_start: 0"
+                    )
             raise UserError(
                 f"{name}: mixture.sources: {params.sources} is not possible with {what} "
                 f"in this list ({categories or 'empty'}); add videos, change "
@@ -388,19 +395,22 @@ class Shares:
     """Share in which the frames of one source are of another moment than its sound."""
     ramp_epochs: float = 0.0
     """Number of epochs in which the shares rise linearly from 0."""
+    begin_epochs: float = 0.0
+    """Number of epochs before that rise. They train appearance alone, and read no motion."""
 
     @classmethod
     def of_parameters(cls, params: TrainParams) -> "Shares":
         """Return the shares that the parameters of the training set."""
-        ramp = params.share_ramp * params.epochs
-        return cls(params.same_category_share, params.silent_share, params.shifted_share, ramp)
+        shares = params.same_category_share, params.silent_share, params.shifted_share
+        ramp, begin = params.share_ramp * params.epochs, params.motion_start * params.epochs
+        return cls(*shares, ramp, begin)
 
     @property
     def choices(self) -> tuple[Choice, ...]:
         """Return how videos may be chosen; nothing for `mixture.same_category`."""
         if self.same_category is None:
             return ()
-        is_always = self.same_category == 1 and self.ramp_epochs == 0
+        is_always = self.same_category == 1 and self.ramp_epochs == self.begin_epochs == 0
         return ("same",) if is_always else ("same", "different")
 
     def draw(self, progress: float, rng: np.random.Generator) -> "Lesson":
@@ -410,7 +420,11 @@ class Shares:
             progress: number of epochs before it, with a fraction.
             rng: draws it.
         """
-        risen = min(1.0, progress / self.ramp_epochs) if self.ramp_epochs > 0 else 1.0
+        since = progress - self.begin_epochs
+        if since < 0:
+            risen = 0.0
+        else:
+            risen = min(1.0, since / self.ramp_epochs) if self.ramp_epochs > 0 else 1.0
         category, kind = rng.random(2)
         choice: Choice | None = None
         if self.same_category is not None:
@@ -463,8 +477,10 @@ class TrainingMixtures:
         self.sampler = MixtureSampler(videos, reader.params, TRAIN, shares.choices)
         self.reader = reader
         self.seed = seed
-        self.shares = shares
         self.length = max(1, len(videos) * repeats // batch) * batch
+        self.motion_begin = round(shares.begin_epochs * self.length / batch) * batch
+        """The first mixture with motion frames, at the beginning of a step."""
+        self.shares = replace(shares, begin_epochs=self.motion_begin / self.length)
         if self.length > MAX_EPOCH:
             raise UserError(
                 f"train.repeats: {repeats} passes over {len(videos)} videos are {self.length} "
@@ -495,6 +511,7 @@ class TrainingMixtures:
                     silent=number if lesson.is_silent else None,
                     shifted=number if lesson.is_shifted else None,
                     shifts=lessons,
+                    with_motion=item >= self.motion_begin,
                 )
                 return mixture._replace(left_out=tuple(left_out))
             except LeftOut as reason:

@@ -73,15 +73,18 @@ class PixelPlayer(nn.Module):
             magnitude: magnitude of the mixture, (B, R, M), > 0.
             frames: frames of each source, ImageNet-normalized, (B, N, T, 3, H, W).
             background: also return a mask for the background of each source's frames.
-            motion: motion frames of each source, uint8, (B, N, T_m, H_m, W_m); required by a model
-                with motion, and ignored by others.
+            motion: motion frames of each source, uint8, (B, N, T_m, H_m, W_m). In training, a
+                model with motion returns the logits of appearance alone without them. Models
+                without motion ignore them.
         """
         pixels = self._pixels(frames)
         image = self._pooled(pixels, frames.shape[1], background)
         logits: Tensor = self.synthesizer(image, self.sound_features(magnitude))
         if self.motion is None or self.synchrony is None:
             return Prediction(logits)
-        assert motion is not None, "a model with motion needs motion frames"
+        if motion is None:
+            assert self.training, "a model with motion needs motion frames"
+            return Prediction(logits)
         sources = frames.shape[1]
         cells = self.motion(motion.transpose(0, 1).flatten(0, 1))
         pooled = pool_envelopes(cells, pixels, magnitude.shape[-1])

@@ -44,8 +44,8 @@ class TrainingState:
 
     def begin_step(self, epoch_steps: int) -> None:
         """Set the learning rates for the current step, and clear the gradients."""
-        factor = learning_rate_factor(self.step, epoch_steps, self.params)
         for group in self.optimizer.param_groups:
+            factor = learning_rate_factor(self.step, epoch_steps, self.params, group["start"])
             group["lr"] = group["initial_lr"] * factor
         self.optimizer.zero_grad(set_to_none=True)
 
@@ -88,7 +88,7 @@ class TrainingState:
 def make_optimizer(player: PixelPlayer, params: TrainParams) -> Optimizer:
     """Return the optimizer; as published, the vision net's head has the sound net's rate."""
     rates = params.learning_rate
-    groups = [
+    groups: list[dict[str, Any]] = [
         {"params": list(player.sound.parameters()), "lr": rates.sound},
         {"params": list(player.vision.trunk.parameters()), "lr": rates.vision},
         {"params": list(player.vision.head.parameters()), "lr": rates.sound},
@@ -96,27 +96,34 @@ def make_optimizer(player: PixelPlayer, params: TrainParams) -> Optimizer:
     ]
     for net in (player.motion, player.synchrony):
         if net is not None:
-            groups.append({"params": list(net.parameters()), "lr": rates.sound})
+            group = {"params": list(net.parameters()), "lr": rates.sound}
+            groups.append({**group, "start": params.motion_start})
     for group in groups:
         group["initial_lr"] = group["lr"]
+        group.setdefault("start", 0.0)
     decay = params.weight_decay
     if params.optimizer == "sgd":
         return torch.optim.SGD(groups, momentum=params.momentum, weight_decay=decay, fused=True)
     return torch.optim.AdamW(groups, weight_decay=decay, fused=True)
 
 
-def learning_rate_factor(step: int, epoch_steps: int, params: TrainParams) -> float:
-    """Return the factor of all learning rates at a step.
+def learning_rate_factor(
+    step: int, epoch_steps: int, params: TrainParams, start: float = 0.0
+) -> float:
+    """Return the factor of the learning rates of a net at a step.
 
     Args:
         step: the step, counted from 0.
         epoch_steps: number of steps in an epoch.
         params: schedule and number of epochs.
+        start: fraction of all steps after which the net begins to learn, and its cosine schedule.
     """
     if params.schedule == "steps":
         epochs_done = step // epoch_steps
         return float(0.1 ** sum(epochs_done >= drop for drop in params.learning_rate_steps))
     steps = epoch_steps * params.epochs
+    begin = round(start * steps)
+    step, steps = max(0, step - begin), steps - begin
     warmup = max(1, round(params.warmup_fraction * steps))
     if step < warmup:
         return (step + 1) / warmup

@@ -123,7 +123,9 @@ class Trainer:
         if settings.compile:
             self.model.compile()
         if group.world_size > 1:
-            self.model = DistributedDataParallel(self.model)
+            # Steps before `motion_start` use no weights of the nets of motion.
+            unused = params.model.motion != "none" and settings.motion_start > 0
+            self.model = DistributedDataParallel(self.model, find_unused_parameters=unused)
         self.throughput = Throughput(settings.batch_size)
         self.saved_at = time.monotonic()
         if group.is_main:

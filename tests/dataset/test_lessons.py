@@ -57,6 +57,29 @@ def test_the_default_parameters_are_the_published_shares(tiny_params: Params) ->
     assert shares_of(tiny_params) == Shares()
     found = shares_of(tiny_params, share_ramp=0.25, epochs=8, silent_share=0.1)
     assert found == Shares(None, 0.1, 0.0, 2.0)
+    found = shares_of(tiny_params, motion_start=0.5, epochs=8, shifted_share=0.1)
+    assert found == Shares(None, 0.0, 0.1, 0.0, 4.0)
+
+
+def test_shares_and_motion_begin_after_the_steps_of_appearance(
+    six: list[Video], moving: Params
+) -> None:
+    shares = {"same_category": 1.0, "silent": 1.0}
+    at_once = mixtures_of(six, moving, motion=True, **shares)
+    later = mixtures_of(six, moving, motion=True, begin_epochs=0.3, **shares)
+    # 0.3 epochs of 9 steps of 4 mixtures, rounded to steps.
+    assert len(later) == 36
+    assert later.motion_begin == 12
+    for item in range(12):
+        mixture = later[item]
+        assert mixture.motion is None
+        assert mixture.heard.all()
+        assert len({video.category for video in mixture.videos}) == 2
+    for item in range(12, 16):
+        mixture, same = later[item], at_once[item]
+        assert mixture.videos == same.videos
+        assert not mixture.heard.all()
+        np.testing.assert_array_equal(mixture.motion, same.motion)
 
 
 @pytest.mark.parametrize("published", [True, False])
@@ -102,8 +125,12 @@ def test_a_single_category_needs_a_share_of_one(tiny_params: Params) -> None:
     videos = paper("talker/a", "talker/b", "talker/c")
     always = Shares(same_category=1.0)
     assert MixtureSampler(videos, tiny_params.mixture, TRAIN, always.choices)
-    for shares in (Shares(same_category=0.9), Shares(same_category=1.0, ramp_epochs=1.0)):
-        with pytest.raises(UserError, match=r"1 instrument .* train\.same_category_share: 1 and"):
+    for shares in (
+        Shares(same_category=0.9),
+        Shares(same_category=1.0, ramp_epochs=1.0),
+        Shares(same_category=1.0, begin_epochs=1.0),
+    ):
+        with pytest.raises(UserError, match=r"1 instrument .* train\.same_category_share: 1,"):
             MixtureSampler(videos, tiny_params.mixture, TRAIN, shares.choices)
 
 

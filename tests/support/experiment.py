@@ -67,6 +67,7 @@ TINY = {
     "train.silent_share": 0.0,
     "train.shifted_share": 0.0,
     "train.share_ramp": 0.0,
+    "train.motion_start": 0.0,
     "train.batch_size": 4,
     "train.micro_batches": 1,
     "train.devices": 1,

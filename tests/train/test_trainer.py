@@ -5,6 +5,7 @@ import logging
 import math
 import multiprocessing
 import shutil
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -25,7 +26,10 @@ from sop.train.distributed import ProcessGroup
 from sop.train.gradients import compute_gradients, uses_bfloat16
 from sop.train.state import learning_rate_factor, make_optimizer
 from sop.train.trainer import RunFolders, Trainer
+from tests.dataset.test_mixtures import MOTION, ramps
 from tests.support.experiment import with_values
+
+__all__ = ["ramps"]
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -88,6 +92,11 @@ def biased_synthesizer(folder: Path, params: Params, bias: float) -> Path:
     path = folder / "synthesizer.pt"
     save_checkpoint(path, synthesizer.state_dict())
     return path
+
+
+def changed_nets(before: dict[str, Any], after: dict[str, Any]) -> set[str]:
+    """Return the nets of which some weights differ."""
+    return {name.split(".")[0] for name in before if not torch.equal(before[name], after[name])}
 
 
 @pytest.fixture(scope="module")
@@ -251,6 +260,43 @@ def test_schedule_of_cosine(tiny_params: Params) -> None:
     assert [learning_rate_factor(step, 10, without) for step in (0, 1)] == [1, 1]
     one_step = with_values(tiny_params, values | {"train.epochs": 1}).train
     assert learning_rate_factor(0, 1, one_step) == 1
+
+
+def test_nets_of_motion_have_a_schedule_of_their_own(tiny_params: Params) -> None:
+    values = {
+        "train.schedule": "cosine",
+        "train.epochs": 10,
+        "train.warmup_fraction": 0.2,
+        "train.motion_start": 0.5,
+        "model.motion": "synchrony",
+        "extract.motion_rate": 8.0,
+    }
+    params = with_values(tiny_params, values)
+    of_motion = [learning_rate_factor(step, 10, params.train, 0.5) for step in range(100)]
+    half = with_values(params, {"train.epochs": 5}).train
+    assert of_motion[50:] == [learning_rate_factor(step, 10, half) for step in range(50)]
+    groups = make_optimizer(player_of(params), params.train).param_groups
+    assert [group["start"] for group in groups] == [0, 0, 0, 0, 0.5, 0.5]
+
+
+def test_motion_is_learned_after_the_steps_of_appearance(
+    ramps: Callable[..., Video], tiny_params: Params, tmp_path: Path
+) -> None:
+    # Two epochs of two steps, and as many videos for validation.
+    videos = [ramps(f"i{number % 2}/v{number}") for number in range(12)]
+    common = MOTION | {"train.epochs": 2, "train.optimizer": "adamw"}
+    states = []
+    for start in (0.9, 0.5):
+        values = common | {"model.motion": "synchrony", "train.motion_start": start}
+        params = with_values(tiny_params, values)
+        run = Run(tmp_path / str(start), params, videos).train()
+        assert len(run.logged("train/loss")) == 4
+        states.append(run.state())
+    never, half = states
+    fresh = player_of(params, torch_seed(params.train.seed, "model")).state_dict()
+    nets = {"sound", "vision", "synthesizer"}
+    assert changed_nets(fresh, never) == nets
+    assert changed_nets(never, half) == nets | {"motion", "synchrony"}
 
 
 def test_schedule_sets_the_learning_rate(trained: Run) -> None:
