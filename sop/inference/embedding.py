@@ -176,10 +176,9 @@ class Embedding:
 
 
 def normalize_masks(masks: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Scale masks so that they sum to at most 1, and append the mask of the rest.
+    """Divide each bin among places and the rest, in proportion to the squares of their masks.
 
-    Bins in which the masks sum to more than 1 are divided in proportion; bins in which they sum to
-    less leave the difference to the rest.
+    The mask of the rest, before this division, is what the largest mask leaves to 1.
 
     Args:
         masks: masks of K places, (K, F, M), >= 0.
@@ -187,5 +186,7 @@ def normalize_masks(masks: NDArray[np.float32]) -> NDArray[np.float32]:
     Returns:
         Masks of the places and of the rest, (K + 1, F, M); the sum over the first axis is 1.
     """
-    scaled = masks / np.maximum(masks.sum(axis=0), 1)
-    return np.concatenate([scaled, np.maximum(1 - scaled.sum(axis=0, keepdims=True), 0)])
+    rest = np.maximum(1 - masks.max(axis=0), 0)
+    shares = np.square(masks)
+    shares /= shares.sum(axis=0) + np.square(rest)
+    return np.concatenate([shares, np.maximum(1 - shares.sum(axis=0, keepdims=True), 0)])

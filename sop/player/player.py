@@ -69,8 +69,8 @@ class PlayerClip:
     """Colour of the sound of each cell, (h, w, 3); similar sounds have similar colours."""
     rule: MaskRule | None = None
     """How evaluation makes gains of the masks of the regions, to play these as it separates them:
-    they may overlap, and the rest is the mixture minus all of them. None scales the masks of the
-    regions so that they sum to at most 1 in each bin."""
+    they may overlap, and the rest is the mixture minus all of them. None divides each bin among
+    regions and rest by the squares of their masks."""
 
 
 def write_player(folder: Path, clip: PlayerClip, video: Path) -> Path:

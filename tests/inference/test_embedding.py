@@ -96,7 +96,14 @@ def test_normalized_masks_sum_to_one(places: int) -> None:
 
 
 def test_normalize_masks() -> None:
-    modest = np.array([0.5, 0.2], np.float32)[:, None, None]
-    np.testing.assert_allclose(normalize_masks(modest).ravel(), [0.5, 0.2, 0.3], atol=1e-6)
-    greedy = np.array([1.0, 1.0], np.float32)[:, None, None]
-    np.testing.assert_allclose(normalize_masks(greedy).ravel(), [0.5, 0.5, 0.0], atol=1e-6)
+    for masks, shares in (
+        ([0.5], [0.5, 0.5]),
+        ([0.2], [1 / 17, 16 / 17]),
+        ([0.0, 0.0], [0.0, 0.0, 1.0]),
+        ([0.75, 0.25], [9 / 11, 1 / 11, 1 / 11]),
+        ([1.0, 1.0], [0.5, 0.5, 0.0]),
+        # Masks of some output activations exceed 1.
+        ([3.0, 1.0], [0.9, 0.1, 0.0]),
+    ):
+        found = normalize_masks(np.array(masks, np.float32)[:, None, None])
+        np.testing.assert_allclose(found.ravel(), shares, atol=1e-6)

@@ -328,15 +328,24 @@ function softmax(masks) {
   }
 }
 
-// Scale masks to sum to at most 1 and append the rest, like normalize_masks in embedding.py.
+// Divide each bin among places and the rest by the squares of their masks, like normalize_masks in
+// embedding.py.
 function normalizeMasks(masks, size) {
   const rest = new Float32Array(size);
   for (let i = 0; i < size; i++) {
-    let claimed = 0;
-    for (const mask of masks) claimed += mask[i];
-    const divisor = Math.max(claimed, 1);
-    for (const mask of masks) mask[i] /= divisor;
-    rest[i] = Math.max(1 - claimed / divisor, 0);
+    let greatest = 0;
+    let sum = 0;
+    for (const mask of masks) {
+      greatest = Math.max(greatest, mask[i]);
+      sum += mask[i] ** 2;
+    }
+    sum += Math.max(1 - greatest, 0) ** 2;
+    rest[i] = 1;
+    for (const mask of masks) {
+      mask[i] = mask[i] ** 2 / sum;
+      rest[i] -= mask[i];
+    }
+    rest[i] = Math.max(rest[i], 0);
   }
   return [...masks, rest];
 }
