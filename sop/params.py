@@ -330,6 +330,7 @@ class ModelParams(Section):
 
     sound: SoundKind
     sound_width: Annotated[Count, Field(le=256)]
+    sound_init: Literal["published", "he"]
     vision: VisionKind
     vision_width: Annotated[Count, Field(le=256)]
     synthesizer: SynthesizerKind
@@ -358,6 +359,7 @@ class TrainParams(Section):
     seed: Seed
     loss: Literal["bce", "l1", "l2"]
     weighted_loss: bool
+    spectrum_weight: Annotated[NotNegative, Field(le=1_000_000)]
     background_weight: Annotated[NotNegative, Field(le=1_000_000)]
     repeats: Annotated[Count, Field(le=10_000)]
     epochs: Annotated[Count, Field(le=1_000_000)]
@@ -545,6 +547,11 @@ class Params(InferenceParams):
             yield (
                 f"model.output_activation {model.output_activation!r} does not fit train.loss "
                 "'bce': allowed are sigmoid or softmax, whose values are between 0 and 1"
+            )
+        if train.spectrum_weight > 0 and model.output_activation != "sigmoid":
+            yield (
+                f"model.output_activation {model.output_activation!r} does not fit "
+                "train.spectrum_weight, which is for masks of sigmoid: set train.spectrum_weight: 0"
             )
         if self.evaluate.mask_power is not None and model.output_activation in ("none", "tanh"):
             yield (

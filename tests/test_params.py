@@ -28,6 +28,7 @@ FITTING = {
     "model.output_activation": "sigmoid",
     "model.mask": "binary",
     "train.loss": "bce",
+    "train.spectrum_weight": 0.0,
 }
 
 
@@ -336,6 +337,10 @@ def test_large_experiments_are_possible(values: dict[str, Any]) -> None:
                 "evaluate.mask_power": 2.0,
             },
             ["model.output_activation 'tanh'", "evaluate.mask_power", "sigmoid, softmax or relu"],
+        ),
+        (
+            {"model.output_activation": "softmax", "train.spectrum_weight": 0.5},
+            ["model.output_activation 'softmax'", "set train.spectrum_weight: 0"],
         ),
         ({"evaluate.mask_power": 0.0}, ["evaluate.mask_power: 0.0", "or null"]),
         ({"evaluate.mask_power": 1e4}, ["evaluate.mask_power: 10000.0", "at most 1000 or null"]),

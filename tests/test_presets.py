@@ -35,6 +35,7 @@ PUBLISHED = {
     "spectrogram.log_frequency": True,
     "model.sound": "unet7",
     "model.sound_width": 64,
+    "model.sound_init": "published",
     "model.vision": "resnet18dilated",
     "model.vision_width": 64,
     "model.synthesizer": "linear",
@@ -50,6 +51,7 @@ PUBLISHED = {
     "model.weights.synthesizer": "scratch",
     "train.loss": "bce",
     "train.weighted_loss": True,
+    "train.spectrum_weight": 0.0,
     "train.repeats": 100,
     "train.epochs": 100,
     "train.same_category_share": None,
@@ -89,14 +91,16 @@ def foreign(value: Any) -> Any:
         case bool():
             return not value
         case int() | float():
-            return value * 3
+            return value * 3 + 1
         case list():
             return [7, *value]
     return f"other {value}"
 
 
 def test_preset_names() -> None:
-    assert preset_names(PRESETS) == ["default", "motion", "music", "music21", "music25", "speech"]
+    assert preset_names(PRESETS) == [
+        *("default", "motion", "music", "music21", "music25", "paper-small", "speech")
+    ]
 
 
 @pytest.mark.parametrize("name", ["music", "music21"])
@@ -120,6 +124,25 @@ def test_preset_writes_all_published_values(params_path: Path, name: str) -> Non
 def test_the_default_preset_has_all_values_of_params_yaml() -> None:
     """Write a change of params.yaml into presets/default.yaml too."""
     assert parse_yaml((PRESETS / "default.yaml").read_text("utf-8")) == parse_yaml(TEXT)
+
+
+def test_the_small_paper_has_the_published_objective_at_the_size_of_the_default(
+    params_path: Path,
+) -> None:
+    apply_preset("music", params_path, PRESETS)
+    published = load_params(params_path).model_dump()
+    changes = apply_preset("paper-small", params_path, PRESETS)
+    small = load_params(params_path).model_dump()
+    for key in (
+        *("model.sound_init", "model.image_pooling", "model.mask", "model.image_activation"),
+        *("train.loss", "train.weighted_loss", "train.spectrum_weight", "train.background_weight"),
+        *("evaluate.mask_power", "evaluate.mask_threshold"),
+    ):
+        assert at(small, key) == at(published, key), key
+        assert key not in {change.partition(":")[0] for change in changes}
+    default = parse_yaml(TEXT)
+    for key in ("model.sound", "model.sound_width", "mixture", "train.repeats", "train.epochs"):
+        assert at(small, key) == at(default, key), key
 
 
 @pytest.mark.parametrize("name", ["motion", "speech"])

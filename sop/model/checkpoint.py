@@ -21,7 +21,7 @@ from sop.runtime.plain_yaml import yaml_text
 LATER_KEYS: Mapping[str, Mapping[str, Any]] = {
     "extract": {"motion_rate": None, "motion_height": 44},
     "mixture": {"motion_size": 40},
-    "model": {"motion": "none"},
+    "model": {"motion": "none", "sound_init": "published"},
 }
 
 

@@ -14,7 +14,7 @@ from sop.model.motion import (
     pool_envelopes,
     true_envelopes,
 )
-from sop.model.sound import SoundNet
+from sop.model.sound import LEAK, SoundNet
 from sop.model.spectrogram import binary_masks, network_input, network_magnitude, ratio_masks, stft
 from sop.model.synthesizer import Synthesizer
 from sop.model.vision import VisionNet, pool_background, pool_pixels
@@ -22,6 +22,13 @@ from sop.params import Activation, ModelParams, SpectrogramParams, TrainParams
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
+
+# Standard deviation of the initial weights of the sound net's last convolution, if the others have
+# He's distribution.
+LAST_DEVIATION = 0.02
+
+# Smallest mean magnitude of a mixture in the distance of spectra, so that silence does not count.
+MIN_LEVEL = 1e-6
 
 
 class Spectra(NamedTuple):
@@ -219,6 +226,28 @@ def separation_loss(
     return (distance if weight is None else weight * distance).mean()
 
 
+def spectrum_loss(logits: Tensor, spectra: Spectra, heard: Tensor) -> Tensor:
+    """Return the mean distance between the magnitudes of separated and true sources.
+
+    Each source gets the share of its squared mask in the sum of all squares, as in evaluation with
+    a mask power of 2. So loud bins count most, and only the differences between masks count.
+
+    Args:
+        logits: logits of the predicted masks, before a sigmoid, (B, N, R, M).
+        spectra: spectrograms of the batch.
+        heard: True for the sources whose frames belong to their sound, (B, N). Mixtures with the
+            sound of another source do not count: that sound belongs to nobody who is seen.
+
+    Returns:
+        Scalar: the mean over bins, sources and mixtures, relative to the mean of each mixture.
+    """
+    shares = (2 * F.logsigmoid(logits)).softmax(dim=1)
+    distance = (shares * spectra.magnitude[:, None] - spectra.sources).abs().mean(dim=(1, 2, 3))
+    level = spectra.magnitude.mean(dim=(1, 2)).clamp_min(MIN_LEVEL)
+    counts = (heard | ~spectra.sources.flatten(2).any(dim=2)).all(dim=1)
+    return (distance / level * counts).mean()
+
+
 def envelope_loss(envelopes: Tensor, spectra: Spectra, heard: Tensor) -> Tensor:
     """Return the mean squared distance between predicted and true envelopes.
 
@@ -240,7 +269,8 @@ def build(model: ModelParams, spectrogram: SpectrogramParams, seed: int) -> Pixe
     """Return a PixelPlayer with random weights of the published distributions.
 
     Sound net: convolutions N(0, 0.001^2), batch norms N(1, 0.02^2). Vision net: torchvision's
-    distribution (He).
+    distribution (He). With `model.sound_init: he`, the convolutions of the sound net have He's
+    distribution, too, except the last, whose outputs begin near 0.
 
     Args:
         model: architecture.
@@ -258,4 +288,9 @@ def build(model: ModelParams, spectrogram: SpectrogramParams, seed: int) -> Pixe
                 nn.init.normal_(module.weight, 0, 0.001)
             elif isinstance(module, nn.BatchNorm2d):
                 nn.init.normal_(module.weight, 1, 0.02)
+        if model.sound_init == "he":
+            for module in player.sound.modules():
+                if isinstance(module, nn.Conv2d):
+                    nn.init.kaiming_normal_(module.weight, LEAK)
+            nn.init.normal_(player.sound.up[0].weight, 0, LAST_DEVIATION)
     return player

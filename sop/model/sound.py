@@ -9,6 +9,9 @@ from sop.params import SoundKind
 # Number of times that each net halves height and width.
 UNET_LEVELS: dict[SoundKind, int] = {"unet5": 5, "unet6": 6, "unet7": 7}
 
+# Slope of the leaky ReLUs for negative values.
+LEAK = 0.2
+
 
 class SoundNet(nn.Module):
     """U-Net of the published architecture.
@@ -63,7 +66,7 @@ class SoundNet(nn.Module):
         skips: list[Tensor] = []
         last = len(self.down) - 1
         for level, convolution in enumerate(self.down):
-            x = convolution(x if level == 0 else F.leaky_relu(x, 0.2))
+            x = convolution(x if level == 0 else F.leaky_relu(x, LEAK))
             if 0 < level < last:
                 x = self.down_norm[level - 1](x)
             skips.append(x)

@@ -14,6 +14,7 @@ from sop.model.pixelplayer import (
     envelope_loss,
     normalize_frames,
     separation_loss,
+    spectrum_loss,
 )
 from sop.params import Params, TrainParams
 from sop.runtime.device import cpu_capabilities
@@ -35,7 +36,7 @@ def compute_gradients(
         micro_batches: number of micro-batches in this rank's share.
 
     Returns:
-        Scalar: the loss of the sources, without that of their backgrounds.
+        Scalar: the loss of the masks of the sources, without the other terms of the objective.
     """
     player = unwrap(model)
     wrapped = model if isinstance(model, DistributedDataParallel) else None
@@ -62,6 +63,10 @@ def compute_gradients(
                 silence = torch.zeros_like(true_masks)
                 background = separation_loss(logits[:, sources:], spectra, silence, *settings)
                 objective = loss + weight * background
+            if params.train.spectrum_weight > 0:
+                objective = objective + params.train.spectrum_weight * spectrum_loss(
+                    logits[:, :sources], spectra, part.heard
+                )
             if predicted.envelopes is not None:
                 objective = objective + params.train.envelope_weight * envelope_loss(
                     predicted.envelopes.float(), spectra, part.heard

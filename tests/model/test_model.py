@@ -9,7 +9,14 @@ from torchvision.models import resnet18
 
 from sop.inference.localization import pixel_energy
 from sop.model.motion import padded
-from sop.model.pixelplayer import PixelPlayer, activate, build, normalize_frames, separation_loss
+from sop.model.pixelplayer import (
+    PixelPlayer,
+    activate,
+    build,
+    normalize_frames,
+    separation_loss,
+    spectrum_loss,
+)
 from sop.model.sound import SoundNet
 from sop.model.spectrogram import to_linear_frequency
 from sop.model.synthesizer import Synthesizer
@@ -221,6 +228,51 @@ def test_distributions_of_initial_weights(tiny_params: Params) -> None:
     assert float(trunk.std()) == pytest.approx((2 / (9 * 128)) ** 0.5, rel=0.05)
     assert player.synthesizer.scale.tolist() == [1.0] * 8
     assert player.synthesizer.bias.tolist() == [0.0]
+
+
+def test_he_weights_of_the_sound_net(tiny_params: Params) -> None:
+    """The outputs begin near 0, and the other nets are the published ones."""
+    sizes = {"model__sound_width": 16, "model__vision_width": 16}
+    player = tiny_player(tiny_params, model__sound_init="he", **sizes)
+    convolution = player.sound.down[3].weight.detach()
+    fan_in = convolution.shape[1] * 16
+    assert float(convolution.std()) == pytest.approx((2 / (1.04 * fan_in)) ** 0.5, rel=0.05)
+    assert float(player.sound.up[0].weight.detach().std()) == pytest.approx(0.02, rel=0.05)
+    published = tiny_player(tiny_params, **sizes).state_dict()
+    for name, value in player.state_dict().items():
+        if not name.startswith("sound."):
+            assert torch.equal(value, published[name]), name
+
+
+def test_spectrum_loss_is_the_distance_of_the_separated_magnitudes(tiny_params: Params) -> None:
+    player = tiny_player(tiny_params)
+    spectra = player.spectra(0.1 * noise(3, 2, SAMPLES))
+    logits = 3 * noise(*spectra.sources.shape)
+    heard = torch.ones(3, 2, dtype=torch.bool)
+    squares = logits.sigmoid().square().numpy()
+    shares = squares / squares.sum(axis=1, keepdims=True)
+    mixture, sources = spectra.magnitude.numpy(), spectra.sources.numpy()
+    distance = np.abs(shares * mixture[:, None] - sources).mean(axis=(1, 2, 3))
+    expected = distance / mixture.mean(axis=(1, 2))
+    found = spectrum_loss(logits, spectra, heard)
+    assert float(found) == pytest.approx(expected.mean(), rel=1e-4)
+    # Its sound is that of another moment than its frames: nobody who is seen has that sound.
+    heard[1, 0] = False
+    found = spectrum_loss(logits, spectra, heard)
+    assert float(found) == pytest.approx((expected[0] + expected[2]) / 3, rel=1e-4)
+
+
+def test_spectrum_loss_of_a_silent_source_and_of_silence(tiny_params: Params) -> None:
+    player = tiny_player(tiny_params)
+    audio = 0.1 * noise(1, 2, SAMPLES)
+    audio[:, 0] = 0
+    spectra = player.spectra(audio)
+    right = torch.tensor([-9.0, 9.0])[None, :, None, None].expand_as(spectra.sources)
+    heard = torch.tensor([[False, True]])
+    assert float(spectrum_loss(right, spectra, heard)) < 1e-5
+    assert float(spectrum_loss(-right, spectra, heard)) == pytest.approx(1, rel=1e-3)
+    silence = player.spectra(torch.zeros(1, 2, SAMPLES))
+    assert float(spectrum_loss(right, silence, heard)) < 1e-3
 
 
 def test_evaluation_equals_single_sources(tiny_params: Params) -> None:
