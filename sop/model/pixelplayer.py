@@ -292,5 +292,7 @@ def build(model: ModelParams, spectrogram: SpectrogramParams, seed: int) -> Pixe
             for module in player.sound.modules():
                 if isinstance(module, nn.Conv2d):
                     nn.init.kaiming_normal_(module.weight, LEAK)
-            nn.init.normal_(player.sound.up[0].weight, 0, LAST_DEVIATION)
+            last = player.sound.up[0]
+            assert isinstance(last, nn.Conv2d)
+            nn.init.normal_(last.weight, 0, LAST_DEVIATION)
     return player
