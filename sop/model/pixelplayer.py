@@ -27,6 +27,9 @@ IMAGENET_STD = (0.229, 0.224, 0.225)
 # He's distribution.
 LAST_DEVIATION = 0.02
 
+# Power of the masks by which sources share a bin in the distance of spectra.
+SPECTRUM_POWER = 2.0
+
 # Smallest mean magnitude of a mixture in the distance of spectra, so that silence does not count.
 MIN_LEVEL = 1e-6
 
@@ -230,7 +233,7 @@ def spectrum_loss(logits: Tensor, spectra: Spectra, heard: Tensor) -> Tensor:
     """Return the mean distance between the magnitudes of separated and true sources.
 
     Each source gets the share of its squared mask in the sum of all squares, as in evaluation with
-    a mask power of 2. So loud bins count most, and only the differences between masks count.
+    a mask power of 2. Louder bins count more, and masks count in comparison with each other.
 
     Args:
         logits: logits of the predicted masks, before a sigmoid, (B, N, R, M).
@@ -241,7 +244,7 @@ def spectrum_loss(logits: Tensor, spectra: Spectra, heard: Tensor) -> Tensor:
     Returns:
         Scalar: the mean over bins, sources and mixtures, relative to the mean of each mixture.
     """
-    shares = (2 * F.logsigmoid(logits)).softmax(dim=1)
+    shares = (SPECTRUM_POWER * F.logsigmoid(logits)).softmax(dim=1)
     distance = (shares * spectra.magnitude[:, None] - spectra.sources).abs().mean(dim=(1, 2, 3))
     level = spectra.magnitude.mean(dim=(1, 2)).clamp_min(MIN_LEVEL)
     counts = (heard | ~spectra.sources.flatten(2).any(dim=2)).all(dim=1)

@@ -23,7 +23,7 @@ from sop.dataset.seeding import torch_seed
 from sop.evaluate.measures import MEASURES
 from sop.evaluate.validation import MixtureKind, Score, evaluation_summary, separate_mixtures
 from sop.model.checkpoint import save_player
-from sop.model.pixelplayer import PixelPlayer, build
+from sop.model.pixelplayer import SPECTRUM_POWER, PixelPlayer, build
 from sop.model.spectrogram import MaskRule
 from sop.params import Params, TrainParams
 from sop.runtime.device import keep_freed_memory
@@ -268,7 +268,7 @@ class Trainer:
             self.params,
             self.params.train.evaluate_mixtures,
             VALIDATION_SEED,
-            MaskRule.of(self.params.model.mask, VALIDATION_THRESHOLD),
+            self.validation_rule,
             self.group.device,
             # The SDR of the noise of a source at rest says nothing, and would decide `best_by`.
             MixtureKind(rest_is_silence=True),
@@ -293,6 +293,12 @@ class Trainer:
             + (f"; {silent} estimates are silent" if silent else "")
         )
         return {**known, "silent_estimates": silent}
+
+    @property
+    def validation_rule(self) -> MaskRule:
+        """How masks become gains in validations: as the objective uses them."""
+        power = SPECTRUM_POWER if self.params.train.spectrum_weight > 0 else None
+        return MaskRule.of(self.params.model.mask, VALIDATION_THRESHOLD, power)
 
     def save_model(self, path: Path) -> None:
         """Write the current model."""
