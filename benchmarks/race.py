@@ -168,7 +168,8 @@ class Race:
             say(f"failed: {problem}")
         if finished:
             path = write_report(self.folder, self.kind, finished, self.about())
-            say(path.read_text(encoding="utf-8"), f"written to {path}")
+            print(path.read_text(encoding="utf-8"))
+            say(f"written to {path}")
         return 1 if failed else 0
 
     def check_folder(self) -> None:
@@ -367,8 +368,8 @@ class Race:
         """Return the sentences on top of the report."""
         race = json.loads((self.folder / "race.json").read_text(encoding="utf-8"))
         lines = [
-            f"Each design is trained for {race['budget']:.0f} s (steps and validations), with "
-            f"{len(self.seeds)} seeds, {self.jobs} runs at once, {self.threads} core(s) each."
+            f"Each design is trained for {race['budget']:.0f} s (steps and validations). Seeds: "
+            f"{len(self.seeds)}; runs at the same time: {self.jobs}; cores of each: {self.threads}."
         ]
         if self.kind == TUNE:
             lines.append("Measured on mixtures for tuning: no result.")
@@ -377,8 +378,8 @@ class Race:
             runs = [run for look in looks["looks"] for run in look["runs"]]
             when = ", ".join(look["began"] for look in looks["looks"])
             lines.append(
-                f"The mixtures of the result were measured in {len(looks['looks'])} call(s), of "
-                f"{len(runs)} runs: {when}."
+                f"Calls that measured mixtures of the result: {len(looks['looks'])} ({when}), of "
+                f"{len(runs)} runs."
             )
         first, *_ = self.designs
         for name, params in self.designs.items():

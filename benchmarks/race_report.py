@@ -1,4 +1,4 @@
-"""Report of a race: Markdown, CSV and PNG, with the intervals of `sop groups`."""
+"""Report of a race: Markdown, CSV and PNG, with the intervals of `sop compare --group`."""
 
 import io
 import json
@@ -139,7 +139,7 @@ def chosen_method(entry: Entry) -> str:
 
 
 def compare_tables(runs: Sequence[tuple[Entry, pd.DataFrame]]) -> GroupComparison:
-    """Compare designs as `sop groups` does, which reads each run from a commit."""
+    """Compare designs as `sop compare --group` does, which reads each run from a commit."""
     named: dict[str, list[str]] = {}
     with temporary_folder() as folder:
         repository = pygit2.init_repository(str(folder))
