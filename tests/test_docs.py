@@ -53,7 +53,7 @@ LINK = re.compile(r"\[(?:[^\[\]]|\[[^\]]*\])*\]\(([^)\s]+)\)")
 OTHERS = {"cp", "dask", "done", "do", "echo", "for", "git", "mkdir", "pip", "source", "torchrun"}
 
 # Written by stages or commands, but not outputs in dvc.yaml.
-UNTRACKED = {"metrics/groups.json", "data/published-export", "data/race/"}
+UNTRACKED = {"metrics/groups.json", "data/published-export", "data/race"}
 
 
 @dataclass(frozen=True)
