@@ -101,15 +101,15 @@ def make_layouts(root: Path, params: Params) -> dict[str, list[Video]]:
     return layouts
 
 
-def make_video(path: Path, number: int) -> None:
+def make_video(path: Path, number: int, seconds: int = SECONDS) -> None:
     """Render a video of fine detail with loud noise."""
     # Deeper zooms take minutes to render.
     begin = 1 / (1 + number)
-    zoom = f"start_scale={begin}:end_scale={begin / 10}:end_pts={8 * SECONDS}:maxiter=500"
+    zoom = f"start_scale={begin}:end_scale={begin / 10}:end_pts={8 * seconds}:maxiter=500"
     ffmpeg(
         *("-f", "lavfi", "-i", f"mandelbrot=s={WIDTH}x{HEIGHT}:r=8:{zoom}"),
         *("-f", "lavfi", "-i", f"anoisesrc=c=pink:a=0.3:r=44100:seed={number},tremolo=f=3"),
-        *("-vf", f"noise=alls=8:allf=t:all_seed={number}", "-t", SECONDS, "-pix_fmt", "yuv420p"),
+        *("-vf", f"noise=alls=8:allf=t:all_seed={number}", "-t", seconds, "-pix_fmt", "yuv420p"),
         *("-preset", "veryfast", "-crf", "20", "-c:a", "aac", path),
     )
 

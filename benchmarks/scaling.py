@@ -19,7 +19,8 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from benchmarks.machine import environment
-from benchmarks.step import BATCHES, clips, published_params, wait
+from benchmarks.peak import wait
+from benchmarks.step import BATCHES, clips, published_params
 from sop.model.pixelplayer import build
 from sop.params import Params
 from sop.runtime.device import keep_freed_memory

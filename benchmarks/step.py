@@ -2,13 +2,15 @@
 
 Run: python -m benchmarks.step [cpu | cuda] [--compile] [--batch N] [--curves FILE]
 
-Without a device: a table for the CPU, then one for the GPU if available. On a GPU, both variants
-are also trained for some steps on the same data, and their losses are plotted.
+Without a device: tables for the CPU, then those for the GPU if available: the speed of each step,
+its operations per second against the peak rates that are measured in the same process, and what
+its time is spent on. On a GPU, both variants are also trained for some steps on the same data, and
+their losses are plotted.
 """
 
 import argparse
 import json
-import re
+import os
 import subprocess
 import sys
 import tempfile
@@ -24,6 +26,8 @@ from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.machine import environment
+from benchmarks.peak import OPERATORS, OTHER, UNUSED, Peak, bound, measure_peak, profiled, wait
+from benchmarks.scale import set_values
 from sop.dataset.mixtures import Batch
 from sop.model.pixelplayer import PixelPlayer, build, normalize_frames
 from sop.model.spectrogram import stft, warp_rows
@@ -36,15 +40,22 @@ from sop.train.state import make_optimizer
 ROUNDS = 3
 THREADS = 2
 BATCHES = {"cpu": 4, "cuda": 80}
-STEPS = {"cpu": 2, "cuda": 20}
+# Steps that are timed together, and how often in one process: the fastest count.
+STEPS = {"cpu": 1, "cuda": 10}
+REPETITIONS = 2
+PEAK_SECONDS = 0.3
+# Without messages of the profiler, which looks for a GPU.
+QUIET = {"KINETO_LOG_LEVEL": "99"}
 CURVE_STEPS = 200
 CURVES = Path("benchmarks/step.png")
 
 PUBLISHED = "the published step, float32"
 EXACT = "the published step, float32 without TF32"
+OURS_EXACT = "ours, float32 without TF32"
 KINDS = (
     PUBLISHED,
     EXACT,
+    OURS_EXACT,
     "ours, float32",
     "ours, bfloat16",
     "ours, float32, compiled",
@@ -54,22 +65,20 @@ COMPILED = "compiled"
 # Plotted together with the published step.
 FASTEST = "ours, bfloat16"
 
-# Peak rate of dense bfloat16 products with float32 sums, in 10^12 operations per second, from the
-# data sheets. The first pattern that matches the name of the GPU applies.
-PEAKS = {
-    r"\bMIG\b": None,
-    r"\bB200\b": 2250.0,
-    r"\bH200 NVL\b": 835.0,
-    r"\bH200\b": 989.0,
-    r"\bH100 PCIe\b": 756.0,
-    r"\bH100 NVL\b": 835.0,
-    r"\bH100\b": 989.0,
-    r"\bA100\b": 312.0,
-    r"\bL40S\b": 362.0,
-    r"\bL4\b": 121.0,
-    r"\bA10\b": 125.0,
-    r"\bRTX 4090\b": 165.0,
-    r"\bRTX 3090\b": 71.0,
+# The published networks and clips, small: for a test of the scripts on a CPU.
+SMALL = {
+    "extract.frame_height": 36,
+    "index.min_seconds": 2.0,
+    "mixture.audio_samples": 16383,
+    "mixture.margin_seconds": 0.5,
+    "mixture.frame_stride": 2,
+    "mixture.image_size": 32,
+    "spectrogram.stft_hop": 512,
+    "model.sound": "unet5",
+    "model.sound_width": 8,
+    "model.vision_width": 8,
+    "model.channels": 8,
+    "model.weights.vision": "scratch",
 }
 
 Step = Callable[[Batch], Callable[[], Tensor]]
@@ -85,6 +94,20 @@ class Measured:
     """Number of operations per mixture in convolutions and matrix products of both passes."""
     bytes: int
     """Peak memory of tensors on the GPU in bytes; 0 on a CPU."""
+    peak: Peak
+    """Measured peak rates of the machine for the data type of the convolutions."""
+    spent: dict[str, float]
+    """Fraction of the time of a step in each group of operators."""
+
+    @property
+    def rate(self) -> float:
+        """Operations per second."""
+        return self.speed * self.operations
+
+    @classmethod
+    def from_json(cls, values: dict[str, Any]) -> "Measured":
+        """Return what `asdict` made a dictionary of."""
+        return cls(**{**values, "peak": Peak(**values["peak"])})
 
 
 def main() -> None:
@@ -96,13 +119,18 @@ def main() -> None:
     )
     parser.add_argument("--batch", type=int, help="mixtures per step")
     parser.add_argument(
+        "--rounds", type=int, default=ROUNDS, help="processes for each kind (default: %(default)s)"
+    )
+    parser.add_argument(
         "--curves", type=Path, default=CURVES, help="PNG file for the losses on a GPU"
     )
+    parser.add_argument("--small", action="store_true", help=argparse.SUPPRESS)
     parser.add_argument("--one", choices=KINDS, help=argparse.SUPPRESS)
     parser.add_argument("--losses", action="store_true", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.one:
-        print(json.dumps(one(options.one, options.device, options.batch, options.losses)))
+        what = (options.one, options.device, options.batch, options.losses, options.small)
+        print(json.dumps(one(*what)))
         return
     devices = [options.device] if options.device else ["cpu"]
     if not options.device and torch.cuda.is_available():
@@ -110,7 +138,7 @@ def main() -> None:
     for device in devices:
         batch = options.batch or BATCHES[device]
         kinds = kinds_on(device, options.compile)
-        report(measure_alternately(kinds, device, batch), device, batch)
+        report(measure_alternately(kinds, device, batch, options.rounds), device, batch)
         if device == "cuda":
             curves = {k: in_process(k, device, batch, "--losses") for k in (PUBLISHED, FASTEST)}
             draw({kind: losses or [] for kind, losses in curves.items()}, options.curves)
@@ -122,48 +150,52 @@ def kinds_on(device: str, compiled: bool) -> list[str]:
     """Return the kinds to measure on a device; a CPU has no TF32, and compilation is optional."""
     if device == "cuda":
         return list(KINDS)
-    return [kind for kind in KINDS if kind != EXACT and (compiled or COMPILED not in kind)]
+    kinds = [kind for kind in KINDS if kind not in (EXACT, OURS_EXACT)]
+    return [kind for kind in kinds if compiled or COMPILED not in kind]
 
 
 def measure_alternately(
-    kinds: Sequence[str], device: str, batch: int
+    kinds: Sequence[str], device: str, batch: int, rounds: int
 ) -> dict[str, list[Measured | None]]:
     """Measure all kinds alternately, each in its own process; None if memory is insufficient."""
     found: dict[str, list[Measured | None]] = {kind: [] for kind in kinds}
-    for _ in range(ROUNDS):
+    for _ in range(rounds):
         for kind, measured in found.items():
             values = in_process(kind, device, batch)
-            measured.append(None if values is None else Measured(**values))
+            measured.append(None if values is None else Measured.from_json(values))
     return found
 
 
 def in_process(kind: str, device: str, batch: int, *options: str) -> Any:
     """Return the result of `one` in a new process."""
-    command = [sys.executable, "-m", "benchmarks.step", device, "--one", kind]
-    command += ["--batch", str(batch), *options]
-    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
+    command = command_of(kind, device, batch, *options)
+    done = subprocess.run(
+        command, stdout=subprocess.PIPE, text=True, check=True, env=os.environ | QUIET
+    )
     return json.loads(done.stdout.splitlines()[-1])
 
 
-def one(kind: str, device: str, batch: int, wants_losses: bool) -> Any:
+def command_of(kind: str, device: str, batch: int, *options: str) -> list[str]:
+    """Return the command that prints the result of `one` as its last line."""
+    command = [sys.executable, "-m", "benchmarks.step", device, "--one", kind]
+    return [*command, "--batch", str(batch), *options]
+
+
+def one(kind: str, device: str, batch: int, wants_losses: bool, small: bool = False) -> Any:
     """Return measurement or losses of one kind; None if the memory of the GPU is insufficient."""
     torch.set_num_threads(THREADS)
-    params = published_params(kind, batch)
+    params = published_params(kind, batch, small)
     try:
         if wants_losses:
             return losses(kind, params, torch.device(device), CURVE_STEPS)
-        return asdict(measure(kind, params, torch.device(device), STEPS[device]))
+        return asdict(measure(kind, params, torch.device(device), STEPS[device], small))
     except torch.OutOfMemoryError:
         return None
 
 
-def published_params(kind: str, batch: int) -> Params:
+def published_params(kind: str, batch: int, small: bool = False) -> Params:
     """Return the preset `music` with another batch size and one micro-batch."""
-    with tempfile.TemporaryDirectory() as folder:
-        place = Path(folder) / "params.yaml"
-        place.write_text(Path("params.yaml").read_text(encoding="utf-8"), encoding="utf-8")
-        apply_preset("music", place)
-        params = load_params(place)
+    params = preset_music(small)
     precision = "bfloat16" if "bfloat16" in kind else "float32"
     train = params.train.model_copy(
         update={"batch_size": batch, "micro_batches": 1, "precision": precision}
@@ -171,9 +203,22 @@ def published_params(kind: str, batch: int) -> Params:
     return params.model_copy(update={"train": train})
 
 
-def measure(kind: str, params: Params, device: torch.device, steps: int) -> Measured:
-    """Measure steps on one batch, without loading."""
-    size = params.train.batch_size
+def preset_music(small: bool = False) -> Params:
+    """Return the parameters of the preset `music`; `small` with small networks and clips."""
+    with tempfile.TemporaryDirectory() as folder:
+        place = Path(folder) / "params.yaml"
+        place.write_text(Path("params.yaml").read_text(encoding="utf-8"), encoding="utf-8")
+        apply_preset("music", place)
+        if small:
+            set_values(Path(folder), SMALL)
+        return load_params(place)
+
+
+def measure(
+    kind: str, params: Params, device: torch.device, steps: int, small: bool = False
+) -> Measured:
+    """Measure steps on one batch, without loading, and the peak rates of the machine in turn."""
+    size, on_gpu = params.train.batch_size, device.type == "cuda"
     player, step = make(kind, params, device)
     again = step(clips(params, 0, device))
     # Counted before compilation, which hides the operations.
@@ -181,17 +226,24 @@ def measure(kind: str, params: Params, device: torch.device, steps: int) -> Meas
         again()
     if COMPILED in kind:
         player.compile()
-    again()
-    wait(device)
-    if device.type == "cuda":
-        torch.cuda.reset_peak_memory_stats(device)
-    began = time.perf_counter()
-    for _ in range(steps):
         again()
-    wait(device)
-    seconds = time.perf_counter() - began
-    used = torch.cuda.max_memory_allocated(device) if device.type == "cuda" else 0
-    return Measured(steps * size / seconds, counter.get_total_flops() / size, used)
+    peak, seconds, used = Peak(0.0, 0.0), float("inf"), 0
+    for _ in range(REPETITIONS):
+        half = "bfloat16" in kind
+        peak = peak.faster(measure_peak(device, half, 0.0 if small else PEAK_SECONDS, small))
+        if on_gpu:
+            torch.cuda.empty_cache()
+            torch.cuda.reset_peak_memory_stats(device)
+            again()
+            used = torch.cuda.max_memory_allocated(device)
+        wait(device)
+        began = time.perf_counter()
+        for _ in range(steps):
+            again()
+        wait(device)
+        seconds = min(seconds, (time.perf_counter() - began) / steps)
+    spent = profiled(again, device, seconds)
+    return Measured(size / seconds, counter.get_total_flops() / size, used, peak, spent)
 
 
 def losses(kind: str, params: Params, device: torch.device, steps: int) -> list[float]:
@@ -294,45 +346,74 @@ def published_step(player: PixelPlayer, params: Params) -> Step:
 
 
 def report(found: Mapping[str, Sequence[Measured | None]], device: str, batch: int) -> None:
-    """Print a table; for a GPU, with memory and fraction of the peak rate."""
+    """Print tables: speeds and shares of the peak rates, these rates, and the time's use."""
     on = f"{THREADS} threads" if device == "cpu" else torch.cuda.get_device_name()
-    columns = [f"batch of {batch}, {on}, best of {ROUNDS}", "mixtures/s"]
+    rounds = max(len(measured) for measured in found.values())
+    columns = [f"batch of {batch}, {on}, best of {rounds}", "mixtures/s"]
     columns.append("ratio, median of the pairs")
-    peak = None
-    if device == "cuda":
-        columns += ["GiB", "10^12 operations/s", "of the peak rate in bfloat16"]
-        peak = peak_rate(torch.cuda.get_device_name())
-    print(f"| {' | '.join(columns)} |")
+    columns += ["GiB"] if device == "cuda" else []
+    columns += ["10^12 operations/s", "of the matrix product", "of the convolution"]
+    print_row(columns)
     print("| --- " * len(columns) + "|")
-    for kind, rounds in found.items():
-        measured = [one for one in rounds if one is not None]
-        if len(measured) < len(rounds):
+    peaks = peak_rates(found, device)
+    best: dict[str, Measured] = {}
+    for kind, measurements in found.items():
+        measured = [one for one in measurements if one is not None]
+        if len(measured) < len(measurements):
             print(f"| {kind} | out of memory |" + " |" * (len(columns) - 2))
             continue
-        best = max(measured, key=lambda one: one.speed)
-        cells = [kind, f"{best.speed:.2f}", ratio(rounds, found[PUBLISHED])]
+        best[kind] = fastest = max(measured, key=lambda one: one.speed)
+        cells = [kind, f"{fastest.speed:.2f}", ratio(measurements, found.get(PUBLISHED, []))]
         if device == "cuda":
-            rate = best.speed * best.operations / 1e12
-            cells += [f"{max(one.bytes for one in measured) / 2**30:.1f}", f"{rate:.0f}"]
-            cells.append("unknown for this GPU" if peak is None else f"{rate / peak:.0%}")
-        print(f"| {' | '.join(cells)} |")
+            cells.append(f"{max(one.bytes for one in measured) / 2**30:.1f}")
+        peak = peaks[data_type(kind, device)]
+        cells += [f"{fastest.rate / 1e12:.3g}", f"{fastest.rate / peak.matrix_product:.0%}"]
+        print_row([*cells, f"{fastest.rate / peak.convolution:.0%}"])
+    print("\n| measured peak, 10^12 operations/s | large matrix product | large convolution |")
+    print("| --- | --- | --- |")
+    for name, peak in peaks.items():
+        print_row([name, f"{peak.matrix_product / 1e12:.3g}", f"{peak.convolution / 1e12:.3g}"])
+    print()
+    print_row(["fraction of the time of a step", *best])
+    print("| --- " * (1 + len(best)) + "|")
+    for name in [*OPERATORS, OTHER] + [UNUSED] * (device == "cuda"):
+        print_row([name, *(f"{one.spent[name]:.0%}" for one in best.values())])
+    print()
+    for kind, fastest in best.items():
+        peak = peaks[data_type(kind, device)]
+        print(f"- {kind}: bound by {bound(fastest.rate, peak, fastest.spent)}.")
     if device == "cuda":
-        print(
-            f"\nConvolutions in float32 use TF32, PyTorch's default, except in the row {EXACT!r}."
-        )
+        print("\nConvolutions in float32 use TF32, PyTorch's default, unless a row says otherwise.")
+
+
+def print_row(cells: Sequence[str]) -> None:
+    """Print a row of a table."""
+    print(f"| {' | '.join(cells)} |")
+
+
+def data_type(kind: str, device: str) -> str:
+    """Return the data type of the convolutions of a step."""
+    if "bfloat16" in kind:
+        return "bfloat16"
+    return "TF32" if device == "cuda" and kind not in (EXACT, OURS_EXACT) else "float32"
+
+
+def peak_rates(found: Mapping[str, Sequence[Measured | None]], device: str) -> dict[str, Peak]:
+    """Return the fastest rates of each data type."""
+    peaks: dict[str, Peak] = {}
+    for kind, rounds in found.items():
+        for measured in filter(None, rounds):
+            name = data_type(kind, device)
+            peaks[name] = peaks.get(name, Peak(0.0, 0.0)).faster(measured.peak)
+    return peaks
 
 
 def ratio(rounds: Sequence[Measured | None], bases: Sequence[Measured | None]) -> str:
     """Return the median ratio of speeds measured one after the other."""
     ratios = sorted(
-        one.speed / base.speed for one, base in zip(rounds, bases, strict=True) if one and base
+        one.speed / base.speed for one, base in zip(rounds, bases, strict=False) if one and base
     )
     return f"{ratios[len(ratios) // 2]:.2f}" if ratios else ""
-
-
-def peak_rate(name: str) -> float | None:
-    """Return the peak rate of a GPU in 10^12 operations per second; None if unknown."""
-    return next((peak for pattern, peak in PEAKS.items() if re.search(pattern, name)), None)
 
 
 def draw(curves: Mapping[str, Sequence[float]], path: Path) -> None:
@@ -350,12 +431,6 @@ def draw(curves: Mapping[str, Sequence[float]], path: Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=120)
     pyplot.close(figure)
-
-
-def wait(device: torch.device) -> None:
-    """Wait until the device has finished its work."""
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
 
 
 if __name__ == "__main__":

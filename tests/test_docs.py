@@ -157,7 +157,8 @@ def _problem(words: list[str]) -> str | None:
             found = (ROOT / module.replace(".", "/")).with_suffix(".py").is_file()
             return None if found else "no such module"
         case [first, *_]:
-            return None if first in OTHERS else "unknown program"
+            known = first in OTHERS or (ROOT / first).is_file()
+            return None if known else "unknown program"
     return None
 
 
