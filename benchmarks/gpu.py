@@ -118,9 +118,8 @@ def main() -> int:
     # Last, since compiling takes longest.
     if options.tests in COMPILED_TEST:
         seconds = min(longest * COMPILED_SECONDS, left(until))
-        tests |= run_tests(device, COMPILED_TEST, seconds) or {
-            COMPILED_TEST: ("not ended", seconds)
-        }
+        ended = run_tests(device, COMPILED_TEST, seconds)
+        tests |= ended or {COMPILED_TEST: ("not ended", seconds)}
     compiled = late[::-1]
     found |= measure_steps(compiled, device, batch, small, until, longest * COMPILED_SECONDS)
 
