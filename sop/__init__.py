@@ -4,9 +4,18 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from sop.inference.localization import Localization, Region
-    from sop.inference.separator import Separation, Separator
+    from sop.separate.api import SeparatedRegion, Separation, Separator
+    from sop.separate.separation import SeparationOptions
 
-__all__ = ["Localization", "Region", "Separation", "Separator", "__version__"]
+__all__ = [
+    "Localization",
+    "Region",
+    "SeparatedRegion",
+    "Separation",
+    "SeparationOptions",
+    "Separator",
+    "__version__",
+]
 
 __version__ = "0.1.0"
 
@@ -15,7 +24,7 @@ def __getattr__(name: str) -> Any:
     # Imported on first use: PyTorch takes seconds to import, and most users of `sop` do not need
     # it.
     if name in __all__:
-        from sop.inference import separator
+        from sop.separate import api
 
-        return getattr(separator, name)
+        return getattr(api, name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

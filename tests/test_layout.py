@@ -16,7 +16,7 @@ LAYERS = (
     ("sop.download", "sop.extract", "sop.inference"),
     ("sop.evaluate",),
     ("sop.train", "sop.localize", "sop.denoise"),
-    ("sop.cancellation", "sop.validate"),
+    ("sop.cancellation", "sop.validate", "sop.catalogue"),
     ("sop.player",),
     ("sop.separate", "sop.report"),
     ("sop.cli", "sop.plots", "stages"),

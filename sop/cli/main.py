@@ -10,11 +10,11 @@ from collections.abc import Sequence
 from typing import NoReturn
 
 import sop
-from sop.cli import check_split, compare, denoise, preset, published, separate, summary
+from sop.cli import check_split, compare, denoise, models, preset, published, separate, summary
 from sop.runtime import errors
 from sop.runtime.log import printable
 
-COMMANDS = (preset, separate, denoise, summary, compare, check_split, published)
+COMMANDS = (preset, separate, denoise, models, summary, compare, check_split, published)
 
 DESCRIPTION = """\
 The Sound of Pixels: learn from unlabeled videos which pixels make which sound.

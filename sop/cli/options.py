@@ -7,13 +7,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from sop.catalogue.names import DEFAULT
 from sop.runtime.errors import UserError
 
 if TYPE_CHECKING:
     from sop.denoise.settings import FilterSettings
 
-MODEL = Path("data/model/last.pt")
-MODEL_KIND = "checkpoint; run `dvc repro train`, or set --checkpoint"
 
 TAPS = 64
 MAX_TAPS = 2**20
@@ -100,6 +99,19 @@ def add_path_option(
     )
 
 
+def add_model_option(parser: argparse.ArgumentParser) -> None:
+    """Add the option that names a model; `--checkpoint` is its name in earlier versions."""
+    parser.add_argument(
+        "--model",
+        type=_model,
+        metavar="NAME|PATH",
+        default=str(DEFAULT),
+        help="the model: a file or a folder of `sop export`, an http(s) address of one, or "
+        "published, the weights of the paper (default: %(default)s)",
+    )
+    parser.add_argument("--checkpoint", dest="model", type=_model, help=argparse.SUPPRESS)
+
+
 def add_filter_options(
     parser: argparse.ArgumentParser, option: str, default: str | None, text: str
 ) -> None:
@@ -174,3 +186,9 @@ def chosen_filter(options: argparse.Namespace) -> "FilterSettings | None":
     if name == "rls":
         return RlsSettings(taps, forgetting or RLS_FORGETTING)
     return LmsSettings(taps, rate) if name == "lms" else NlmsSettings(taps, rate or NLMS_RATE)
+
+
+def _model(text: str) -> str:
+    if not text:
+        raise UserError("--model: empty; name a file or folder")
+    return text

@@ -4,9 +4,10 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from sop.cli.options import MODEL, MODEL_KIND, add_path_option
+from sop.catalogue.names import DEFAULT, require_model
+from sop.cli.options import add_model_option, add_path_option
 from sop.runtime.errors import UserError
-from sop.runtime.files import require_file, require_place
+from sop.runtime.files import require_place
 from sop.runtime.log import say
 
 
@@ -17,7 +18,7 @@ def add_parser(commands: Any) -> None:
         help="write a model as the three files of the published code",
         description="Write a model as the three files that the published code loads.",
     )
-    add_path_option(export, "--checkpoint", "FILE", "the model", MODEL)
+    add_model_option(export)
     add_path_option(export, "--out", "DIR", "folder for the files", Path("data/published-export"))
     export.set_defaults(run=run_export)
     import_ = commands.add_parser(
@@ -27,21 +28,22 @@ def add_parser(commands: Any) -> None:
         "checkpoint of this project; `python -m stages.evaluate` evaluates it. The other values in "
         "params.yaml must match the model: `sop preset music` sets them.",
     )
-    add_path_option(import_, "--out", "FILE", "the checkpoint to write", MODEL)
+    add_path_option(import_, "--out", "FILE", "the checkpoint to write", DEFAULT)
     import_.set_defaults(run=run_import)
 
 
 def run_export(options: argparse.Namespace) -> int:
     """Write the files and print their paths."""
-    require_file(options.checkpoint, MODEL_KIND)
+    require_model(options.model)
     require_place(options.out, "folder")
 
     # Imports PyTorch, which takes seconds.
+    from sop.catalogue.find import find_model
     from sop.model.checkpoint import load_player
     from sop.params import PUBLISHED_WIDTH
     from sop.train.published import export_published
 
-    player, params = load_player(options.checkpoint)
+    player, params = load_player(find_model(options.model)[1])
     for path in export_published(player, options.out):
         say(str(path))
     if {params.model.sound_width, params.model.vision_width} != {PUBLISHED_WIDTH}:

@@ -5,10 +5,10 @@ import math
 import re
 from typing import Any
 
+from sop.catalogue.names import require_model
 from sop.cli.options import (
-    MODEL,
-    MODEL_KIND,
     add_filter_options,
+    add_model_option,
     add_option,
     add_path_option,
     chosen_filter,
@@ -37,7 +37,7 @@ def add_parser(commands: Any) -> None:
         "video", type=path_of("VIDEO"), metavar="VIDEO", help="any file that ffmpeg reads"
     )
     add_path_option(parser, "--out", "DIR", "folder for the results")
-    add_path_option(parser, "--checkpoint", "FILE", "the model", MODEL)
+    add_model_option(parser)
     add_option(
         parser,
         "--device",
@@ -119,7 +119,7 @@ def add_parser(commands: Any) -> None:
 def run(options: argparse.Namespace) -> int:
     """Separate the video and print what was found and written."""
     require_file(options.video)
-    require_file(options.checkpoint, MODEL_KIND)
+    require_model(options.model)
     require_place(options.out, "folder")
     denoise = chosen_filter(options)
     gains = _gains(options.gain)
@@ -129,14 +129,14 @@ def run(options: argparse.Namespace) -> int:
     # Imports PyTorch, which takes seconds.
     import torch
 
-    from sop.inference.separator import Separator
     from sop.runtime.device import keep_freed_memory
-    from sop.separate.separation import SeparationOptions, write_separation
+    from sop.separate.api import Separator
+    from sop.separate.separation import SeparationOptions
 
     keep_freed_memory()
     # ffmpeg runs at the same time, and threads that wait for each other on a busy core are slow.
     torch.set_num_threads(max(1, torch.get_num_threads() - 1))
-    separator = Separator.load(options.checkpoint, options.device)
+    separator = Separator.load(options.model, options.device)
     separation_options = SeparationOptions(
         regions=options.regions,
         places=options.at,
@@ -147,7 +147,7 @@ def run(options: argparse.Namespace) -> int:
         page_seconds=(options.page_seconds or PAGE_SECONDS) if options.page else None,
         denoise=denoise,
     )
-    written = write_separation(options.video, options.out, separator, separation_options)
+    written = separator.write(options.video, options.out, separation_options, progress=True)
     regions = written.description["regions"]
     if not regions:
         say("No region makes sound; rest.wav has the whole sound.")

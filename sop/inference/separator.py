@@ -6,23 +6,25 @@ spectrogram frames, K regions, L samples.
 
 import math
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from sop.dataset.clips import Audio
 from sop.inference.embedding import Embedding, MotionEmbedding, normalize_masks
 from sop.inference.localization import Competition, Localization, Localizer, Region, pool_region
-from sop.inference.recording import Recording, decoded_recording
-from sop.model.checkpoint import load_player
+from sop.inference.recording import Recording
+from sop.model.card import ModelAbout
+from sop.model.checkpoint import load_model, model_file
 from sop.model.motion import LEAD, REACH, TAIL, on_grid
 from sop.model.pixelplayer import PixelPlayer, normalize_frames
 from sop.model.spectrogram import network_input
 from sop.params import InferenceParams
 from sop.runtime.device import choose_device
+from sop.runtime.files import unicode_name
+from sop.runtime.hashes import sha256
 from sop.runtime.progress import progress
 
 # Number of windows in one pass of the networks, and in one segment of a long recording.
@@ -30,73 +32,48 @@ BATCH_WINDOWS = 8
 SEGMENT_WINDOWS = 16
 
 
-@dataclass(frozen=True)
-class Separation:
-    """The separated sound of a video: mono, at the model's sample rate."""
-
-    sample_rate: int
-    """Sample rate of all sounds, Hz."""
-    mixture: Audio
-    """Sound of the video, (L,)."""
-    components: Audio
-    """Sound of each region and, last, the rest of the sound, (K + 1, L); they sum to the
-    mixture."""
-    localization: Localization
-    """The K regions and the energy of each cell of the picture."""
-
-
 class Separator:
-    """A trained model that separates videos of any length.
+    """A trained model at work on recordings of any length; `sop.Separator` is its public form.
 
     Args:
         player: the model.
         params: parameters with which it was trained.
         device: device on which it computes.
+        about: identity and card of the model; None if it is of no file.
     """
 
-    def __init__(self, player: PixelPlayer, params: InferenceParams, device: torch.device) -> None:
+    def __init__(
+        self,
+        player: PixelPlayer,
+        params: InferenceParams,
+        device: torch.device,
+        about: ModelAbout | None = None,
+    ) -> None:
         self.player = player.to(device).eval()
         self.params = params
         self.device = device
+        self.about = about
         self._hop = params.spectrogram.stft_hop
         self._window_frames = 1 + params.mixture.audio_samples // self._hop
 
     @classmethod
-    def load(cls, checkpoint: Path | str, device: str = "auto") -> "Separator":
+    def load(
+        cls, checkpoint: Path | str, device: str = "auto", name: str | None = None
+    ) -> "Separator":
         """Load a model that the pipeline has trained.
 
         Args:
             checkpoint: path of the model file, such as `data/model/last.pt`.
             device: `cpu`, `cuda`, `cuda:1`, or `auto` for a GPU if there is one.
+            name: name of the model in results; None for that of the file.
 
         Raises:
             UserError: the file is missing, damaged or not a model of this project.
         """
-        player, params = load_player(Path(checkpoint))
-        return cls(player, params, choose_device(device))
-
-    def separate(self, video: Path | str, regions: int | None = None) -> Separation:
-        """Separate the sound of a video by the regions of its picture.
-
-        The whole video is processed in memory. Use `segments` to process a long video piece by
-        piece.
-
-        Args:
-            video: any file that ffmpeg reads.
-            regions: number of regions; None determines it from the sound. The result has fewer
-                regions if fewer emit sound.
-
-        Raises:
-            UserError: the video cannot be read, or regions are requested but it is silent.
-        """
-        with decoded_recording(Path(video), self.params.extract) as recording:
-            localization = self.localize(recording, regions)
-            embedding = self.embed(recording, 0, self.frames(recording))
-            masks = self.region_masks(embedding, localization.regions)
-        length = recording.samples
-        sounds = embedding.sounds(masks)[:, :length]
-        components = np.pad(sounds, ((0, 0), (0, length - sounds.shape[1])))
-        return Separation(recording.sample_rate, embedding.audio[:length], components, localization)
+        path = model_file(Path(checkpoint))
+        model = load_model(path)
+        about = ModelAbout(name or unicode_name(path), sha256(path), model.card)
+        return cls(model.player, model.params, choose_device(device), about)
 
     def frames(self, recording: Recording) -> int:
         """Return M, the number of spectrogram frames; the last is at or after the end."""

@@ -1,15 +1,22 @@
-"""Checkpoint files: written atomically, and read without executing code that they contain."""
+"""Checkpoint files: written atomically, and read without executing code that they contain.
 
+A model is also read from a file or folder that `sop export` writes.
+"""
+
+import json
 import pickle
 import zipfile
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from sop.model.card import ModelCard, card_values, read_card
 from sop.model.pixelplayer import PixelPlayer
+from sop.model.safetensors import SUFFIX, read_safetensors, write_safetensors
 from sop.model.sound import SoundNet
 from sop.model.vision import VisionNet
 from sop.params import InferenceParams, validate
@@ -23,6 +30,11 @@ LATER_KEYS: Mapping[str, Mapping[str, Any]] = {
     "mixture": {"motion_size": 40},
     "model": {"motion": "none", "sound_init": "published"},
 }
+
+
+# The model in a folder of `sop export`, and what is described in its header.
+MODEL_FILE = "model.safetensors"
+EXPORTED = ("params", "step", "card")
 
 
 def save_checkpoint(path: Path, content: Mapping[str, Any]) -> None:
@@ -59,23 +71,70 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
     return content
 
 
-def save_player(path: Path, player: PixelPlayer, params: InferenceParams, step: int) -> None:
-    """Write a model, the parameters that it is used with, and its training step."""
-    save_checkpoint(
-        path, {"model": player.state_dict(), "params": params.for_inference(), "step": step}
-    )
+@dataclass(frozen=True)
+class LoadedModel:
+    """A model file."""
+
+    player: PixelPlayer
+    """The model, in evaluation mode."""
+    params: InferenceParams
+    """Parameters that it is used with."""
+    step: int
+    """Number of training steps."""
+    card: ModelCard
+    """What the file says about it."""
+
+
+def save_player(
+    path: Path,
+    player: PixelPlayer,
+    params: InferenceParams,
+    step: int,
+    card: ModelCard | None = None,
+) -> None:
+    """Write a model, the parameters that it is used with, its training step, and its card."""
+    content = {"model": player.state_dict(), "params": params.for_inference(), "step": step}
+    if card is not None:
+        content["card"] = dict(card_values(card))
+    save_checkpoint(path, content)
+
+
+def export_player(path: Path, model: LoadedModel) -> None:
+    """Write a model, its parameters and its card as a safetensors file."""
+    described = {
+        "params": model.params.for_inference(),
+        "step": model.step,
+        "card": card_values(model.card),
+    }
+    texts = {name: json.dumps(value, sort_keys=True) for name, value in described.items()}
+    write_safetensors(path, model.player.state_dict(), {"format": "pt", **texts})
+
+
+def model_file(path: Path) -> Path:
+    """Return the file of a model: the path itself, or that in a folder of `sop export`."""
+    return path / MODEL_FILE if path.is_dir() else path
 
 
 def load_player(path: Path) -> tuple[PixelPlayer, InferenceParams]:
-    """Read a model that `save_player` wrote, and the parameters that it is used with.
+    """Read a model and the parameters that it is used with, as `load_model` does."""
+    model = load_model(path)
+    return model.player, model.params
+
+
+def load_model(path: Path) -> LoadedModel:
+    """Read a model that `save_player` or `export_player` wrote.
+
+    Args:
+        path: a checkpoint, a safetensors file, or a folder with one.
 
     Raises:
         UserError: the file is missing, damaged, not from this project, or does not match the
             architecture in its own parameters.
     """
+    path = model_file(path)
     if not path.exists():
         raise UserError(f"{path}: no such checkpoint; `dvc repro train` writes data/model/last.pt")
-    content = load_checkpoint(path)
+    content = _read_export(path) if path.suffix == SUFFIX else load_checkpoint(path)
     if not {"model", "params"} <= content.keys():
         raise UserError(f"{path}: not a checkpoint of this project, model or params are missing")
     if not isinstance(content["params"], dict):
@@ -90,7 +149,22 @@ def load_player(path: Path) -> tuple[PixelPlayer, InferenceParams]:
     )
     player = PixelPlayer(params.model, params.spectrogram)
     player.load_state_dict(state)
-    return player.eval(), params
+    step = content.get("step")
+    card = read_card(content.get("card"), str(path))
+    return LoadedModel(player.eval(), params, step if isinstance(step, int) else 0, card)
+
+
+def _read_export(path: Path) -> dict[str, Any]:
+    """Return the content of a safetensors file in the form of a checkpoint."""
+    tensors, texts = read_safetensors(path)
+    try:
+        # `__metadata__` has text only.
+        described = {name: json.loads(texts[name]) for name in EXPORTED if name in texts}
+    except (ValueError, RecursionError):
+        raise UserError(
+            f"{path}: not a checkpoint of this project, its texts are not JSON"
+        ) from None
+    return {"model": tensors, **described}
 
 
 def _with_later_keys(params: Mapping[str, Any]) -> dict[str, Any]:

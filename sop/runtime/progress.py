@@ -1,11 +1,12 @@
-"""Progress of long work: a progress bar on a terminal, log lines elsewhere."""
+"""Progress of long work: a progress bar on a terminal, log lines elsewhere, or calls."""
 
 import logging
 import sys
 import threading
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import TypeVar
 
 from tqdm import tqdm
@@ -15,6 +16,27 @@ logger = logging.getLogger(__name__)
 Item = TypeVar("Item")
 
 LOG_INTERVAL_SECONDS = 10.0
+
+ProgressCallback = Callable[[str, int, int], None]
+"""Receives the name of the work, the number of items that are done, and their total number."""
+
+# True shows progress, False does not, a function is called with it.
+_receiver: ContextVar[ProgressCallback | bool] = ContextVar("receiver of progress", default=True)
+
+
+@contextmanager
+def progress_to(receiver: ProgressCallback | bool) -> Iterator[None]:
+    """Choose where the progress of the block goes.
+
+    Args:
+        receiver: True to show it as usual, False to drop it, or a function that is called before
+            the first item and after each one. What the function raises ends the work.
+    """
+    token = _receiver.set(receiver)
+    try:
+        yield
+    finally:
+        _receiver.reset(token)
 
 
 def progress(
@@ -29,6 +51,16 @@ def progress(
         unit: name of one item, in the singular.
         done: number of items that an earlier run has done.
     """
+    receiver = _receiver.get()
+    if callable(receiver):
+        receiver(what, done, total)
+        for number, item in enumerate(items, start=done + 1):
+            yield item
+            receiver(what, number, total)
+        return
+    if not receiver:
+        yield from items
+        return
     if sys.stderr.isatty():
         bar = tqdm(items, desc=what, total=total, initial=done, unit=unit, dynamic_ncols=True)
         yield from bar

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from sop.denoise.guard import Kept
 from sop.denoise.settings import FilterSettings
 from sop.inference.localization import Localization, Region
+from sop.model.card import ModelAbout
 from sop.player.colours import hex_colour
 from sop.runtime.files import unicode_name
 from sop.separate.activity import DECIBEL_RATE, Activity
@@ -33,6 +34,7 @@ def describe(
     files: Sequence[str],
     denoise: FilterSettings | None,
     kept: Kept,
+    model: ModelAbout | None,
 ) -> dict[str, Any]:
     """Return the content of `regions.json`.
 
@@ -46,6 +48,7 @@ def describe(
         files: names of all files, first those of the sounds, (K + 1,).
         denoise: filter of the sounds.
         kept: where the filter would have made a region louder, so that it was kept.
+        model: the model that separated it; None if it is of no file.
     """
     shares = energy / (energy.sum() or 1.0)
     components = [
@@ -60,6 +63,7 @@ def describe(
     ]
     return {
         "video": unicode_name(video),
+        "model": None if model is None else _identity(model),
         "seconds": round(activity.seconds, 6),
         "width": size[0],
         "height": size[1],
@@ -73,6 +77,16 @@ def describe(
         "files": list(files),
         "loudness": _loudness(activity),
     }
+
+
+def _identity(model: ModelAbout) -> dict[str, Any]:
+    """Return the name of a model, its SHA-256, and what it was trained on."""
+    data = model.card.data
+    trained: dict[str, Any] | None = None
+    if data is not None:
+        trained = {"source": data.source, "videos": data.videos, "hours": data.hours}
+        trained["categories"] = sorted(data.categories)
+    return {"name": model.name, "sha256": model.sha256, "trained_on": trained}
 
 
 def _loudness(activity: Activity) -> dict[str, Any]:

@@ -11,12 +11,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from sop.denoise.settings import FilterSettings
 from sop.inference.localization import MAX_REGIONS, Localization, regions_at
 from sop.inference.recording import Recording, decoded_recording
 from sop.inference.separator import Separator, region_envelopes
-from sop.media.ffmpeg import Limits
 from sop.player.clip import limits_of, write_clip
 from sop.player.player import PlayerClip, PlayerRegion, write_player
 from sop.runtime.errors import LeftOut, UserError
@@ -80,6 +80,20 @@ class SeparationOutput:
     """Options that had no effect, not everywhere, or may have removed wanted sound, and why."""
 
 
+@dataclass(frozen=True)
+class LocatedVideo:
+    """A decoded video and its regions."""
+
+    video: Path
+    """The file."""
+    recording: Recording
+    """Input of the model."""
+    size: tuple[int, int]
+    """Width and height of the picture on display, pixels."""
+    localization: Localization
+    """The regions and the energy of each cell."""
+
+
 def write_separation(
     video: Path, folder: Path, separator: Separator, options: SeparationOptions | None = None
 ) -> SeparationOutput:
@@ -101,46 +115,96 @@ def write_separation(
     """
     options = options or SeparationOptions()
     check_paths(video, folder)
-    _check_options(options)
+    check_options(options)
     with staged(folder) as stage, decoded_recording(video, separator.params.extract) as recording:
-        limits = limits_of(recording.seconds)
-        found = recording.source
-        # At the rate of the model's frames: a second may be longer than the video.
-        frame_rate = separator.params.extract.frame_rate
-        picture = next(read_pictures(video, found, frame_rate, None, limits), None)
-        if picture is None:
-            raise LeftOut("contains no pictures")
-        size = picture.shape[1], picture.shape[0]
-        localization = _localize(separator, recording, size, options)
-        count = len(localization.regions)
-        gains = remix_gains(options, count)
-        files = [*(f"region-{number}.wav" for number in range(1, count + 1)), f"{REST}.wav"]
-        paths = [stage / name for name in files]
-        mix = stage / "mix.wav"
-        remix = (mix, gains) if options.remixes else None
-        with _open_sound(video, recording, options.model_rate, limits) as sound:
-            denoise, notes = usable_filter(options.denoise, count, sound.samples)
-            written = write_sounds(
-                separator, recording, sound, localization.regions, paths, denoise, remix
-            )
-        if options.remixes:
-            files.append(write_remix(video, found, mix, stage / "remix", limits).name)
-            mix.unlink()
-        spectrogram = separator.params.spectrogram
-        hop_seconds = spectrogram.stft_hop / recording.sample_rate
-        silence = silence_energy(spectrogram)
-        activity = Activity(written.levels, hop_seconds, recording.seconds, silence)
-        files += write_overlay(video, found, stage, localization, activity, limits)
-        page = None
-        if options.page_seconds is not None:
-            stretch = activity.busiest_frames(options.page_seconds)
-            page = _write_page(video, stage / "page", separator, recording, localization, *stretch)
-            files += ["page/index.html", "page/video.mp4"]
-        files.append(DESCRIPTION)
-        description = describe(
-            video, size, sound, localization, activity, written.energy, files, denoise, written.kept
+        located = locate(separator, video, recording, options.regions, options.places)
+        return write_results(separator, located, stage, options)
+
+
+def locate(
+    separator: Separator,
+    video: Path,
+    recording: Recording,
+    regions: int | None = None,
+    places: Sequence[tuple[float, float]] = (),
+) -> LocatedVideo:
+    """Find the regions of a decoded video, or take places as regions.
+
+    Args:
+        separator: the model.
+        video: any file that ffmpeg reads.
+        recording: what `decoded_recording` made of it.
+        regions: number of regions; None determines it from the sound.
+        places: points to use as regions, as in `SeparationOptions`.
+
+    Raises:
+        LeftOut: the video is damaged.
+        UserError: there are fewer regions, or a place is outside the picture.
+    """
+    # At the rate of the model's frames: a second may be longer than the video.
+    frame_rate = separator.params.extract.frame_rate
+    limits = limits_of(recording.seconds)
+    picture = next(read_pictures(video, recording.source, frame_rate, None, limits), None)
+    if picture is None:
+        raise LeftOut("contains no pictures")
+    size = picture.shape[1], picture.shape[0]
+    return LocatedVideo(
+        video, recording, size, _localize(separator, recording, size, regions, places)
+    )
+
+
+def write_results(
+    separator: Separator, located: LocatedVideo, stage: Path, options: SeparationOptions
+) -> SeparationOutput:
+    """Write the files of a separation to an empty folder.
+
+    Args:
+        separator: the model.
+        located: the video and its regions; those of the options are not read.
+        stage: the folder.
+        options: what to write.
+
+    Raises:
+        LeftOut: the video is damaged.
+        UserError: an option names a region that does not exist, or a file cannot be written.
+    """
+    video, recording, localization = located.video, located.recording, located.localization
+    found, limits = recording.source, limits_of(recording.seconds)
+    count = len(localization.regions)
+    gains = remix_gains(options, count)
+    files = [*(f"region-{number}.wav" for number in range(1, count + 1)), f"{REST}.wav"]
+    paths = [stage / name for name in files]
+    mix = stage / "mix.wav"
+    remix = (mix, gains) if options.remixes else None
+    with open_sound_of(located, options.model_rate) as sound:
+        denoise, notes = usable_filter(options.denoise, count, sound.samples)
+        written = write_sounds(
+            separator, recording, sound, localization.regions, paths, denoise, remix
         )
-        write_json(stage / DESCRIPTION, description)
+    if options.remixes:
+        files.append(write_remix(video, found, mix, stage / "remix", limits).name)
+        mix.unlink()
+    activity = activity_of(separator, recording, written.levels)
+    files += write_overlay(video, found, stage, localization, activity, limits)
+    page = None
+    if options.page_seconds is not None:
+        stretch = activity.busiest_frames(options.page_seconds)
+        page = _write_page(video, stage / "page", separator, recording, localization, *stretch)
+        files += ["page/index.html", "page/video.mp4"]
+    files.append(DESCRIPTION)
+    description = describe(
+        video,
+        located.size,
+        sound,
+        localization,
+        activity,
+        written.energy,
+        files,
+        denoise,
+        written.kept,
+        separator.about,
+    )
+    write_json(stage / DESCRIPTION, description)
     if denoise is not None and written.removed > MAX_REMOVED:
         notes += (
             f"--denoise {denoise.method}: moved {written.removed:.0%} of the regions' energy to "
@@ -195,7 +259,7 @@ def remix_gains(options: SeparationOptions, regions: int) -> list[float]:
     ]
 
 
-def _check_options(options: SeparationOptions) -> None:
+def check_options(options: SeparationOptions) -> None:
     """Check the options as far as possible before the work.
 
     Raises:
@@ -215,13 +279,46 @@ def _check_options(options: SeparationOptions) -> None:
         )
 
 
+def open_sound_of(located: LocatedVideo, model_rate: bool) -> AbstractContextManager[SoundStream]:
+    """Open the sound of a video, or the model's mono version of it.
+
+    Args:
+        located: the video.
+        model_rate: True for mono sound at the model's sample rate.
+    """
+    recording = located.recording
+    if not model_rate:
+        return open_sound(located.video, recording.source, limits_of(recording.seconds))
+    cuts = [*range(0, recording.samples, BLOCK_SAMPLES), recording.samples]
+    blocks = (recording.sound(begin, end)[:, None] for begin, end in pairwise(cuts))
+    return nullcontext(SoundStream(recording.sample_rate, 1, 0, recording.samples, blocks))
+
+
+def activity_of(
+    separator: Separator, recording: Recording, levels: NDArray[np.float32]
+) -> Activity:
+    """Return when the components of a recording sound.
+
+    Args:
+        separator: the model.
+        recording: its input.
+        levels: energy of each component at each spectrogram frame, (K + 1, M).
+    """
+    spectrogram = separator.params.spectrogram
+    hop_seconds = spectrogram.stft_hop / recording.sample_rate
+    return Activity(levels, hop_seconds, recording.seconds, silence_energy(spectrogram))
+
+
 def _localize(
-    separator: Separator, recording: Recording, size: tuple[int, int], options: SeparationOptions
+    separator: Separator,
+    recording: Recording,
+    size: tuple[int, int],
+    wanted: int | None,
+    points: Sequence[tuple[float, float]],
 ) -> Localization:
     """Find the regions, or take the requested places as regions."""
-    wanted = options.regions
     # Checked before the work.
-    places = [fractions_of(x, y, size) for x, y in options.places]
+    places = [fractions_of(x, y, size) for x, y in points]
     # Finite weights of a damaged file may be so large that what they compute overflows.
     overflow = UserError(
         "the model computes values that are not finite; restore its file, or train it again"
@@ -243,17 +340,6 @@ def _localize(
             "--regions auto"
         )
     return localization
-
-
-def _open_sound(
-    video: Path, recording: Recording, model_rate: bool, limits: Limits
-) -> AbstractContextManager[SoundStream]:
-    """Open the sound of the video, or the model's mono version of it."""
-    if not model_rate:
-        return open_sound(video, recording.source, limits)
-    cuts = [*range(0, recording.samples, BLOCK_SAMPLES), recording.samples]
-    blocks = (recording.sound(begin, end)[:, None] for begin, end in pairwise(cuts))
-    return nullcontext(SoundStream(recording.sample_rate, 1, 0, recording.samples, blocks))
 
 
 def _write_page(

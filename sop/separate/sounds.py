@@ -16,6 +16,7 @@ from sop.cancellation.wav import writing_wav
 from sop.dataset.clips import Audio
 from sop.denoise.guard import Kept
 from sop.denoise.settings import FilterSettings
+from sop.inference.embedding import Embedding
 from sop.inference.localization import Region
 from sop.inference.recording import Recording
 from sop.inference.separator import Separator
@@ -65,7 +66,8 @@ def write_sounds(
         UserError: a file cannot be written, or the filter would diverge.
     """
     levels: list[NDArray[np.float32]] = []
-    masks = _masks(separator, recording, regions, levels)
+    segments = separator.segments(recording, "separating")
+    masks = component_masks(separator, recording, segments, regions, levels)
     spectrogram = separator.params.spectrogram
     blocks = components(sound.blocks, sound.sample_rate, masks, recording.sample_rate, spectrogram)
     energy = np.zeros(len(files))
@@ -96,6 +98,31 @@ def write_sounds(
     return WrittenSounds(energy, joined, peak, removed / (before or 1.0), kept)
 
 
+def component_masks(
+    separator: Separator,
+    recording: Recording,
+    segments: Iterable[tuple[int, Embedding]],
+    regions: tuple[Region, ...],
+    levels: list[NDArray[np.float32]],
+) -> Iterator[NDArray[np.float32]]:
+    """Yield the masks of the components, segment by segment, and append their energy to `levels`.
+
+    The energy is that of each component at each spectrogram frame, (K + 1, M).
+
+    Args:
+        separator: the model.
+        recording: its input.
+        segments: the recording as `Separator.segments` embeds it.
+        regions: K regions.
+        levels: receives the energy of each segment, (K + 1, m).
+    """
+    for first, embedding in segments:
+        masks = separator.region_masks(embedding, regions)
+        power = separator.power(recording, first, masks.shape[2])
+        levels.append(np.einsum("kfm,kfm,fm->km", masks, masks, power))
+        yield masks
+
+
 def usable_filter(
     setting: FilterSettings | None, regions: int, samples: int
 ) -> tuple[FilterSettings | None, tuple[str, ...]]:
@@ -112,23 +139,6 @@ def usable_filter(
     if regions < 2:
         reason = f"it needs two regions, but {regions or 'no'} region was found"
     return None, (f"--denoise {setting.method}: not applied, {reason}",)
-
-
-def _masks(
-    separator: Separator,
-    recording: Recording,
-    regions: tuple[Region, ...],
-    levels: list[NDArray[np.float32]],
-) -> Iterator[NDArray[np.float32]]:
-    """Yield the masks of the components, segment by segment, and append their energy to `levels`.
-
-    The energy is that of each component at each spectrogram frame, (K + 1, M).
-    """
-    for first, embedding in separator.segments(recording, "separating"):
-        masks = separator.region_masks(embedding, regions)
-        power = separator.power(recording, first, masks.shape[2])
-        levels.append(np.einsum("kfm,kfm,fm->km", masks, masks, power))
-        yield masks
 
 
 def _filtered(blocks: Iterable[Audio], bank: FilterBank) -> Iterator[tuple[Audio, Audio]]:

@@ -38,6 +38,8 @@ def run_identity(
     """
     parts = params.model_dump(include={"mixture", "spectrogram"})
     rates = {"frame_rate", "sample_rate", "motion_rate"}
+    # The card of the model names it.
+    parts["dataset.source"] = params.dataset.source
     parts["extract"] = params.extract.model_dump(include=rates)
     train = params.train.model_dump(exclude=WITHOUT_INFLUENCE)
     for section, values in (("model", params.model.model_dump()), ("train", train)):

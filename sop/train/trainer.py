@@ -9,6 +9,7 @@ import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import closing, contextmanager, nullcontext
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from types import FrameType
 from typing import NamedTuple
@@ -22,6 +23,7 @@ from sop.dataset.mixtures import Batch, MixtureReader, MixtureSampler, Shares, T
 from sop.dataset.seeding import torch_seed
 from sop.evaluate.measures import MEASURES
 from sop.evaluate.validation import MixtureKind, Score, evaluation_summary, separate_mixtures
+from sop.model.card import ModelCard
 from sop.model.checkpoint import save_player
 from sop.model.pixelplayer import SPECTRUM_POWER, PixelPlayer, build
 from sop.model.spectrogram import MaskRule
@@ -30,6 +32,7 @@ from sop.runtime.device import keep_freed_memory
 from sop.runtime.errors import UserError
 from sop.runtime.files import remove_partials, replacing, writing
 from sop.runtime.progress import progress
+from sop.train.description import training_card
 from sop.train.distributed import ProcessGroup
 from sop.train.gradients import compute_gradients, uses_bfloat16
 from sop.train.initial_weights import load_initial_weights
@@ -302,7 +305,12 @@ class Trainer:
 
     def save_model(self, path: Path) -> None:
         """Write the current model."""
-        save_player(path, self.state.output_model, self.params, self.state.step)
+        save_player(path, self.state.output_model, self.params, self.state.step, self.card)
+
+    @cached_property
+    def card(self) -> ModelCard:
+        """What the model file says about the training; equal for equal runs."""
+        return training_card(self.params, self.training)
 
     def save_checkpoint(self) -> None:
         """Write the resume checkpoint, on the main rank."""

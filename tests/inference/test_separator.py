@@ -8,11 +8,12 @@ import pytest
 import sop
 from sop.inference import separator as module
 from sop.inference.localization import Localization, Region, regions_at
-from sop.inference.separator import Separation, Separator
+from sop.inference.separator import Separator
 from sop.model.checkpoint import save_player
 from sop.model.spectrogram import stft_power
 from sop.params import Params
 from sop.runtime.errors import UserError
+from sop.separate import api
 from tests.support.experiment import ROOT, with_values
 from tests.support.planted import (
     COLUMNS,
@@ -23,7 +24,6 @@ from tests.support.planted import (
     RATE,
     ROWS,
     ArrayRecording,
-    film,
     plant_noise,
     separator_of,
     tone,
@@ -128,21 +128,6 @@ def test_features_are_pooled_over_the_recording(
         np.testing.assert_allclose(window, expected, rtol=1e-5)
 
 
-def test_separate(tmp_path: Path, planted: Separator) -> None:
-    seconds = 3.0
-    sound = f"0.2*sin(2*PI*{LOW_HZ}*t)+0.1*sin(2*PI*{HIGH_HZ}*t)"
-    separation = planted.separate(str(film(tmp_path / "v.mp4", sound, seconds)))
-    assert separation.sample_rate == RATE
-    assert separation.components.shape == (3, len(separation.mixture))
-    assert len(separation.mixture) == round(seconds * RATE)
-    error = separation.components.sum(axis=0) - separation.mixture
-    assert np.square(error).sum() < 1e-6 * np.square(separation.mixture).sum()
-    middle = slice(RATE, 2 * RATE)
-    for part, frequency in zip(separation.components, (LOW_HZ, HIGH_HZ), strict=False):
-        assert np.abs(np.fft.rfft(part[middle])).argmax() == frequency
-    assert len(separation.localization.regions) == 2
-
-
 def test_real_networks(planted_params: Params) -> None:
     separator = separator_of(with_values(planted_params, {"spectrogram.log_frequency": True}))
     embedding = separator.embed(duet(3.0), 0, 30)
@@ -158,7 +143,7 @@ def test_real_networks(planted_params: Params) -> None:
 def test_load(tmp_path: Path, planted_params: Params) -> None:
     made = separator_of(planted_params)
     save_player(tmp_path / "model.pt", made.player, planted_params, step=0)
-    loaded = sop.Separator.load(tmp_path / "model.pt", "cpu")
+    loaded = Separator.load(tmp_path / "model.pt", "cpu")
     assert loaded.params.for_inference() == planted_params.for_inference()
     assert not loaded.player.training
     with pytest.raises(UserError, match=r"none\.pt: no such checkpoint"):
@@ -174,5 +159,5 @@ def test_import_of_sop_is_cheap() -> None:
 
 
 def test_public_names() -> None:
-    assert sop.Separator is Separator
-    assert (sop.Separation, sop.Localization, sop.Region) == (Separation, Localization, Region)
+    assert (sop.Separator, sop.Separation) == (api.Separator, api.Separation)
+    assert (sop.Localization, sop.Region) == (Localization, Region)

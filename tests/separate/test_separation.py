@@ -25,7 +25,7 @@ from sop.media.ffmpeg import Limits, binary, probe_header
 from sop.model.checkpoint import save_player
 from sop.params import Params
 from sop.runtime.errors import UserError
-from sop.separate import overlay, separation, sounds
+from sop.separate import api, overlay, separation, sounds
 from sop.separate.full_rate import components
 from sop.separate.separation import SeparationOptions, fractions_of, remix_gains, write_separation
 from sop.separate.staging import staged
@@ -125,7 +125,7 @@ def test_sounds_at_the_model_rate(tmp_path: Path, planted: Separator, video: Pat
         assert rate == RATE
         assert samples.shape == (round(SECONDS * RATE), 1)
         parts.append(samples)
-    mixture = planted.separate(video).mixture[:, None]
+    mixture = api.Separator(planted).separate(video).mixture[:, None]
     assert decibels(sum(parts) - mixture, mixture) < -60
 
 
@@ -480,7 +480,7 @@ def bad_inputs(folder: Path, video: Path) -> Iterator[tuple[list[str], str]]:
     yield [good, *out, "--page-seconds", "3"], "--page-seconds requires --page"
     yield ["", *out], "VIDEO: empty"
     yield [good, "--out", ""], "--out: empty"
-    yield [good, *out, "--checkpoint", ""], "--checkpoint: empty"
+    yield [good, *out, "--checkpoint", ""], "--model: empty"
     yield [good, *out, "--page", "--page-seconds", "0"], "--page-seconds 0"
 
 
