@@ -7,7 +7,7 @@ from typing import Any
 
 from sop.catalogue.names import PUBLISHED, cache_folder
 from sop.model.card import DataCard, ModelCard
-from sop.model.checkpoint import load_checkpoint, load_net, save_player
+from sop.model.checkpoint import load_checkpoint, load_net, save_player, with_later_keys
 from sop.model.pixelplayer import build
 from sop.params import NETS, PUBLISHED_WIDTH, InferenceParams, Net, validate
 from sop.runtime.errors import NotWritable, UserError
@@ -30,15 +30,13 @@ ADDRESSES = (
     "https://web.archive.org/web/2021id_/http://sound-of-pixels.csail.mit.edu/release",
 )
 
-# As in presets/music.yaml.
+# As in presets/music.yaml; keys that came later have the values of models without them.
 PARAMS: Mapping[str, Mapping[str, Any]] = {
     "extract": {
         "frame_rate": 8.0,
         "frame_height": 246,
         "jpeg_quality": 3,
         "sample_rate": 11025,
-        "motion_rate": None,
-        "motion_height": 44,
         "timeout_seconds": 3600.0,
         "memory_limit_mib": 1024,
     },
@@ -50,7 +48,6 @@ PARAMS: Mapping[str, Mapping[str, Any]] = {
         "frames": 3,
         "frame_stride": 24,
         "image_size": 224,
-        "motion_size": 40,
     },
     "spectrogram": {"stft_frame": 1022, "stft_hop": 256, "log_frequency": True},
     "model": {
@@ -60,7 +57,6 @@ PARAMS: Mapping[str, Mapping[str, Any]] = {
         "vision_width": PUBLISHED_WIDTH,
         "synthesizer": "linear",
         "channels": 32,
-        "motion": "none",
         "image_pooling": "maxpool",
         "image_activation": "sigmoid",
         "sound_activation": "none",
@@ -105,7 +101,7 @@ def fetch_published(expected: Mapping[str, str], addresses: Sequence[str] = ADDR
     newest = max(path.stat().st_mtime_ns for path in files.values())
     if model.is_file() and model.stat().st_mtime_ns > newest:
         return model
-    params = validate(InferenceParams, PARAMS, PUBLISHED)
+    params = validate(InferenceParams, with_later_keys(PARAMS), PUBLISHED)
     player = build(params.model, params.spectrogram, 0)
     for net, path in files.items():
         try:

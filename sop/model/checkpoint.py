@@ -112,7 +112,8 @@ def export_player(path: Path, model: LoadedModel) -> None:
 
 def model_file(path: Path) -> Path:
     """Return the file of a model: the path itself, or that in a folder of `sop export`."""
-    return path / MODEL_FILE if path.is_dir() else path
+    inner = path / MODEL_FILE
+    return inner if inner.is_file() else path
 
 
 def load_player(path: Path) -> tuple[PixelPlayer, InferenceParams]:
@@ -140,7 +141,7 @@ def load_model(path: Path) -> LoadedModel:
     if not isinstance(content["params"], dict):
         kind = type(content["params"]).__name__
         raise UserError(f"{path}: not a checkpoint of this project, its params are a {kind}")
-    params = validate(InferenceParams, _with_later_keys(content["params"]), str(path))
+    params = validate(InferenceParams, with_later_keys(content["params"]), str(path))
     with torch.device("meta"):
         # Shapes alone: an untrusted file must not decide how much memory is reserved.
         outline = PixelPlayer(params.model, params.spectrogram)
@@ -167,7 +168,7 @@ def _read_export(path: Path) -> dict[str, Any]:
     return {"model": tensors, **described}
 
 
-def _with_later_keys(params: Mapping[str, Any]) -> dict[str, Any]:
+def with_later_keys(params: Mapping[str, Any]) -> dict[str, Any]:
     """Return the params of a checkpoint with the values that older checkpoints lack."""
     return {
         name: {**LATER_KEYS.get(name, {}), **section} if isinstance(section, dict) else section
