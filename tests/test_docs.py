@@ -276,7 +276,7 @@ def help_of(command: str) -> str:
 
 
 def is_file_name(text: str) -> bool:
-    return text.endswith((".py", ".yaml", ".json", ".csv", ".txt", ".pt"))
+    return text.endswith((".py", ".yaml", ".json", ".csv", ".txt", ".pt", ".safetensors"))
 
 
 def is_place(text: str) -> bool:
