@@ -3,7 +3,6 @@
 A model is also read from a file or folder that `sop export` writes.
 """
 
-import json
 import pickle
 import zipfile
 from collections.abc import Mapping
@@ -106,8 +105,7 @@ def export_player(path: Path, model: LoadedModel) -> None:
         "step": model.step,
         "card": card_values(model.card),
     }
-    texts = {name: json.dumps(value, sort_keys=True) for name, value in described.items()}
-    write_safetensors(path, model.player.state_dict(), {"format": "pt", **texts})
+    write_safetensors(path, model.player.state_dict(), described)
 
 
 def model_file(path: Path) -> Path:
@@ -157,14 +155,8 @@ def load_model(path: Path) -> LoadedModel:
 
 def _read_export(path: Path) -> dict[str, Any]:
     """Return the content of a safetensors file in the form of a checkpoint."""
-    tensors, texts = read_safetensors(path)
-    try:
-        # `__metadata__` has text only.
-        described = {name: json.loads(texts[name]) for name in EXPORTED if name in texts}
-    except (ValueError, RecursionError):
-        raise UserError(
-            f"{path}: not a checkpoint of this project, its texts are not JSON"
-        ) from None
+    tensors, description = read_safetensors(path)
+    described = {name: description[name] for name in EXPORTED if name in description}
     return {"model": tensors, **described}
 
 
