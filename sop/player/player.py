@@ -7,6 +7,7 @@ the script computes what `sop.inference.embedding` does from the numbers that ar
 
 import base64
 import html
+import re
 import shutil
 import zlib
 from dataclasses import asdict, dataclass
@@ -18,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sop.inference.embedding import Embedding, MotionEmbedding
+from sop.inference.localization import MIN_CELL_ENERGY, SILENCE_AMPLITUDE
 from sop.model.motion import ENVELOPES, LEAD, MAPS, TAIL
 from sop.model.spectrogram import MaskRule, unwarp_rows
 from sop.player.colours import hex_colour
@@ -36,6 +38,9 @@ _SCRIPTS = ("fourier.js", "sound.js", "playback.js", "drawing.js", "page.js")
 _LEVELS = 255
 _MAP_LEVELS = 127
 _FULL_SCALE = 32767
+
+# A file by its path from the folder of the page, with the place in it: no address of another site.
+_RELATIVE = re.compile(r"(\.\./)*([\w-][\w.-]*/)*[\w-][\w.-]*(#[\w-]+)?", re.ASCII)
 
 
 @dataclass(frozen=True)
@@ -71,6 +76,11 @@ class PlayerClip:
     """How evaluation makes gains of the masks of the regions, to play these as it separates them:
     they may overlap, and the rest is the mixture minus all of them. None divides each bin among
     regions and rest by the squares of their masks."""
+    notes: tuple[str, ...] = ()
+    """Why the sounds may not be what they seem to be, any texts; the page lists them."""
+    report: str | None = None
+    """Path, from the folder of the page, of the report that it belongs to, with `/` and, if wanted,
+    `#` and a place in it. None has no link."""
 
 
 def write_player(folder: Path, clip: PlayerClip, video: Path) -> Path:
@@ -86,7 +96,7 @@ def write_player(folder: Path, clip: PlayerClip, video: Path) -> Path:
 
     Raises:
         UserError: the video is missing, or browsers do not play its format.
-        ValueError: shapes do not match, or numbers are not finite.
+        ValueError: shapes do not match, numbers are not finite, or `report` is not such a path.
     """
     _check(clip)
     ending = video.suffix.lower()
@@ -161,6 +171,8 @@ def _check(clip: PlayerClip) -> None:
     others = (embedding.audio, embedding.cells, np.asarray(embedding.bias))
     if not all(np.isfinite(array).all() for array in (*(a for a, _ in expected.values()), *others)):
         raise ValueError("the clip contains numbers that are not finite")
+    if clip.report is not None and not _RELATIVE.fullmatch(clip.report):
+        raise ValueError(f"report: {clip.report!r} is not a relative path")
 
 
 def _page(clip: PlayerClip, video: str) -> str:
@@ -181,6 +193,7 @@ def _page(clip: PlayerClip, video: str) -> str:
     return Template(template).substitute(
         policy=policy,
         title=html.escape(clip.title),
+        back=_link_back(clip.report),
         video=video,
         style=style,
         whole=WHOLE_SCRIPT,
@@ -189,6 +202,12 @@ def _page(clip: PlayerClip, video: str) -> str:
         data=data,
         checksum=zlib.crc32((description + data).encode()),
     )
+
+
+def _link_back(report: str | None) -> str:
+    if report is None:
+        return ""
+    return f'<p id="back"><a href="{html.escape(report)}">Back to the report</a></p>'
 
 
 def _contents(clip: PlayerClip) -> tuple[dict[str, Any], str]:
@@ -244,6 +263,8 @@ def _contents(clip: PlayerClip) -> tuple[dict[str, Any], str]:
         "bias": float(embedding.bias),
         "activation": embedding.activation,
         "rule": clip.rule and asdict(clip.rule),
+        "notes": clip.notes,
+        "silence": {"amplitude": SILENCE_AMPLITUDE, "share": MIN_CELL_ENERGY},
         "windows": len(embedding.cells),
         "height": height,
         "width": width,

@@ -3,8 +3,9 @@
 Shapes: N sources, R x M rows x frames of masks, T frames, H x W pixels, L samples.
 """
 
+import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -33,7 +34,7 @@ from sop.player.clip import limits_of, write_clip, write_side_by_side
 from sop.player.player import write_player
 from sop.report.example import DYNAMIC_RANGE_DB, heat_maps, overlay
 from sop.report.mixture_player import mixture_clip
-from sop.report.page import Axes, MixtureFiles
+from sop.report.page import PAGE, Axes, MixtureFiles
 from sop.runtime.errors import LeftOut
 from sop.runtime.files import make_folder, replacing
 
@@ -159,6 +160,8 @@ class MixtureFileWriter:
         write_sound(sound, audio, rate)
         write_side_by_side(clips, sound, PLAYER_PIXELS, video, limits_of(len(audio) / rate))
         sound.unlink()
+        page = Path(os.path.relpath(self.folder / PAGE, video.parent)).as_posix()
+        clip = replace(clip, report=f"{page}#mixture-{self.record.number}")
         return self._name(write_player(video.parent, clip, video))
 
     def _path(self, name: str) -> Path:

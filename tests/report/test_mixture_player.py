@@ -1,5 +1,6 @@
 """The pixel player of the report plays what was evaluated."""
 
+import re
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -129,6 +130,12 @@ def test_files_of_a_mixture_with_motion(
     written = writer.write(None, with_player=True)
     page = (tmp_path / written.mixture["player"]).read_text("utf-8")
     assert '"motion":{"envelopes":5,"maps":24,"lead":12,"tail":3,"heats":' in page
+    # The player links back to its mixture in the report.
+    [link] = re.findall(r'<a href="([^"]*)"', page)
+    target, mixture = link.split("#")
+    report = (tmp_path / written.mixture["player"]).parent / target
+    assert report.resolve() == (tmp_path / "index.html").resolve()
+    assert mixture == f"mixture-{found.record.number}"
     assert all((tmp_path / source["heat"]).exists() for source in written.sources)
 
 

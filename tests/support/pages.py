@@ -4,6 +4,7 @@ import base64
 import os
 import shutil
 import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -25,21 +26,89 @@ LOW_LEVEL, HIGH_LEVEL = 0.2 / np.sqrt(2), 0.1 / np.sqrt(2)
 
 # Not session-scoped: Playwright runs an event loop in this thread, which breaks other tests.
 @pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    names = ("chromium", "chromium-browser", "google-chrome")
-    found = os.environ.get("SOP_CHROMIUM") or next(filter(None, map(shutil.which, names)), None)
-    if found is None:
-        pytest.skip(f"no browser: none of {', '.join(names)} on PATH (SOP_CHROMIUM)")
+def driver() -> Iterator[Any]:
     playwright = pytest.importorskip("playwright.sync_api")
+    with playwright.sync_playwright() as driver:
+        yield driver
+
+
+def program(variable: str, *names: str) -> str:
+    """Return the path of a browser, or skip the test."""
+    found = os.environ.get(variable) or next(filter(None, map(shutil.which, names)), None)
+    if found is None:
+        pytest.skip(f"no browser: none of {', '.join(names)} on PATH ({variable})")
+    return found
+
+
+@pytest.fixture(scope="module")
+def browser(driver: Any) -> Iterator[Any]:
+    found = program("SOP_CHROMIUM", "chromium", "chromium-browser", "google-chrome")
     # Chromium has no sandbox for root, the usual user in a container.
     root = hasattr(os, "geteuid") and os.geteuid() == 0
     switches = ["--disable-gpu", "--disable-background-networking", "--disable-component-update"]
-    with playwright.sync_playwright() as driver:
-        launched = driver.chromium.launch(
-            executable_path=found, args=switches + ["--no-sandbox"] * root
-        )
-        yield launched
-        launched.close()
+    launched = driver.chromium.launch(
+        executable_path=found, args=switches + ["--no-sandbox"] * root
+    )
+    yield launched
+    launched.close()
+
+
+@pytest.fixture(scope="module")
+def firefox_downloads(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder in which Firefox saves what it downloads; Playwright has no event for it."""
+    return tmp_path_factory.mktemp("downloads")
+
+
+@pytest.fixture(scope="module")
+def firefox(
+    driver: Any, tmp_path_factory: pytest.TempPathFactory, firefox_downloads: Path
+) -> Iterator[Any]:
+    """An unmodified Firefox, with a sound output that nobody hears."""
+    found = program("SOP_FIREFOX", "firefox-esr", "firefox")
+    server = shutil.which("pulseaudio")
+    if server is None:
+        # Without an output, Firefox does not run the clock of a page's sound.
+        pytest.skip("no sound output for Firefox: pulseaudio is not on PATH")
+    folder = tmp_path_factory.mktemp("firefox")
+    folder.chmod(0o700)
+    relay = folder / "firefox"
+    source = Path(__file__).parent / "firefox_relay.py"
+    relay.write_text(f"#!/bin/sh\nexec '{sys.executable}' '{source}' '{found}' \"$@\"\n")
+    relay.chmod(0o700)
+    own = {"HOME": str(folder), "XDG_RUNTIME_DIR": str(folder)}
+    socket = folder / "sound"
+    modules = ("module-null-sink", f"module-native-protocol-unix socket={socket} auth-anonymous=1")
+    options = [
+        "-n",
+        "--daemonize=no",
+        "--use-pid-file=no",
+        "--exit-idle-time=-1",
+        "--log-level=error",
+    ]
+    command = [server, *options, *(f"--load={module}" for module in modules)]
+    with subprocess.Popen(command, env=os.environ | own, stderr=subprocess.DEVNULL) as sound:
+        try:
+            until = time.monotonic() + 20
+            while not socket.exists() and time.monotonic() < until:
+                time.sleep(0.05)
+            # `moz-firefox` is driven over WebDriver BiDi, not by changes to Firefox.
+            launched = driver.firefox.launch(
+                channel="moz-firefox",
+                executable_path=relay,
+                env=os.environ | {"PULSE_SERVER": f"unix:{socket}"},
+                downloads_path=firefox_downloads,
+                timeout=180_000,
+            )
+            yield launched
+            launched.close()
+        finally:
+            sound.terminate()
+
+
+@pytest.fixture(scope="module", params=["chromium", "firefox"])
+def any_browser(request: pytest.FixtureRequest) -> Any:
+    """Chromium, then Firefox."""
+    return request.getfixturevalue("browser" if request.param == "chromium" else "firefox")
 
 
 def make_video(path: Path, seconds: float = SECONDS, size: str = "160x120") -> Path:

@@ -9,15 +9,23 @@
 //   player.setGain(k, gain)          gain from 0 to 1
 //   player.setMuted(k, muted), player.setSolo(k, solo)
 //   await player.select(row, column) select a cell to play; player.selectMixture() for the mixture
+//   player.compare()                 the mixture instead of the choice, or the choice again
+//   player.repeat(begin, end)        mark a stretch, seconds; player.repeatAll() for the whole clip
 //   player.play(), player.pause()
 //   player.level()                   root mean square of the output, 0 to 1
 //   player.drift()                   seconds by which the sound is ahead of the video
 //   player.selected()                {row, column, samples}; row and column null for the mixture
+//   player.heard()                   samples of what is heard
 
 const find = (id) => document.getElementById(id);
 const video = document.querySelector("#picture video");
 const picture = find("picture");
 const dark = matchMedia("(prefers-color-scheme: dark)");
+
+// Shortest stretch to repeat.
+const STRETCH_SECONDS = 0.2;
+// A movement of the mouse of more pixels marks a stretch; below, it is a click.
+const DRAG_PIXELS = 4;
 
 const LEGENDS = {
   heat: "Bright: places to which the model assigns much of the sound.",
@@ -32,9 +40,17 @@ let playback;
 let seconds;
 let cards = [];
 let now;
+// The place that was chosen, or null: {row, column, samples, levels, decibels}.
 let selected = null;
+// Whether the mixture is heard instead of the choice, which is a place or a remix.
+let original = false;
+// The place under the mouse, and that of the arrow keys; `keyboard` says if these are in use.
+let hovered = null;
 let cursor = { row: 0, column: 0 };
+let keyboard = false;
 let selections = 0;
+// The stretch that is repeated, or null: {begin, end}, seconds.
+let stretch = null;
 
 async function begin() {
   const metadata = videoMetadata();
@@ -54,7 +70,7 @@ async function begin() {
   drawOutlines(find("marks"), clip);
   numberRegions();
   addListeners();
-  showMixture();
+  showHeard();
   draw();
 }
 
@@ -86,6 +102,11 @@ function note(text) {
 function describe() {
   if (clip.peak === 0) note("This clip is silent.");
   else if (clip.regions.length === 0) note("No region with sound was found in this clip.");
+  find("doubts").hidden = clip.notes.length === 0;
+  for (const text of clip.notes) {
+    find("doubts").querySelector("ul").append(document.createElement("li"));
+    find("doubts").querySelector("li:last-child").textContent = text;
+  }
   find("about").textContent =
     `This page computes all sounds from ${clip.channels} component maps of the mixture and the ` +
     `visual features of ${clip.height} \u00d7 ${clip.width} places` +
@@ -110,6 +131,7 @@ async function makeCards() {
   const rest = { name: clip.regions.length ? "Rest" : "Whole sound", rest: true };
   for (const [k, region] of [...clip.regions, rest].entries()) {
     const card = makeCard(k, region);
+    card.mask = masks[k];
     card.samples = sound.sound(masks[k]);
     card.levels = spectrogramLevels(sound, masks[k]);
     cards.push(card);
@@ -179,14 +201,46 @@ function plotOf(element, colour) {
     canvas.className = name;
     return canvas;
   });
-  const playhead = document.createElement("div");
-  playhead.className = "playhead";
-  plot.setAttribute("aria-hidden", "true");
-  plot.append(wave, spectrum, playhead);
-  plot.addEventListener("click", (event) => {
-    video.currentTime = (event.offsetX / plot.clientWidth) * seconds;
+  const [marked, playhead] = ["stretch", "playhead"].map((name) => {
+    const element = document.createElement("div");
+    element.className = name;
+    return element;
   });
+  marked.hidden = true;
+  plot.setAttribute("aria-hidden", "true");
+  plot.append(wave, spectrum, marked, playhead);
+  listenToPlot(plot);
   return { wave, spectrum, playhead, colour };
+}
+
+// A click goes to a moment, and dragging marks a stretch.
+function listenToPlot(plot) {
+  let from = null;
+  const secondsAt = (x) => {
+    const box = plot.getBoundingClientRect();
+    return Math.min(Math.max((x - box.left) / box.width, 0), 1) * seconds;
+  };
+  plot.addEventListener("pointerdown", (event) => {
+    if (event.button !== 0) return;
+    from = event.clientX;
+    plot.setPointerCapture(event.pointerId);
+  });
+  plot.addEventListener("pointermove", (event) => {
+    if (from === null || Math.abs(event.clientX - from) <= DRAG_PIXELS) return;
+    const ends = [secondsAt(from), secondsAt(event.clientX)];
+    showStretch({ begin: Math.min(...ends), end: Math.max(...ends) });
+  });
+  plot.addEventListener("pointerup", (event) => {
+    if (from === null) return;
+    const ends = [secondsAt(from), secondsAt(event.clientX)];
+    if (Math.abs(event.clientX - from) > DRAG_PIXELS) repeat(Math.min(...ends), Math.max(...ends));
+    else video.currentTime = ends[1];
+    from = null;
+  });
+  plot.addEventListener("pointercancel", () => {
+    from = null;
+    showStretch(stretch);
+  });
 }
 
 function drawPlot({ wave, spectrum, samples, levels, colour }) {
@@ -224,6 +278,7 @@ function setGain(k, gain) {
   track.gain = Math.min(Math.max(gain, 0), 1);
   slider.value = track.gain;
   output.textContent = `${Math.round(100 * track.gain)}%`;
+  slider.setAttribute("aria-valuetext", output.textContent);
   showGains();
 }
 
@@ -237,26 +292,91 @@ function setSolo(k, solo) {
   showGains();
 }
 
-// Changing the volume of a region selects the mixture, so that the change is audible.
+// Changing the volume of a region makes the remix the choice, so that the change is audible.
 function showGains() {
-  selectMixture();
+  selections++;
+  selected = null;
   for (const { element, track, mute, solo } of cards) {
     mute.setAttribute("aria-pressed", track.muted);
     solo.setAttribute("aria-pressed", track.solo);
     element.classList.toggle("inaudible", playback.effectiveGain(track) === 0);
   }
-  playback.balance();
-  nameMixture();
+  playback.setPlace(null);
+  hear(false);
 }
 
-function nameMixture() {
-  const changed = cards.some(({ track }) => playback.effectiveGain(track) !== 1);
-  find("playing").textContent = changed ? "Remix of the regions" : "Mixture";
+// The sound of the regions with their volumes; null if it is the mixture.
+function remix() {
+  const gains = cards.map(({ track }) => playback.effectiveGain(track));
+  if (gains.every((gain) => gain === 1)) return null;
+  const samples = new Float32Array(clip.audio.length);
+  const mask = new Float32Array(clip.frames * clip.bins);
+  cards.forEach((card, k) => {
+    if (gains[k] === 0) return;
+    card.track.audio.forEach((sample, i) => (samples[i] += gains[k] * sample));
+    card.mask.forEach((share, i) => (mask[i] += gains[k] * share));
+  });
+  const audible = cards.filter((card, k) => gains[k] > 0);
+  return {
+    title: "Remix of the regions",
+    short: audible.length === 1 ? audible[0].region.name : "Remix",
+    text: audible.length ? "" : "Silent: every region is muted.",
+    saves: "Save the remix",
+    name: "remix",
+    samples,
+    levels: spectrogramLevels(sound, mask),
+  };
 }
 
 function setSilenced(silenced) {
   playback.setSilenced(silenced);
   find("silence").setAttribute("aria-pressed", silenced);
+}
+
+// What is heard
+
+function mixture() {
+  return {
+    title: "Mixture",
+    short: "Mixture",
+    text: clip.peak === 0 ? "The whole clip is silent." : "",
+    saves: "Save the mixture",
+    name: "mixture",
+    samples: clip.audio,
+    levels: (clip.levels ??= spectrogramLevels(sound, null)),
+  };
+}
+
+// Listen to the mixture instead of the choice, or to the choice.
+function hear(instead) {
+  original = instead;
+  playback.setOriginal(original);
+  showHeard();
+}
+
+function compare() {
+  if (find("hear-choice").disabled) {
+    find("level").textContent = "Choose a place or a region first, to compare it with the mixture.";
+  } else hear(!original);
+}
+
+function showHeard() {
+  const choice = selected ?? remix();
+  const shown = original || !choice ? mixture() : choice;
+  now.heard = shown;
+  now.samples = shown.samples;
+  now.levels = shown.levels;
+  find("playing").textContent = shown.title;
+  find("level").textContent = shown.text;
+  find("save").disabled = false;
+  find("save").textContent = shown.saves;
+  find("mixture").disabled = selected === null;
+  find("hear-mixture").setAttribute("aria-pressed", shown !== choice);
+  find("hear-choice").setAttribute("aria-pressed", shown === choice);
+  find("hear-choice").disabled = !choice;
+  find("hear-choice").querySelector("span").textContent = choice ? choice.short : "No choice";
+  showCursor();
+  drawPlot(now);
 }
 
 // Places
@@ -267,42 +387,78 @@ async function select(row, column) {
   const mask = await sound.cellMask(row, column);
   // Another place was selected in the meantime.
   if (number !== selections) return;
-  selected = { row, column };
-  now.samples = sound.sound(mask);
-  now.levels = spectrogramLevels(sound, mask);
-  playback.setPlace(now.samples);
-  find("playing").textContent =
-    `Place in row ${row + 1}, column ${column + 1} of ${clip.height} \u00d7 ${clip.width}`;
-  find("mixture").disabled = false;
-  find("save").textContent = "Save this place";
-  showCell(find("cursor"), selected);
-  drawPlot(now);
+  const samples = sound.sound(mask);
+  const share = energy(samples) / energy(clip.audio);
+  // As for the library, which looks for regions among the places that sound.
+  const silent = !(clip.peak >= clip.silence.amplitude && share >= clip.silence.share);
+  selected = {
+    row,
+    column,
+    silent,
+    title: `Place in row ${row + 1}, column ${column + 1} of ${clip.height} \u00d7 ${clip.width}`,
+    short: "Place",
+    text: levelText(share, silent, row, column),
+    saves: "Save this place",
+    name: `row ${row + 1} column ${column + 1}`,
+    samples,
+    levels: spectrogramLevels(sound, mask),
+  };
+  playback.setPlace(samples);
+  hear(false);
 }
 
 function selectMixture() {
   selections++;
-  if (selected) showMixture();
-}
-
-function showMixture() {
+  if (!selected) return;
   selected = null;
   playback.setPlace(null);
-  now.samples = clip.audio;
-  now.levels = spectrogramLevels(sound, null);
-  find("mixture").disabled = true;
-  find("save").disabled = false;
-  find("save").textContent = "Save the mixture";
-  find("cursor").hidden = !picture.matches(":focus-visible");
-  nameMixture();
-  drawPlot(now);
+  hear(false);
 }
 
-function showCell(element, { row, column }) {
-  element.hidden = false;
-  element.style.left = `${(100 * column) / clip.width}%`;
-  element.style.top = `${(100 * row) / clip.height}%`;
+function energy(samples) {
+  return samples.reduce((sum, sample) => sum + sample * sample, 0);
+}
+
+// How loud a place is, in words.
+function levelText(share, silent, row, column) {
+  const decibels = Math.round(10 * Math.log10(share));
+  if (clip.peak < clip.silence.amplitude) return "Silent: the whole clip is silent.";
+  if (silent) {
+    return "Silent: the model assigns no sound to this place" +
+      (decibels > -90 ? ` (${-decibels} dB below the mixture).` : ".");
+  }
+  const level = decibels < 0 ? `${-decibels} dB below the mixture` : "As loud as the mixture";
+  const inside = regionsAt(row, column);
+  return `${level}${inside ? `, in ${inside}` : ""}.`;
+}
+
+function regionsAt(row, column) {
+  const cell = row * clip.width + column;
+  return clip.regions
+    .filter(({ cells }) => cells.includes(cell))
+    .map(({ name }) => name)
+    .join(", ");
+}
+
+// There is one frame in the picture: that of the arrow keys while they are in use, else the place
+// that was chosen, else the place under the mouse.
+function showCursor() {
+  const at = keyboard ? cursor : (selected ?? hovered);
+  const element = find("cursor");
+  element.hidden = !at;
+  if (!at) return;
+  const chosen = selected && at.row === selected.row && at.column === selected.column;
+  element.classList.toggle("chosen", Boolean(chosen));
+  element.style.left = `${(100 * at.column) / clip.width}%`;
+  element.style.top = `${(100 * at.row) / clip.height}%`;
   element.style.width = `${100 / clip.width}%`;
   element.style.height = `${100 / clip.height}%`;
+  const tag = element.firstElementChild;
+  tag.hidden = !(chosen && selected.silent);
+  // Within the picture.
+  tag.classList.toggle("above", at.row === clip.height - 1);
+  tag.classList.toggle("left", at.column < clip.width / 4);
+  tag.classList.toggle("right", at.column >= (3 * clip.width) / 4);
 }
 
 function cellAt(x, y) {
@@ -322,7 +478,12 @@ function moveCursor(rows, columns) {
       column: Math.min(Math.max(cursor.column + columns, 0), clip.width - 1),
     };
   }
-  showCell(find("cursor"), cursor);
+  if (document.activeElement !== picture) picture.focus();
+  keyboard = true;
+  showCursor();
+  const inside = regionsAt(cursor.row, cursor.column);
+  find("pointed").textContent =
+    `Row ${cursor.row + 1}, column ${cursor.column + 1}${inside ? `, ${inside}` : ""}`;
 }
 
 // Time
@@ -341,6 +502,7 @@ function showTime() {
   const time = video.currentTime;
   find("seek").value = time;
   find("time").textContent = `${time.toFixed(1)} / ${seconds.toFixed(1)} s`;
+  find("seek").setAttribute("aria-valuetext", `${time.toFixed(1)} of ${seconds.toFixed(1)} seconds`);
   const share = `translateX(${(100 * Math.min(time, seconds)) / seconds}%)`;
   for (const { playhead } of [now, ...cards]) playhead.style.transform = share;
   if (overlay() === "heat") drawHeat(find("overlay"), clip, frameNow());
@@ -351,8 +513,64 @@ function frameNow() {
   return Math.min(frame, clip.frames - 1);
 }
 
+// Repeat a stretch of the clip, however it is played. It is as long as can be marked, at least.
+function repeat(begin, end) {
+  begin = Math.max(Math.min(begin, seconds - STRETCH_SECONDS), 0);
+  stretch = { begin, end: Math.min(Math.max(end, begin + STRETCH_SECONDS), seconds) };
+  setLoop(true);
+  playback.setRange(stretch);
+  if (video.currentTime < stretch.begin || video.currentTime >= stretch.end) {
+    video.currentTime = stretch.begin;
+  }
+  showStretch(stretch);
+}
+
+function repeatAll() {
+  stretch = null;
+  playback.setRange(null);
+  showStretch(null);
+}
+
+// From this moment to the end that was marked, if it is later.
+function beginHere() {
+  const at = video.currentTime;
+  repeat(at, stretch && stretch.end > at + STRETCH_SECONDS ? stretch.end : seconds);
+}
+
+function endHere() {
+  const at = video.currentTime;
+  repeat(stretch && stretch.begin < at - STRETCH_SECONDS ? stretch.begin : 0, at);
+}
+
+function showStretch(shown) {
+  for (const element of document.querySelectorAll(".stretch")) {
+    element.hidden = !shown;
+    if (!shown) continue;
+    element.style.left = `${(100 * shown.begin) / seconds}%`;
+    element.style.width = `${(100 * (shown.end - shown.begin)) / seconds}%`;
+  }
+  find("whole").disabled = !shown;
+  find("marked").textContent = shown
+    ? `${shown.begin.toFixed(1)} to ${shown.end.toFixed(1)} s`
+    : "Or drag across a waveform.";
+}
+
+function setLoop(loop) {
+  find("loop").checked = loop;
+  video.loop = loop;
+  playback.follow();
+}
+
+// The video has no end in the middle: it goes back by this.
+function keepInStretch() {
+  if (!stretch || !video.loop || video.paused || video.seeking) return;
+  const time = video.currentTime;
+  if (time < stretch.begin - STRETCH_SECONDS / 2 || time >= stretch.end) playback.goBack();
+}
+
 // Runs only while the video plays.
 function tick() {
+  keepInStretch();
   showTime();
   playback.follow();
   if (!video.paused) requestAnimationFrame(tick);
@@ -403,18 +621,21 @@ function addListeners() {
   find("seek").addEventListener("input", (event) => {
     video.currentTime = event.target.valueAsNumber;
   });
-  find("loop").addEventListener("change", (event) => {
-    video.loop = event.target.checked;
-    playback.follow();
+  find("loop").addEventListener("change", (event) => setLoop(event.target.checked));
+  find("begin-here").addEventListener("click", beginHere);
+  find("end-here").addEventListener("click", endHere);
+  find("whole").addEventListener("click", repeatAll);
+  find("hear-mixture").addEventListener("click", () => {
+    if (!find("hear-choice").disabled) hear(true);
   });
+  find("hear-choice").addEventListener("click", () => hear(false));
   find("silence").addEventListener("click", () => setSilenced(!playback.silenced));
   find("mixture").addEventListener("click", () => {
     selectMixture();
     picture.focus();
   });
   find("save").addEventListener("click", () => {
-    const place = selected ? `row ${selected.row + 1} column ${selected.column + 1}` : "mixture";
-    save(now.samples, `${clip.title} ${place}`);
+    save(now.samples, `${clip.title} ${now.heard.name}`);
   });
   find("overlays").addEventListener("change", () => {
     showOverlay();
@@ -423,6 +644,12 @@ function addListeners() {
   dark.addEventListener("change", draw);
   for (const event of ["play", "pause"]) video.addEventListener(event, showPlaying);
   for (const event of ["seeking", "seeked", "ended"]) video.addEventListener(event, showTime);
+  // Also while the page is in the background.
+  video.addEventListener("timeupdate", keepInStretch);
+  // What is behind the bar can be scrolled into view.
+  new ResizeObserver(() => {
+    document.documentElement.style.setProperty("--bar", `${find("bar").offsetHeight}px`);
+  }).observe(find("bar"));
   addPictureListeners();
   addEventListener("keydown", onKey);
 }
@@ -438,10 +665,13 @@ function addPictureListeners() {
   const same = (place) => last && last.row === place.row && last.column === place.column;
   const point = (event) => {
     last = cellUnder(event);
+    keyboard = false;
     select(last.row, last.column);
     play();
   };
   picture.addEventListener("click", (event) => {
+    // Firefox does not do this by itself; the arrow keys go on from here.
+    picture.focus({ preventScroll: true, focusVisible: false });
     if (same(cellUnder(event))) play();
     else point(event);
     last = null;
@@ -451,21 +681,35 @@ function addPictureListeners() {
   });
   picture.addEventListener("pointermove", (event) => {
     if (event.pointerType !== "mouse") return;
-    showCell(find("hover"), cellUnder(event));
+    hovered = cellUnder(event);
+    showCursor();
     if (event.buttons === 1 && last && !same(cellUnder(event))) point(event);
   });
   picture.addEventListener("pointerleave", () => {
-    find("hover").hidden = true;
+    hovered = null;
     last = null;
+    showCursor();
   });
   picture.addEventListener("focus", () => {
-    if (picture.matches(":focus-visible")) showCell(find("cursor"), cursor);
+    keyboard = picture.matches(":focus-visible");
+    showCursor();
   });
   picture.addEventListener("blur", () => {
-    find("cursor").hidden = selected === null;
-    if (selected) showCell(find("cursor"), (cursor = { ...selected }));
+    keyboard = false;
+    if (selected) cursor = { row: selected.row, column: selected.column };
+    showCursor();
   });
 }
+
+const LETTERS = {
+  b: compare,
+  e: endHere,
+  l: () => setLoop(!video.loop),
+  m: () => setSilenced(!playback.silenced),
+  o: nextOverlay,
+  s: beginHere,
+  x: repeatAll,
+};
 
 const ARROWS = {
   ArrowUp: [-1, 0],
@@ -478,6 +722,7 @@ const ARROWS = {
 function onKey(event) {
   if (event.ctrlKey || event.metaKey || event.altKey) return;
   const free = !event.target.closest?.("button, a, input");
+  const letter = event.key?.toLowerCase();
   const digit = /^(?:Digit|Numpad)(\d)$/.exec(event.code);
   if (digit) {
     const k = digit[1] === "0" ? cards.length - 1 : Number(digit[1]) - 1;
@@ -485,9 +730,7 @@ function onKey(event) {
     if (event.shiftKey) setMuted(k, !cards[k].track.muted);
     else setSolo(k, !cards[k].track.solo);
   } else if (event.key === "Escape") selectMixture();
-  else if (event.key === "m" || event.key === "M") setSilenced(!playback.silenced);
-  else if (event.key === "l" || event.key === "L") find("loop").click();
-  else if (event.key === "o" || event.key === "O") nextOverlay();
+  else if (letter in LETTERS) LETTERS[letter]();
   else if (event.key === " " && (free || event.target.type === "range")) toggle();
   else if (event.key === "Enter" && free) {
     if (find("cursor").hidden) return;
@@ -520,9 +763,17 @@ window.player = {
   setSolo,
   select,
   selectMixture,
+  compare,
+  repeat,
+  repeatAll,
   play,
   pause: () => video.pause(),
   level: () => playback.level(),
   drift: () => playback.drift(),
-  selected: () => ({ row: null, column: null, ...selected, samples: now.samples }),
+  selected: () => ({
+    row: selected?.row ?? null,
+    column: selected?.column ?? null,
+    samples: selected ? selected.samples : clip.audio,
+  }),
+  heard: () => now.samples,
 };

@@ -14,17 +14,24 @@ class Playback {
     this.seconds = seconds;
     this.tracks = [];
     this.place = null;
+    this.original = false;
     this.silenced = false;
+    this.range = { begin: 0, end: seconds };
+    this.goingBack = false;
     this.context = null;
     this.run = null;
     for (const event of ["playing", "seeked", "ratechange", "timeupdate"]) {
       video.addEventListener(event, () => this.follow());
     }
-    for (const event of ["pause", "waiting", "ended", "emptied"]) {
+    for (const event of ["pause", "ended", "emptied"]) {
       video.addEventListener(event, () => this.stop());
     }
+    video.addEventListener("waiting", () => {
+      if (!this.goingBack) this.stop();
+    });
+    video.addEventListener("seeked", () => (this.goingBack = false));
     video.addEventListener("seeking", () => {
-      if (Math.abs(this.drift()) > DRIFT_SECONDS) this.stop();
+      if (!this.goingBack && Math.abs(this.drift()) > DRIFT_SECONDS) this.stop();
     });
   }
 
@@ -69,6 +76,24 @@ class Playback {
     this.balance();
   }
 
+  // Play all tracks at full volume, which is the mixture, whatever else was chosen.
+  setOriginal(original) {
+    this.original = original;
+    this.balance();
+  }
+
+  // The stretch that loops, {begin, end} in seconds; null for all.
+  setRange(range) {
+    this.range = range ?? { begin: 0, end: this.seconds };
+    this.follow();
+  }
+
+  // Let the video follow the sound, which loops by itself and goes on meanwhile.
+  goBack() {
+    this.goingBack = true;
+    this.video.currentTime = this.range.begin;
+  }
+
   setSilenced(silenced) {
     this.silenced = silenced;
     this.balance();
@@ -82,8 +107,12 @@ class Playback {
 
   balance() {
     if (!this.context) return;
-    for (const track of this.tracks) this.ramp(track.node.gain, this.effectiveGain(track));
-    this.ramp(this.regions.gain, this.place ? 0 : 1);
+    const { original, place } = this;
+    for (const track of this.tracks) {
+      this.ramp(track.node.gain, original ? 1 : this.effectiveGain(track));
+    }
+    this.ramp(this.regions.gain, place && !original ? 0 : 1);
+    if (place) this.ramp(place.node.gain, original ? 0 : 1);
     this.ramp(this.master.gain, this.silenced ? 0 : 1);
   }
 
@@ -113,7 +142,7 @@ class Playback {
     const { video, context } = this;
     const moving = !video.paused && !video.ended && !video.seeking && video.readyState >= 3;
     if (!context || context.state !== "running" || !moving) return;
-    if (this.run && this.run.rate === video.playbackRate && this.run.loop === video.loop) {
+    if (this.runs()) {
       const drift = Math.abs(this.drift());
       if (drift <= DRIFT_SECONDS) {
         this.run.driftSince = null;
@@ -125,6 +154,14 @@ class Playback {
     this.start();
   }
 
+  // Whether the sound runs as the video does.
+  runs() {
+    const { run, video } = this;
+    return (
+      run && run.rate === video.playbackRate && run.loop === video.loop && run.range === this.range
+    );
+  }
+
   start() {
     this.stop();
     const { video, context } = this;
@@ -132,7 +169,8 @@ class Playback {
     const rate = video.playbackRate;
     const when = this.onSample(context.currentTime + LEAD_SECONDS);
     const offset = video.currentTime + (LEAD_SECONDS + latency) * rate;
-    this.run = { when, offset, rate, latency, loop: video.loop, driftSince: null };
+    const { loop } = video;
+    this.run = { when, offset, rate, latency, loop, range: this.range, driftSince: null };
     for (const track of this.tracks) this.startSource(track);
     if (this.place) this.startSource(this.place);
   }
@@ -141,7 +179,9 @@ class Playback {
     const { context, run } = this;
     const when = Math.max(run.when, this.onSample(context.currentTime + LEAD_SECONDS));
     const position = run.offset + (when - run.when) * run.rate;
-    const offset = this.onSample(run.loop ? position % this.seconds : position);
+    const { begin, end } = run.range;
+    const over = run.loop && position >= end;
+    const offset = this.onSample(over ? begin + ((position - begin) % (end - begin)) : position);
     track.fade = new GainNode(context, { gain: 0 });
     track.fade.connect(track.node);
     track.fade.gain.setValueAtTime(0, when);
@@ -150,7 +190,8 @@ class Playback {
       buffer: this.buffer(track),
       playbackRate: run.rate,
       loop: run.loop,
-      loopEnd: this.onSample(this.seconds),
+      loopStart: this.onSample(begin),
+      loopEnd: this.onSample(end),
     });
     track.source.connect(track.fade);
     track.source.start(when, offset);
@@ -180,10 +221,11 @@ class Playback {
   // Seconds by which the sound at the loudspeaker is ahead of the video.
   drift() {
     if (!this.run) return 0;
-    const { when, offset, rate, latency, loop } = this.run;
+    const { when, offset, rate, latency, loop, range } = this.run;
     const position = offset + (this.context.currentTime - when - latency) * rate;
     const drift = position - this.video.currentTime;
-    return loop ? drift - this.seconds * Math.round(drift / this.seconds) : drift;
+    const length = range.end - range.begin;
+    return loop ? drift - length * Math.round(drift / length) : drift;
   }
 
   // Root mean square of the output, 0 to 1.
