@@ -6,6 +6,7 @@ if TYPE_CHECKING:
     from sop.inference.localization import Localization, Region
     from sop.separate.api import SeparatedRegion, Separation, Separator
     from sop.separate.separation import SeparationOptions
+    from sop.separate.source import Source
 
 __all__ = [
     "Localization",
@@ -14,6 +15,7 @@ __all__ = [
     "Separation",
     "SeparationOptions",
     "Separator",
+    "Source",
     "__version__",
 ]
 

@@ -3,14 +3,14 @@
 import argparse
 import math
 import re
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from sop.catalogue.names import require_model
 from sop.cli.options import (
     add_filter_options,
     add_model_option,
     add_option,
-    add_path_option,
     chosen_filter,
     number,
     path_of,
@@ -20,8 +20,14 @@ from sop.runtime.errors import UserError
 from sop.runtime.files import require_file, require_place
 from sop.runtime.log import say
 
+if TYPE_CHECKING:
+    from sop.separate.separation import SeparationOptions, SeparationOutput
+
 MAX_GAIN = 100
+# A year.
+MAX_SECONDS = 366 * 86_400
 PAGE_SECONDS = 6.0
+DEFAULT_OUT = Path("separated")
 
 
 def add_parser(commands: Any) -> None:
@@ -34,9 +40,19 @@ def add_parser(commands: Any) -> None:
         "sound. overlay.mp4 shows where and when each region sounds, and regions.json lists it.",
     )
     parser.add_argument(
-        "video", type=path_of("VIDEO"), metavar="VIDEO", help="any file that ffmpeg reads"
+        "videos",
+        type=path_of("VIDEO"),
+        nargs="+",
+        metavar="VIDEO",
+        help="any file that ffmpeg reads; several are separated one after the other",
     )
-    add_path_option(parser, "--out", "DIR", "folder for the results")
+    parser.add_argument(
+        "--out",
+        type=path_of("--out"),
+        metavar="DIR",
+        help="folder for the results; of several videos, a folder in it for each, named like the "
+        f"video (default: {DEFAULT_OUT}/NAME)",
+    )
     add_model_option(parser)
     add_option(
         parser,
@@ -87,6 +103,33 @@ def add_parser(commands: Any) -> None:
             metavar="N",
             help=f"also write a video {text} (or `rest`); may be repeated",
         )
+    for option, text in (("--start", "begin"), ("--end", "end")):
+        add_option(
+            parser,
+            option,
+            _seconds,
+            "seconds, or minutes or hours with colons, as in 90 or 1:30",
+            metavar="TIME",
+            help=f"{text} of the part that is separated, as in 90 or 1:30",
+        )
+    parser.add_argument(
+        "--image",
+        type=path_of("--image"),
+        metavar="FILE",
+        help="a still picture instead of the video, which may then be a sound",
+    )
+    parser.add_argument(
+        "--format",
+        choices=("wav", "flac", "mp3"),
+        default="wav",
+        help="format of the sounds: wav (32-bit floats), flac (24 bits) or mp3 "
+        "(default: %(default)s)",
+    )
+    parser.add_argument(
+        "--stems-only",
+        action="store_true",
+        help="write the sounds and regions.json alone, without overlay and pictures",
+    )
     parser.add_argument(
         "--model-rate",
         action="store_true",
@@ -117,10 +160,15 @@ def add_parser(commands: Any) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
-    """Separate the video and print what was found and written."""
-    require_file(options.video)
+    """Separate the videos and print what was found and written."""
+    several = len(options.videos) > 1
+    if not several:
+        require_file(options.videos[0])
+    if options.image is not None:
+        require_file(options.image)
     require_model(options.model)
-    require_place(options.out, "folder")
+    out = options.out or DEFAULT_OUT
+    require_place(out, "folder")
     denoise = chosen_filter(options)
     gains = _gains(options.gain)
     if options.page_seconds is not None and not options.page:
@@ -132,11 +180,11 @@ def run(options: argparse.Namespace) -> int:
     from sop.runtime.device import keep_freed_memory
     from sop.separate.api import Separator
     from sop.separate.separation import SeparationOptions
+    from sop.separate.source import Source
 
     keep_freed_memory()
     # ffmpeg runs at the same time, and threads that wait for each other on a busy core are slow.
     torch.set_num_threads(max(1, torch.get_num_threads() - 1))
-    separator = Separator.load(options.model, options.device)
     separation_options = SeparationOptions(
         regions=options.regions,
         places=options.at,
@@ -145,12 +193,43 @@ def run(options: argparse.Namespace) -> int:
         solo=frozenset(options.solo),
         model_rate=options.model_rate,
         page_seconds=(options.page_seconds or PAGE_SECONDS) if options.page else None,
+        stems_only=options.stems_only,
+        sound_format=options.format,
         denoise=denoise,
     )
-    written = separator.write(options.video, options.out, separation_options, progress=True)
+    part = options.start, options.end, options.image
+    sources = [Source(video, *part) for video in options.videos]
+    separator = Separator.load(options.model, options.device)
+    if not several and options.out is not None:
+        written = separator.write(sources[0], out, separation_options, progress=True)
+        _report(written, out, separation_options)
+        return 0
+    failures = []
+    for source, folder, result in separator.write_all(
+        sources, out, separation_options, progress=True
+    ):
+        if isinstance(result, UserError):
+            if not several:
+                raise result
+            failures.append(result)
+            say(f"FAILED {result}")
+        else:
+            if several:
+                say(f"{source.video}:")
+            _report(result, folder, separation_options)
+    if failures:
+        say(f"{len(failures)} of {len(sources)} videos could not be separated:")
+        say(*(f"  {failure}" for failure in failures))
+    return 2 if failures else 0
+
+
+def _report(
+    written: "SeparationOutput", out: Path, separation_options: "SeparationOptions"
+) -> None:
+    """Print what was found in a video and written to a folder."""
     regions = written.description["regions"]
     if not regions:
-        say("No region makes sound; rest.wav has the whole sound.")
+        say(f"No region makes sound; {written.description['rest']['file']} has the whole sound.")
     for region in regions:
         centre = region["centre_pixels"]
         seconds = sum(end - begin for begin, end in region["sounds"])
@@ -161,25 +240,34 @@ def run(options: argparse.Namespace) -> int:
         )
     for note in written.notes:
         say(f"NOTE {note}")
-    say(f"{options.out}: {', '.join(written.files)}")
+    say(f"{out}: {', '.join(written.files)}")
     if written.remix_peak > 1:
         excess = 20 * math.log10(written.remix_peak)
         say(f"The remix exceeds full scale by {excess:.1f} dB and clips; use lower gains.")
     if separation_options.remixes:
         remix = next(name for name in written.files if name.startswith("remix."))
-        say(f"Play {options.out / remix} to hear the new volumes.")
+        say(f"Play {out / remix} to hear the new volumes.")
     if written.page is not None:
         part = "{:.1f} to {:.1f}".format(*written.page)
-        say(f"Open {options.out / 'page/index.html'} to play any pixel, seconds {part}.")
-    elif not separation_options.remixes:
+        say(f"Open {out / 'page/index.html'} to play any pixel, seconds {part}.")
+    elif not (separation_options.remixes or separation_options.stems_only):
         say("Open overlay.mp4 to see the regions; --page adds a page that plays any pixel.")
-    return 0
 
 
 def _device(text: str) -> str:
     if not re.fullmatch(r"auto|cpu|cuda(:\d{1,3})?", text):
         raise ValueError
     return text
+
+
+def _seconds(text: str) -> float:
+    parts = text.split(":")
+    if not 1 <= len(parts) <= 3 or not all(re.fullmatch(r"\d+(\.\d+)?", part) for part in parts):
+        raise ValueError
+    seconds = 0.0
+    for part in parts:
+        seconds = 60 * seconds + number(part, 0, MAX_SECONDS)
+    return number(str(seconds), 0, MAX_SECONDS)
 
 
 def _point(text: str) -> tuple[float, float]:

@@ -22,11 +22,10 @@ from sop.catalogue.find import find_model
 from sop.dataset.clips import Audio
 from sop.inference.embedding import Embedding
 from sop.inference.localization import Localization, Region, regions_at
-from sop.inference.recording import Recording, decoded_recording
 from sop.inference.separator import Separator as Model
 from sop.model.card import ModelAbout
 from sop.params import InferenceParams
-from sop.runtime.errors import LeftOut, UserError
+from sop.runtime.errors import NotWritable, UserError
 from sop.runtime.files import temporary_folder
 from sop.runtime.progress import ProgressCallback, progress_to
 from sop.separate.activity import Activity, Interval
@@ -36,6 +35,7 @@ from sop.separate.separation import (
     LocatedVideo,
     SeparationOptions,
     SeparationOutput,
+    about,
     activity_of,
     check_options,
     fractions_of,
@@ -46,6 +46,7 @@ from sop.separate.separation import (
     write_separation,
 )
 from sop.separate.sounds import component_masks
+from sop.separate.source import Source, open_source
 from sop.separate.staging import check_paths, staged
 
 # What the networks found is kept for recordings up to this length: about 400 kB for each second
@@ -199,7 +200,9 @@ class Separation:
         """
         options = options or SeparationOptions()
         options = replace(options, regions=None, places=())
-        check_paths(self._located.video, Path(folder))
+        source = self._located.source
+        for path in filter(None, (source.video, source.image)):
+            check_paths(path, Path(folder))
         check_options(options)
         with self._working(), staged(Path(folder)) as stage:
             return write_results(self._model, self._located, stage, options)
@@ -268,7 +271,7 @@ class Separation:
         """Report progress, and what is wrong with the video, of the block."""
         if not self._close.alive:
             raise ValueError("the separation is closed")
-        with progress_to(self._progress), _about(self._located.video):
+        with progress_to(self._progress), about(self._located.source):
             yield
 
 
@@ -332,6 +335,9 @@ class Separator:
         *,
         at: Sequence[tuple[float, float]] = (),
         full_rate: bool = False,
+        start: float | None = None,
+        end: float | None = None,
+        image: Path | str | None = None,
         progress: ProgressCallback | bool = False,
     ) -> Separation:
         """Find the regions of a video; their sounds follow when they are used.
@@ -343,6 +349,9 @@ class Separator:
                 one of them is above 1.
             full_rate: True for sounds at the video's sample rate and with its channels; False for
                 mono sounds at the model's sample rate.
+            start: begin of the part that is separated, seconds; None for that of the video.
+            end: its end; None for that of the video.
+            image: a still picture instead of the pictures of the video, which may be a sound.
             progress: a function that is called with the name of the work, the number of its
                 steps that are done, and their total number; or True to show progress, or False.
 
@@ -350,8 +359,9 @@ class Separator:
             UserError: the video cannot be read, fewer regions differ in sound, or a point is
                 outside the picture.
         """
+        source = Source(Path(video), start, end, None if image is None else Path(image))
         with ExitStack() as resources:
-            return self._located(Path(video), regions, at, full_rate, progress, resources)
+            return self._located(source, regions, at, full_rate, progress, resources)
 
     def separate_arrays(
         self,
@@ -387,11 +397,11 @@ class Separator:
             folder = resources.enter_context(temporary_folder())
             video = folder / f"{NAME_OF_ARRAYS}.nut"
             write_arrays(_array(frames), _array(audio), sample_rate, frame_rate, video)
-            return self._located(video, regions, at, full_rate, progress, resources)
+            return self._located(Source(video), regions, at, full_rate, progress, resources)
 
     def write(
         self,
-        video: Path | str,
+        video: Path | str | Source,
         folder: Path | str,
         options: SeparationOptions | None = None,
         *,
@@ -403,7 +413,8 @@ class Separator:
         video. `separate` with `Separation.save` writes the same files.
 
         Args:
-            video: any file that ffmpeg reads.
+            video: any file that ffmpeg reads; a `Source` also says which part of it, or a still
+                picture.
             folder: folder for the files; see `write_separation`.
             options: what to write; None for the defaults.
             progress: as in `separate`.
@@ -412,11 +423,46 @@ class Separator:
             UserError: the video or an option cannot be used, or the folder cannot be written.
         """
         with progress_to(progress):
-            return write_separation(Path(video), Path(folder), self._model, options)
+            source = video if isinstance(video, Source) else Source(Path(video))
+            return write_separation(source, Path(folder), self._model, options)
+
+    def write_all(
+        self,
+        sources: Sequence[Source],
+        folder: Path | str,
+        options: SeparationOptions | None = None,
+        *,
+        progress: ProgressCallback | bool = False,
+    ) -> Iterator[tuple[Source, Path, SeparationOutput | UserError]]:
+        """Separate several videos into a folder each, named like the video.
+
+        A video that cannot be separated does not stop the others.
+
+        Args:
+            sources: the videos.
+            folder: folder of the folders.
+            options: what to write for each; None for the defaults.
+            progress: as in `separate`.
+
+        Yields:
+            Each video, its folder, and the result or what is wrong.
+
+        Raises:
+            UserError: an option cannot be used, or a file cannot be written.
+        """
+        check_options(options or SeparationOptions())
+        for source, name in zip(sources, folder_names([s.video for s in sources]), strict=True):
+            place = Path(folder) / name
+            try:
+                yield source, place, self.write(source, place, options, progress=progress)
+            except NotWritable:
+                raise
+            except UserError as error:
+                yield source, place, error
 
     def _located(
         self,
-        video: Path,
+        source: Source,
         regions: int | None,
         places: Sequence[tuple[float, float]],
         full_rate: bool,
@@ -425,20 +471,24 @@ class Separator:
     ) -> Separation:
         """Decode a video, and find its regions; the result takes over the resources."""
         check_options(SeparationOptions(regions=regions, places=places))
-        recording: Recording
-        recording = resources.enter_context(decoded_recording(video, self.params.extract))
-        with progress_to(progress), _about(video):
-            located = locate(self._model, video, recording, regions, places)
+        source.check()
+        video, recording = resources.enter_context(open_source(source, self.params.extract))
+        with progress_to(progress), about(source):
+            located = locate(self._model, source, video, recording, regions, places)
         return Separation(self._model, located, full_rate, progress, resources.pop_all())
 
 
-@contextmanager
-def _about(video: Path) -> Iterator[None]:
-    """Name the video in what the block says is wrong with it."""
-    try:
-        yield
-    except LeftOut as reason:
-        raise UserError(f"{video}: {reason}") from None
+def folder_names(videos: Sequence[Path]) -> list[str]:
+    """Return a name of a folder for each video: its own without suffix, and a number if taken."""
+    names: list[str] = []
+    for video in videos:
+        name = base = video.stem.strip(". ") or "video"
+        number = 1
+        while name.casefold() in map(str.casefold, names):
+            number += 1
+            name = f"{base}-{number}"
+        names.append(name)
+    return names
 
 
 def _array(values: Any) -> NDArray[Any]:

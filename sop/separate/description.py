@@ -5,7 +5,6 @@ Shapes: K regions, h x w cells of the picture.
 
 from collections.abc import Sequence
 from dataclasses import asdict
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -19,13 +18,14 @@ from sop.player.colours import hex_colour
 from sop.runtime.files import unicode_name
 from sop.separate.activity import DECIBEL_RATE, Activity
 from sop.separate.overlay import cell_brightness
+from sop.separate.source import Source
 from sop.separate.video import SoundStream
 
 REST = "rest"
 
 
 def describe(
-    video: Path,
+    source: Source,
     size: tuple[int, int],
     sound: SoundStream,
     localization: Localization,
@@ -39,7 +39,7 @@ def describe(
     """Return the content of `regions.json`.
 
     Args:
-        video: the original video.
+        source: what was separated.
         size: width and height of the picture on display, pixels.
         sound: format of the sounds.
         localization: the regions and the energy of each cell.
@@ -62,8 +62,9 @@ def describe(
         for n, region in enumerate(localization.regions)
     ]
     return {
-        "video": unicode_name(video),
+        "video": source.name,
         "model": None if model is None else _identity(model),
+        **_part(source),
         "seconds": round(activity.seconds, 6),
         "width": size[0],
         "height": size[1],
@@ -77,6 +78,16 @@ def describe(
         "files": list(files),
         "loudness": _loudness(activity),
     }
+
+
+def _part(source: Source) -> dict[str, Any]:
+    """Return which part of a video was separated, and with which picture; nothing usually."""
+    part: dict[str, Any] = {}
+    if source.start is not None or source.end is not None:
+        part["part"] = {"start": source.start or 0.0, "end": source.end}
+    if source.image is not None:
+        part["image"] = unicode_name(source.image)
+    return part
 
 
 def _identity(model: ModelAbout) -> dict[str, Any]:

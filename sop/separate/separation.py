@@ -3,8 +3,9 @@
 Shapes: K regions, K + 1 components (the regions and the rest).
 """
 
-from collections.abc import Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
@@ -15,16 +16,18 @@ from numpy.typing import NDArray
 
 from sop.denoise.settings import FilterSettings
 from sop.inference.localization import MAX_REGIONS, Localization, regions_at
-from sop.inference.recording import Recording, decoded_recording
+from sop.inference.recording import Recording
 from sop.inference.separator import Separator, region_envelopes
 from sop.player.clip import limits_of, write_clip
 from sop.player.player import PlayerClip, PlayerRegion, write_player
 from sop.runtime.errors import LeftOut, UserError
-from sop.runtime.files import unicode_name, write_json
+from sop.runtime.files import write_json
 from sop.separate.activity import Activity, Interval, silence_energy
 from sop.separate.description import REST, describe
 from sop.separate.overlay import write_overlay
+from sop.separate.sound_files import FORMATS, SoundFormat, check_format
 from sop.separate.sounds import usable_filter, write_sounds
+from sop.separate.source import Source, open_source
 from sop.separate.staging import DESCRIPTION, check_paths, staged
 from sop.separate.video import SoundStream, open_sound, read_pictures, write_remix
 
@@ -54,6 +57,10 @@ class SeparationOptions:
     """True to write mono sounds at the model's sample rate instead of the format of the video."""
     page_seconds: float | None = None
     """Length of the stretch of the video on the page; None writes no page."""
+    stems_only: bool = False
+    """True to write sounds and the description alone, without overlay and pictures."""
+    sound_format: SoundFormat = "wav"
+    """Format of the sounds: wav (32-bit floats), flac (24 bits) or mp3."""
     denoise: FilterSettings | None = None
     """Filter that removes from each channel of a region's sound what the other regions' sounds
     predict of it; that is added to the rest."""
@@ -85,7 +92,9 @@ class LocatedVideo:
     """A decoded video and its regions."""
 
     video: Path
-    """The file."""
+    """The file that is read."""
+    source: Source
+    """What the user named, from which it was made."""
     recording: Recording
     """Input of the model."""
     size: tuple[int, int]
@@ -95,7 +104,10 @@ class LocatedVideo:
 
 
 def write_separation(
-    video: Path, folder: Path, separator: Separator, options: SeparationOptions | None = None
+    video: Path | Source,
+    folder: Path,
+    separator: Separator,
+    options: SeparationOptions | None = None,
 ) -> SeparationOutput:
     """Separate a video of any length, and write the results to a folder.
 
@@ -104,7 +116,7 @@ def write_separation(
     video, except for some hundred bytes per second.
 
     Args:
-        video: any file that ffmpeg reads.
+        video: any file that ffmpeg reads, or a part of one, or a sound with a picture.
         folder: folder for `region-1.wav`, ..., `rest.wav`, `overlay.mp4`, `heat.png`,
             `colours.png`, `regions.json` and, if requested, `remix.<container>` and `page/`.
         separator: the model.
@@ -114,15 +126,29 @@ def write_separation(
         UserError: the video or an option cannot be used, or the folder cannot be written.
     """
     options = options or SeparationOptions()
-    check_paths(video, folder)
+    source = video if isinstance(video, Source) else Source(video)
+    for path in filter(None, (source.video, source.image)):
+        check_paths(path, folder)
     check_options(options)
-    with staged(folder) as stage, decoded_recording(video, separator.params.extract) as recording:
-        located = locate(separator, video, recording, options.regions, options.places)
+    source.check()
+    extract = separator.params.extract
+    with staged(folder) as stage, open_source(source, extract) as (file, recording), about(source):
+        located = locate(separator, source, file, recording, options.regions, options.places)
         return write_results(separator, located, stage, options)
+
+
+@contextmanager
+def about(source: Source) -> Iterator[None]:
+    """Name the file in what the block says is wrong with it."""
+    try:
+        yield
+    except LeftOut as reason:
+        raise UserError(f"{source.video}: {reason}") from None
 
 
 def locate(
     separator: Separator,
+    source: Source,
     video: Path,
     recording: Recording,
     regions: int | None = None,
@@ -132,7 +158,8 @@ def locate(
 
     Args:
         separator: the model.
-        video: any file that ffmpeg reads.
+        source: what the user named.
+        video: the file that is read.
         recording: what `decoded_recording` made of it.
         regions: number of regions; None determines it from the sound.
         places: points to use as regions, as in `SeparationOptions`.
@@ -149,7 +176,7 @@ def locate(
         raise LeftOut("contains no pictures")
     size = picture.shape[1], picture.shape[0]
     return LocatedVideo(
-        video, recording, size, _localize(separator, recording, size, regions, places)
+        video, source, recording, size, _localize(separator, recording, size, regions, places)
     )
 
 
@@ -172,11 +199,13 @@ def write_results(
     found, limits = recording.source, limits_of(recording.seconds)
     count = len(localization.regions)
     gains = remix_gains(options, count)
-    files = [*(f"region-{number}.wav" for number in range(1, count + 1)), f"{REST}.wav"]
+    names = [*(f"region-{number}" for number in range(1, count + 1)), REST]
+    files = [f"{name}.{options.sound_format}" for name in names]
     paths = [stage / name for name in files]
     mix = stage / "mix.wav"
     remix = (mix, gains) if options.remixes else None
     with open_sound_of(located, options.model_rate) as sound:
+        check_format(options.sound_format, sound.sample_rate, sound.channels)
         denoise, notes = usable_filter(options.denoise, count, sound.samples)
         written = write_sounds(
             separator, recording, sound, localization.regions, paths, denoise, remix
@@ -185,15 +214,16 @@ def write_results(
         files.append(write_remix(video, found, mix, stage / "remix", limits).name)
         mix.unlink()
     activity = activity_of(separator, recording, written.levels)
-    files += write_overlay(video, found, stage, localization, activity, limits)
+    if not options.stems_only:
+        files += write_overlay(video, found, stage, localization, activity, limits)
     page = None
     if options.page_seconds is not None:
         stretch = activity.busiest_frames(options.page_seconds)
-        page = _write_page(video, stage / "page", separator, recording, localization, *stretch)
+        page = _write_page(located, stage / "page", separator, *stretch)
         files += ["page/index.html", "page/video.mp4"]
     files.append(DESCRIPTION)
     description = describe(
-        video,
+        located.source,
         located.size,
         sound,
         localization,
@@ -209,6 +239,11 @@ def write_results(
         notes += (
             f"--denoise {denoise.method}: moved {written.removed:.0%} of the regions' energy to "
             "the rest; the regions contain traces of each other, so wanted sound is removed too",
+        )
+    if options.sound_format != "wav" and written.peak > 1:
+        notes += (
+            f"--format {options.sound_format}: a sound exceeds full scale by "
+            f"{20 * math.log10(written.peak):.1f} dB and is clipped; wav keeps it",
         )
     if denoise is not None and written.kept:
         notes += (f"--denoise {denoise.method}: regions: {written.kept}",)
@@ -267,6 +302,11 @@ def check_options(options: SeparationOptions) -> None:
     """
     if (options.regions or 0) > MAX_REGIONS:
         raise UserError(f"--regions {options.regions}: must be at most {MAX_REGIONS}")
+    if options.sound_format not in FORMATS:
+        raise UserError(f"--format {options.sound_format}: must be {', '.join(FORMATS)}")
+    if options.stems_only and (options.remixes or options.page_seconds is not None):
+        other = "--page" if options.page_seconds is not None else "--gain, --mute and --solo"
+        raise UserError(f"--stems-only: contradicts {other}; leave one of them out")
     remix_gains(options, len(options.places) or options.regions or MAX_REGIONS)
     gains = set(options.gains or ())
     for other, names in (("--gain", gains), ("--solo", options.solo)):
@@ -343,15 +383,10 @@ def _localize(
 
 
 def _write_page(
-    video: Path,
-    folder: Path,
-    separator: Separator,
-    recording: Recording,
-    localization: Localization,
-    first: int,
-    count: int,
+    located: LocatedVideo, folder: Path, separator: Separator, first: int, count: int
 ) -> Interval:
     """Write the pixel player of a stretch of spectrogram frames, and return its begin and end."""
+    video, recording, localization = located.video, located.recording, located.localization
     hop_seconds = separator.params.spectrogram.stft_hop / recording.sample_rate
     begin, seconds = first * hop_seconds, (count - 1) * hop_seconds
     embedding = separator.embed(recording, first, count)
@@ -365,7 +400,7 @@ def _write_page(
         )
         for number, region in enumerate(localization.regions, start=1)
     )
-    title, colours = unicode_name(video), localization.colours
+    title, colours = located.source.name, localization.colours
     clip = PlayerClip(title, embedding, regions, embedding.heat(), colours)
     cut = folder / "video.mp4"
     write_clip(video, begin, seconds, cut, limits_of(recording.seconds), recording.source)

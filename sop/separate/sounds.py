@@ -12,7 +12,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sop.cancellation.filter_bank import FilterBank
-from sop.cancellation.wav import writing_wav
 from sop.dataset.clips import Audio
 from sop.denoise.guard import Kept
 from sop.denoise.settings import FilterSettings
@@ -21,6 +20,7 @@ from sop.inference.localization import Region
 from sop.inference.recording import Recording
 from sop.inference.separator import Separator
 from sop.separate.full_rate import components
+from sop.separate.sound_files import writing_sound
 from sop.separate.video import SoundStream
 
 
@@ -34,6 +34,8 @@ class WrittenSounds:
     """Energy of each component before any filter at each spectrogram frame, (K + 1, M)."""
     remix_peak: float
     """Largest sample of the remix, full scale 1; 0 without a remix."""
+    peak: float
+    """Largest sample of all components, full scale 1."""
     removed: float
     """Share of the regions' energy that the filter moved to the rest; 0 without a filter."""
     kept: Kept
@@ -49,7 +51,7 @@ def write_sounds(
     denoise: FilterSettings | None = None,
     remix: tuple[Path, Sequence[float]] | None = None,
 ) -> WrittenSounds:
-    """Separate a sound with the masks of the regions, and write each component as a WAV.
+    """Separate a sound with the masks of the regions, and write each component as a file.
 
     Args:
         separator: the model.
@@ -71,17 +73,18 @@ def write_sounds(
     spectrogram = separator.params.spectrogram
     blocks = components(sound.blocks, sound.sample_rate, masks, recording.sample_rate, spectrogram)
     energy = np.zeros(len(files))
-    peak = before = removed = 0.0
+    peak = largest = before = removed = 0.0
     format_ = sound.sample_rate, sound.channels, sound.channel_mask
     paths = files if remix is None else (*files, remix[0])
     with ExitStack() as stack:
-        writers = [stack.enter_context(writing_wav(path, *format_)) for path in paths]
+        writers = [stack.enter_context(writing_sound(path, *format_)) for path in paths]
         counts = [len(regions) - 1] * (len(regions) * sound.channels)
         bank = None if denoise is None else FilterBank(denoise, counts, sound.sample_rate)
         pairs = ((block, block) for block in blocks) if bank is None else _filtered(blocks, bank)
         for raw, block in pairs:
             before += _energy(raw[:-1])
             removed += _energy(raw[:-1] - block[:-1])
+            largest = max(largest, float(np.abs(block).max(initial=0)))
             energy += np.einsum("ksc,ksc->k", block, block, dtype=np.float64)
             parts = [*block]
             if remix is not None:
@@ -95,7 +98,7 @@ def write_sounds(
         pass
     kept = Kept() if bank is None else bank.kept
     joined = np.concatenate(levels, axis=1)
-    return WrittenSounds(energy, joined, peak, removed / (before or 1.0), kept)
+    return WrittenSounds(energy, joined, peak, largest, removed / (before or 1.0), kept)
 
 
 def component_masks(

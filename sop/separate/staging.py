@@ -15,7 +15,7 @@ DESCRIPTION = "regions.json"
 # Names of all files that a run can write. No other file is removed or replaced, even if an earlier
 # description lists it.
 _OWN_FILES = re.compile(
-    r"region-\d+\.wav|rest\.wav|overlay\.mp4|colours\.png|heat\.png|regions\.json"
+    r"(region-\d+|rest)\.(wav|flac|mp3)|overlay\.mp4|colours\.png|heat\.png|regions\.json"
     r"|remix\.(mp4|m4v|mov|mkv|webm)|page/(index\.html|video\.mp4)"
 )
 

@@ -49,7 +49,7 @@ MAX_BIT_RATE = 512_000
 LAYOUTS = "mono|stereo|3.0|quad|5.0|5.1|6.1|7.1"
 
 # Suffixes of a remix by the container of the video, the default first.
-SUFFIXES = {"mov": (".mp4", ".m4v", ".mov"), "matroska": (".mkv", ".webm")}
+SUFFIXES = {"nut": (".mp4",), "mov": (".mp4", ".m4v", ".mov"), "matroska": (".mkv", ".webm")}
 
 # Containers of a remix. Each can hold its sound and any picture stream, or those of its own kind.
 MUXERS = {".mp4": "mp4", ".m4v": "mp4", ".mov": "mov", ".mkv": "matroska", ".webm": "webm"}
@@ -225,7 +225,10 @@ def write_remix(video: Path, found: Probe, sound: Path, out: Path, limits: Limit
         UserError: the file cannot be written.
     """
     failure = None
-    suffixes = SUFFIXES.get(probe_header(video, limits).containers[0], (".mkv",))
+    header = probe_header(video, limits)
+    suffixes = SUFFIXES.get(header.containers[0], (".mkv",))
+    # Of pictures from memory, which are stored without loss; few programs play those.
+    lossless = header.pictures.startswith("ffv1")
     preferred = own if (own := video.suffix.lower()) in suffixes else suffixes[0]
     bit_rate = min(MAX_BIT_RATE, CHANNEL_BIT_RATE * int(soundfile.info(sound).channels))
     for suffix in dict.fromkeys([preferred, ".mkv"]):
@@ -235,11 +238,11 @@ def write_remix(video: Path, found: Probe, sound: Path, out: Path, limits: Limit
                 # An AVI stores when pictures are decoded, not when they are shown.
                 streams = input_file(video, fflags="+genpts")
                 command = ffmpeg.output(
-                    streams["V:0"],
+                    streams["V:0"].filter("format", "yuv420p") if lossless else streams["V:0"],
                     wav_input(sound).filter("aformat", channel_layouts=LAYOUTS),
                     file_url(partial),
                     format=MUXERS[suffix],
-                    vcodec="copy",
+                    vcodec="libx264" if lossless else "copy",
                     acodec="libopus" if suffix == ".webm" else "aac",
                     audio_bitrate=bit_rate,
                     movflags="+faststart",
