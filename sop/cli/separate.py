@@ -236,8 +236,10 @@ def _report(
         say(
             f"region {region['number']}: {region['energy']:.0%} of the energy, around "
             f"{centre['x']},{centre['y']}, sounds {seconds:.1f} of "
-            f"{written.description['seconds']:.1f} s"
+            f"{written.description['seconds']:.1f} s" + _like(region.get("like"))
         )
+    for doubt in written.doubts:
+        say(f"NOTE {doubt.text}")
     for note in written.notes:
         say(f"NOTE {note}")
     say(f"{out}: {', '.join(written.files)}")
@@ -252,6 +254,11 @@ def _report(
         say(f"Open {out / 'page/index.html'} to play any pixel, seconds {part}.")
     elif not (separation_options.remixes or separation_options.stems_only):
         say("Open overlay.mp4 to see the regions; --page adds a page that plays any pixel.")
+
+
+def _like(guess: dict[str, Any] | None) -> str:
+    """Return what a region looks like, as the end of a line."""
+    return f", like: {guess['category']} ({guess['probability']:.2f})" if guess else ""
 
 
 def _device(text: str) -> str:

@@ -25,6 +25,7 @@ from sop.dataset.clips import (
 from sop.dataset.index import Video
 from sop.media.decoding import MotionOutput, PictureOutput, Probe, SoundOutput, decode, probe
 from sop.media.ffmpeg import free_memory_limits
+from sop.model.pictures import spread_numbers
 from sop.params import ExtractParams
 from sop.runtime.errors import LeftOut, UserError
 from sop.runtime.files import require_file, temporary_folder, writing_temporary
@@ -95,6 +96,18 @@ class Recording:
         numbers = centre + (np.arange(count) - count // 2) * stride
         numbers = np.clip(numbers, 1, self._video.frame_count)
         return read_pictures(self._video.frames, numbers.tolist(), size)
+
+    def pictures(self, size: int) -> Frames:
+        """Return the whole frames that are compared with those of training.
+
+        Args:
+            size: length of the shorter side, pixels.
+
+        Returns:
+            (PICTURES, H, W, 3) RGB.
+        """
+        numbers = spread_numbers(self._video.frame_count)
+        return read_pictures(self._video.frames, numbers, size)
 
     def motion(self, begin: float, count: int, size: int) -> Motion:
         """Return whole, consecutive motion frames from a moment on.

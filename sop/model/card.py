@@ -16,10 +16,12 @@ from sop.runtime.errors import UserError
 MAX_TEXT = 500
 MAX_CATEGORIES = 10_000
 MAX_METRICS = 100
+MAX_FEATURES = 10_000
 
 _Line = Annotated[str, Field(max_length=MAX_TEXT)]
 _Count = Annotated[int, Field(ge=0, le=10**12)]
 _Number = Annotated[float, Field(ge=-1e12, le=1e12)]
+_Features = Annotated[tuple[_Number, ...], Field(max_length=MAX_FEATURES)]
 
 
 class _Part(BaseModel):
@@ -34,6 +36,25 @@ class CategoryCard(_Part):
     """Number of videos."""
     hours: _Number
     """Length of their sound."""
+    features: _Features = ()
+    """Mean visual features of their pictures, (C,); empty if not known."""
+
+
+class PictureCard(_Part):
+    """What the pictures of the training videos look like to the vision net.
+
+    D numbers describe the texture of a video: mean and standard deviation of the channels of the
+    first layers.
+    """
+
+    mean: _Features
+    """Mean over the videos, (D,)."""
+    scale: _Features
+    """Standard deviation over the videos, (D,)."""
+    typical: _Number
+    """Distance from the mean that 1 % of the training videos exceed."""
+    spread: _Features = ()
+    """Standard deviation of the features of videos of one category, (C,)."""
 
 
 class DataCard(_Part):
@@ -50,6 +71,8 @@ class DataCard(_Part):
         Field(max_length=MAX_CATEGORIES),
     ] = Field(default_factory=dict)
     """The videos of each category."""
+    pictures: PictureCard | None = None
+    """What they look like; None if not known."""
 
 
 class TrainingCard(_Part):

@@ -30,6 +30,7 @@ from sop.runtime.files import temporary_folder
 from sop.runtime.progress import ProgressCallback, progress_to
 from sop.separate.activity import Activity, Interval
 from sop.separate.arrays import write_arrays
+from sop.separate.doubt import Impression, Likeness, Note, impression_of, notes_of
 from sop.separate.full_rate import components
 from sop.separate.separation import (
     LocatedVideo,
@@ -72,6 +73,9 @@ class SeparatedRegion:
     """Begin and end of each stretch in which the region sounds, seconds."""
     sound: Audio
     """Its sound: (L,) at the model's rate, (C, L) at full rate."""
+    like: tuple[str, float] | None = None
+    """Category of training that it looks most like, and its probability among those: a guess. None
+    if the card of the model has no features of categories."""
 
 
 class Separation:
@@ -140,9 +144,16 @@ class Separation:
                 energy=float(shares[n]),
                 times=tuple(times[n]),
                 sound=separated.components[n],
+                like=self._impression.like[n],
             )
             for n, region in enumerate(self.localization.regions)
         )
+
+    @cached_property
+    def notes(self) -> tuple[Note, ...]:
+        """Reasons to doubt the result, each with what to try; empty if there are none."""
+        likeness = self._separated.likeness
+        return notes_of(self._model, self.localization.regions, likeness, self._impression)
 
     @property
     def rest(self) -> Audio:
@@ -218,6 +229,11 @@ class Separation:
         self.close()
 
     @cached_property
+    def _impression(self) -> Impression:
+        with self._working():
+            return impression_of(self._model, self._located.recording, self.localization.regions)
+
+    @cached_property
     def _separated(self) -> "_Separated":
         with self._working():
             return self._separate(self.localization.regions)
@@ -234,7 +250,8 @@ class Separation:
                 mixture.append(block)
                 yield block
 
-        masks = component_masks(model, recording, self._segments(), regions, levels)
+        likeness = Likeness()
+        masks = component_masks(model, recording, self._segments(), regions, levels, likeness)
         with open_sound_of(self._located, not self._full_rate) as sound:
             spectrogram = model.params.spectrogram
             rates = sound.sample_rate, recording.sample_rate
@@ -248,7 +265,11 @@ class Separation:
             made, whole = made[:, 0], whole[0]
         activity = activity_of(model, recording, np.concatenate(levels, axis=1))
         return _Separated(
-            sound.sample_rate, np.ascontiguousarray(whole), np.ascontiguousarray(made), activity
+            sound.sample_rate,
+            np.ascontiguousarray(whole),
+            np.ascontiguousarray(made),
+            activity,
+            likeness,
         )
 
     def _segments(self) -> Iterator[tuple[int, Embedding]]:
@@ -283,6 +304,7 @@ class _Separated:
     mixture: Audio
     components: Audio
     activity: Activity
+    likeness: Likeness
 
 
 class Separator:

@@ -17,6 +17,7 @@ from sop.model.card import ModelAbout
 from sop.player.colours import hex_colour
 from sop.runtime.files import unicode_name
 from sop.separate.activity import DECIBEL_RATE, Activity
+from sop.separate.doubt import Note
 from sop.separate.overlay import cell_brightness
 from sop.separate.source import Source
 from sop.separate.video import SoundStream
@@ -35,6 +36,8 @@ def describe(
     denoise: FilterSettings | None,
     kept: Kept,
     model: ModelAbout | None,
+    notes: Sequence[Note] = (),
+    like: Sequence[tuple[str, float] | None] = (),
 ) -> dict[str, Any]:
     """Return the content of `regions.json`.
 
@@ -49,6 +52,8 @@ def describe(
         denoise: filter of the sounds.
         kept: where the filter would have made a region louder, so that it was kept.
         model: the model that separated it; None if it is of no file.
+        notes: reasons to doubt the result.
+        like: the category that each region looks most like, and its probability.
     """
     shares = energy / (energy.sum() or 1.0)
     components = [
@@ -59,6 +64,7 @@ def describe(
         {"number": n + 1, "file": files[n], "colour": hex_colour(n)}
         | _position(region, localization.energy, size)
         | components[n]
+        | _guess(like[n] if n < len(like) else None)
         for n, region in enumerate(localization.regions)
     ]
     return {
@@ -73,11 +79,22 @@ def describe(
         "denoise": None
         if denoise is None
         else {"filter": denoise.method, **denoise.values, "kept": asdict(kept)},
+        "notes": [
+            {"kind": note.kind, "text": note.text, "regions": list(note.regions)} for note in notes
+        ],
         "regions": regions,
         REST: {"file": files[len(regions)], **components[-1]},
         "files": list(files),
         "loudness": _loudness(activity),
     }
+
+
+def _guess(like: tuple[str, float] | None) -> dict[str, Any]:
+    """Return what a region looks like; nothing if that is not known."""
+    if like is None:
+        return {}
+    category, probability = like
+    return {"like": {"category": category, "probability": round(probability, 4)}}
 
 
 def _part(source: Source) -> dict[str, Any]:

@@ -24,6 +24,7 @@ from sop.runtime.errors import LeftOut, UserError
 from sop.runtime.files import write_json
 from sop.separate.activity import Activity, Interval, silence_energy
 from sop.separate.description import REST, describe
+from sop.separate.doubt import Note, impression_of, notes_of
 from sop.separate.overlay import write_overlay
 from sop.separate.sound_files import FORMATS, SoundFormat, check_format
 from sop.separate.sounds import usable_filter, write_sounds
@@ -83,6 +84,8 @@ class SeparationOutput:
     """Largest sample of the remix, full scale 1; 0 without a remix."""
     page: Interval | None
     """Stretch of the video on the page; None without a page."""
+    doubts: tuple[Note, ...]
+    """Reasons to doubt the result, with what to try."""
     notes: tuple[str, ...]
     """Options that had no effect, not everywhere, or may have removed wanted sound, and why."""
 
@@ -214,12 +217,14 @@ def write_results(
         files.append(write_remix(video, found, mix, stage / "remix", limits).name)
         mix.unlink()
     activity = activity_of(separator, recording, written.levels)
+    impression = impression_of(separator, recording, localization.regions)
+    doubts = notes_of(separator, localization.regions, written.likeness, impression)
     if not options.stems_only:
         files += write_overlay(video, found, stage, localization, activity, limits)
     page = None
     if options.page_seconds is not None:
         stretch = activity.busiest_frames(options.page_seconds)
-        page = _write_page(located, stage / "page", separator, *stretch)
+        page = _write_page(located, stage / "page", separator, doubts, *stretch)
         files += ["page/index.html", "page/video.mp4"]
     files.append(DESCRIPTION)
     description = describe(
@@ -233,6 +238,8 @@ def write_results(
         denoise,
         written.kept,
         separator.about,
+        doubts,
+        impression.like,
     )
     write_json(stage / DESCRIPTION, description)
     if denoise is not None and written.removed > MAX_REMOVED:
@@ -247,7 +254,7 @@ def write_results(
         )
     if denoise is not None and written.kept:
         notes += (f"--denoise {denoise.method}: regions: {written.kept}",)
-    return SeparationOutput(tuple(files), description, written.remix_peak, page, notes)
+    return SeparationOutput(tuple(files), description, written.remix_peak, page, doubts, notes)
 
 
 def fractions_of(x: float, y: float, size: tuple[int, int]) -> tuple[float, float]:
@@ -383,7 +390,12 @@ def _localize(
 
 
 def _write_page(
-    located: LocatedVideo, folder: Path, separator: Separator, first: int, count: int
+    located: LocatedVideo,
+    folder: Path,
+    separator: Separator,
+    doubts: Sequence[Note],
+    first: int,
+    count: int,
 ) -> Interval:
     """Write the pixel player of a stretch of spectrogram frames, and return its begin and end."""
     video, recording, localization = located.video, located.recording, located.localization
@@ -401,7 +413,8 @@ def _write_page(
         for number, region in enumerate(localization.regions, start=1)
     )
     title, colours = located.source.name, localization.colours
-    clip = PlayerClip(title, embedding, regions, embedding.heat(), colours)
+    texts = tuple(note.text for note in doubts)
+    clip = PlayerClip(title, embedding, regions, embedding.heat(), colours, notes=texts)
     cut = folder / "video.mp4"
     write_clip(video, begin, seconds, cut, limits_of(recording.seconds), recording.source)
     write_player(folder, clip, cut)

@@ -19,6 +19,7 @@ from sop.inference.embedding import Embedding
 from sop.inference.localization import Region
 from sop.inference.recording import Recording
 from sop.inference.separator import Separator
+from sop.separate.doubt import Likeness
 from sop.separate.full_rate import components
 from sop.separate.sound_files import writing_sound
 from sop.separate.video import SoundStream
@@ -32,6 +33,8 @@ class WrittenSounds:
     """Energy of each component, (K + 1,)."""
     levels: NDArray[np.float32]
     """Energy of each component before any filter at each spectrogram frame, (K + 1, M)."""
+    likeness: Likeness
+    """How much the components sound alike before any filter."""
     remix_peak: float
     """Largest sample of the remix, full scale 1; 0 without a remix."""
     peak: float
@@ -68,8 +71,9 @@ def write_sounds(
         UserError: a file cannot be written, or the filter would diverge.
     """
     levels: list[NDArray[np.float32]] = []
+    likeness = Likeness()
     segments = separator.segments(recording, "separating")
-    masks = component_masks(separator, recording, segments, regions, levels)
+    masks = component_masks(separator, recording, segments, regions, levels, likeness)
     spectrogram = separator.params.spectrogram
     blocks = components(sound.blocks, sound.sample_rate, masks, recording.sample_rate, spectrogram)
     energy = np.zeros(len(files))
@@ -98,7 +102,7 @@ def write_sounds(
         pass
     kept = Kept() if bank is None else bank.kept
     joined = np.concatenate(levels, axis=1)
-    return WrittenSounds(energy, joined, peak, largest, removed / (before or 1.0), kept)
+    return WrittenSounds(energy, joined, likeness, peak, largest, removed / (before or 1.0), kept)
 
 
 def component_masks(
@@ -107,6 +111,7 @@ def component_masks(
     segments: Iterable[tuple[int, Embedding]],
     regions: tuple[Region, ...],
     levels: list[NDArray[np.float32]],
+    likeness: Likeness,
 ) -> Iterator[NDArray[np.float32]]:
     """Yield the masks of the components, segment by segment, and append their energy to `levels`.
 
@@ -118,11 +123,13 @@ def component_masks(
         segments: the recording as `Separator.segments` embeds it.
         regions: K regions.
         levels: receives the energy of each segment, (K + 1, m).
+        likeness: receives the inner products of the components.
     """
     for first, embedding in segments:
         masks = separator.region_masks(embedding, regions)
         power = separator.power(recording, first, masks.shape[2])
         levels.append(np.einsum("kfm,kfm,fm->km", masks, masks, power))
+        likeness.add(masks, power)
         yield masks
 
 

@@ -32,7 +32,7 @@ from sop.runtime.device import keep_freed_memory
 from sop.runtime.errors import UserError
 from sop.runtime.files import remove_partials, replacing, writing
 from sop.runtime.progress import progress
-from sop.train.description import training_card
+from sop.train.description import training_card, with_pictures
 from sop.train.distributed import ProcessGroup
 from sop.train.gradients import compute_gradients, uses_bfloat16
 from sop.train.initial_weights import load_initial_weights
@@ -131,6 +131,8 @@ class Trainer:
             self.model = DistributedDataParallel(self.model, find_unused_parameters=unused)
         self.throughput = Throughput(settings.batch_size)
         self.saved_at = time.monotonic()
+        # The card of the model after a step, with what its pictures look like.
+        self.pictured: tuple[int, ModelCard] | None = None
         if group.is_main:
             self.log_start()
 
@@ -305,7 +307,11 @@ class Trainer:
 
     def save_model(self, path: Path) -> None:
         """Write the current model."""
-        save_player(path, self.state.output_model, self.params, self.state.step, self.card)
+        model, step = self.state.output_model, self.state.step
+        # The best and the last model of an epoch are the same.
+        if self.pictured is None or self.pictured[0] != step:
+            self.pictured = step, with_pictures(self.card, model, self.params, self.training)
+        save_player(path, model, self.params, step, self.pictured[1])
 
     @cached_property
     def card(self) -> ModelCard:

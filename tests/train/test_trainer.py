@@ -18,10 +18,11 @@ import torch
 from sop.dataset.index import Video
 from sop.dataset.mixtures import Batch, MixtureReader, TrainingMixtures, collate
 from sop.dataset.seeding import torch_seed
-from sop.model.checkpoint import load_checkpoint, load_player, save_checkpoint
+from sop.model.checkpoint import load_checkpoint, load_model, load_player, save_checkpoint
 from sop.model.pixelplayer import PixelPlayer, build, normalize_frames, separation_loss
 from sop.params import Params
 from sop.runtime.errors import UserError
+from sop.train.description import training_card, with_pictures
 from sop.train.distributed import ProcessGroup
 from sop.train.gradients import compute_gradients, uses_bfloat16
 from sop.train.state import learning_rate_factor, make_optimizer
@@ -168,6 +169,23 @@ def test_results_of_a_run(trained: Run) -> None:
     summary = trained.summary()
     assert summary["train"]["loss"] == pytest.approx(trained.logged("train/loss")[-1])
     assert summary["train"]["left_out"] == 0
+
+
+def test_card_says_what_the_pictures_of_training_look_like(
+    trained: Run, tiny_videos: list[Video]
+) -> None:
+    model = load_model(trained.checkpoint)
+    data = model.card.data
+    assert data is not None
+    assert data.pictures is not None
+    assert data.pictures.typical > 0
+    assert {video.category for video in tiny_videos} >= data.categories.keys()
+    channels = trained.params.model.channels
+    assert all(len(one.features) == channels for one in data.categories.values())
+    # A function of the weights and the videos alone.
+    training = trained.training
+    bare = training_card(trained.params, training)
+    assert with_pictures(bare, model.player, trained.params, training) == model.card
 
 
 def test_validation_interval(trained: Run) -> None:
