@@ -23,9 +23,9 @@ from sop.dataset.clips import (
     sound_seconds,
 )
 from sop.dataset.index import Video
+from sop.inference.pictures import spread_numbers
 from sop.media.decoding import MotionOutput, PictureOutput, Probe, SoundOutput, decode, probe
 from sop.media.ffmpeg import free_memory_limits
-from sop.model.pictures import spread_numbers
 from sop.params import ExtractParams
 from sop.runtime.errors import LeftOut, UserError
 from sop.runtime.files import require_file, temporary_folder, writing_temporary

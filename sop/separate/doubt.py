@@ -11,9 +11,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sop.inference.localization import Region
+from sop.inference.pictures import distance, features_of, guess, look
 from sop.inference.recording import Recording
 from sop.inference.separator import Separator
-from sop.model.pictures import distance, features_of, guess, look
 
 Kind = Literal["copies", "large", "rest", "unlike", "drawn"]
 

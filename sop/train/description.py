@@ -7,8 +7,15 @@ import numpy as np
 
 from sop.dataset.clips import read_pictures, sound_seconds
 from sop.dataset.index import Video
+from sop.inference.pictures import (
+    Features,
+    features_of,
+    look,
+    mean_of,
+    picture_card,
+    spread_numbers,
+)
 from sop.model.card import MAX_CATEGORIES, CategoryCard, DataCard, ModelCard, TrainingCard
-from sop.model.pictures import Features, features_of, look, mean_of, picture_card, spread_numbers
 from sop.model.pixelplayer import PixelPlayer
 from sop.params import Params
 from sop.runtime.errors import LeftOut

@@ -9,9 +9,9 @@ import pytest
 import torch
 
 from sop.inference.localization import Region
+from sop.inference.pictures import Look, features_of, look, mean_of, picture_card
 from sop.inference.separator import Separator
 from sop.model.card import CategoryCard, DataCard, ModelAbout, ModelCard
-from sop.model.pictures import Look, features_of, look, mean_of, picture_card
 from sop.params import Params
 from sop.separate.doubt import Impression, Likeness, impression_of, notes_of
 from sop.separate.separation import SeparationOptions, write_separation
