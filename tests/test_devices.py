@@ -22,10 +22,10 @@ from sop.cli.main import main
 from sop.dataset.index import Video
 from sop.evaluate.records import evaluation_rule
 from sop.evaluate.validation import Score, SeparatedMixture, separate_mixtures
-from sop.inference.separator import Separator
 from sop.model.checkpoint import save_player
 from sop.model.pixelplayer import build
 from sop.params import Params
+from sop.separate.api import Separator
 from sop.train.distributed import ProcessGroup
 from sop.train.trainer import RunFolders, Trainer
 from tests.support.experiment import ROOT, with_values

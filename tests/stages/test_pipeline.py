@@ -96,7 +96,7 @@ def stale(project: Project) -> list[str]:
         ({"train.epochs": 2}, WORKING[3:]),
         ({"evaluate.seed": 2}, MEASURED),
         ({"evaluate.mask_threshold": 0.4}, MEASURED),
-        ({"evaluate.mask_power": 2.0}, MEASURED),
+        ({"evaluate.mask_power": 3.0}, MEASURED),
         ({"evaluate.mixtures": 3}, MEASURED),
         ({"evaluate.pairs": "README.md"}, MEASURED),
         ({"index.split.test": "README.md"}, WORKING[2:]),
