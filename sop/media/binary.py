@@ -41,7 +41,7 @@ _FILTERS = (
     "[v0]fps=8:start_time=0:round=near,trim=end_frame=1,setpts=PTS-STARTPTS,"
     "scale=32:24:out_color_matrix=bt601:out_range=pc,setsar=1,format=yuvj420p[jpeg];"
     "[v1]split[left][right];[left][right]hstack=inputs=2,crop=64:48[h264];"
-    "[v2]loop=loop=1:size=1,format=rgb24[ppm];"
+    "[v2]loop=loop=1:size=1,format=rgb24,split[ppm][ffv1];"
     "anullsrc=r=48000:cl=stereo,atrim=end=0.2,aeval=val(ch):c=same,asplit=4[a0][a1][a2][flac];"
     "[a0]aresample=11025:async=1:first_pts=0:min_hard_comp=0.04,"
     "aformat=sample_fmts=s16:channel_layouts=mono,apad=pad_dur=0.1,atrim=end_sample=2205[pcm];"
@@ -55,6 +55,7 @@ _ENCODE = (
     *("-threads", "1", "-c:a", "aac", "-f", "mpegts", "pipe:1"),
     *("-map", "[jpeg]", "-c:v", "mjpeg", "-q:v", "3", "-threads", "1", "-f", "mpjpeg", os.devnull),
     *("-map", "[ppm]", "-c:v", "ppm", "-f", "image2pipe", os.devnull),
+    *("-map", "[ffv1]", "-c:v", "ffv1", "-f", "nut", os.devnull),
     *("-map", "[pcm]", "-c:a", "pcm_s16le", "-f", "wav", os.devnull),
     *("-map", "[flac]", "-c:a", "flac", "-f", "flac", os.devnull),
     *("-map", "[opus]", "-c:a", "libopus", "-f", "webm", os.devnull),
