@@ -104,6 +104,16 @@ def wait_for_frames(page: Any, *expected: list[str]) -> None:
 def test_play_is_always_in_view(wide_page: Any) -> None:
     page = wide_page
     window = page.viewport_size
+    # The page grows while its pictures are drawn.
+    page.wait_for_function(
+        """() => {
+          const height = document.documentElement.scrollHeight;
+          const settled = window.earlierHeight === height;
+          window.earlierHeight = height;
+          return settled;
+        }""",
+        polling=300,
+    )
     places = page.evaluate(
         """() => {
           const places = [];
