@@ -65,7 +65,7 @@ def firefox(
 ) -> Iterator[Any]:
     """An unmodified Firefox, with a sound output that nobody hears."""
     if "SOP_FIREFOX" not in os.environ:
-        # Driven by Playwright, Firefox has stopped to answer in one of three runs of all tests.
+        # Driven by Playwright, Firefox stopped answering in a run of all tests, which then hung.
         pytest.skip("Firefox is used only where SOP_FIREFOX names it")
     found = program("SOP_FIREFOX", "firefox-esr", "firefox")
     server = shutil.which("pulseaudio")
