@@ -7,7 +7,15 @@ from typing import Any
 import ffmpeg
 
 from sop.media.decoding import MAX_ASPECT, STEP_SECONDS, TAIL_SECONDS, Probe, probe, sound_stream
-from sop.media.ffmpeg import Limits, check_run, file_url, free_memory_limits, input_file, run_to_end
+from sop.media.ffmpeg import (
+    Limits,
+    check_run,
+    exact_rate,
+    file_url,
+    free_memory_limits,
+    input_file,
+    run_to_end,
+)
 from sop.runtime.errors import LeftOut
 from sop.runtime.files import replacing
 
@@ -54,13 +62,42 @@ def write_clip(
         UserError: the file cannot be written.
     """
     found = found or probe(video, limits)
+    # A low or unknown rate, as of pictures that change rarely, is too coarse for an exact cut.
+    rate = f"if(gte(source_fps,{CLIP_RATE / 2}),min(source_fps,{CLIP_RATE}),{CLIP_RATE})"
+    pictures, sound = stretch(video, found, begin, seconds, rate, CLIP_LINES, out_range="tv")
+    with replacing(out) as partial:
+        command = browser_output(pictures, sound, partial, crf=26, preset="medium")
+        run = run_to_end(command, limits)
+        check_run(run)
+        if any("Output file is empty" in text for _, text in run.messages):
+            raise LeftOut(f"ends before second {begin:g}")
+
+
+def stretch(
+    video: Path,
+    found: Probe,
+    begin: float,
+    seconds: float,
+    rate: str,
+    max_lines: int,
+    **scaling: str,
+) -> tuple[Any, Any]:
+    """Return the streams of pictures and sound of a stretch of a video, cut exactly.
+
+    Args:
+        video: any file that ffmpeg reads.
+        found: result of `probe`.
+        begin: start of the stretch, seconds.
+        seconds: its length.
+        rate: pictures per second, an expression of the filter `fps`.
+        max_lines: maximum height, pixels; pixels become square.
+        **scaling: further options of the filter `scale`.
+    """
     lead = min(begin, CLIP_LEAD_SECONDS)
     # No seek to the very beginning: it misses the first picture in some containers.
     seek = {"ss": begin - lead} if begin > lead else {}
     streams = input_file(video, **seek, **{"reinit_filter:v": 0})
-    # A low or unknown rate, as of pictures that change rarely, is too coarse for an exact cut.
-    rate = f"if(gte(source_fps,{CLIP_RATE / 2}),min(source_fps,{CLIP_RATE}),{CLIP_RATE})"
-    lines = shown_height(CLIP_LINES)
+    lines = shown_height(max_lines)
     pictures = (
         streams["V:0"]
         .filter("setpts", f"PTS-{lead}/TB")
@@ -70,7 +107,7 @@ def write_clip(
             "scale",
             w=f"max(2,2*round(iw*sar*{lines}/ih/2))",
             h=f"max(2,2*round({lines}/2))",
-            out_range="tv",
+            **scaling,
             flags="bicubic",
         )
         .filter("setsar", 1)
@@ -81,12 +118,7 @@ def write_clip(
         .filter("atrim", start=lead, end=lead + seconds)
         .filter("asetpts", "PTS-STARTPTS")
     )
-    with replacing(out) as partial:
-        command = browser_output(pictures, sound, partial, crf=26, preset="medium")
-        run = run_to_end(command, limits)
-        check_run(run)
-        if any("Output file is empty" in text for _, text in run.messages):
-            raise LeftOut(f"ends before second {begin:g}")
+    return pictures, sound
 
 
 def write_side_by_side(
@@ -161,6 +193,18 @@ def synchronised(sound: Any, seconds: float) -> Any:
         .filter("apad", pad_dur=TAIL_SECONDS)
         .filter("atrim", end=seconds + SPARE_SECONDS)
     )
+
+
+def pictures_input(width: int, height: int, frame_rate: float) -> Any:
+    """Return pictures as an input of ffmpeg-python that reads their bytes, RGB, from a pipe."""
+    return ffmpeg.input(
+        "pipe:0",
+        format="rawvideo",
+        pix_fmt="rgb24",
+        video_size=(width, height),
+        framerate=exact_rate(frame_rate),
+        protocol_whitelist="pipe",
+    ).video
 
 
 def wav_input(sound: Path) -> Any:

@@ -15,8 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sop.cancellation.wav import writing_wav
-from sop.media.ffmpeg import check_run, exact_rate, file_url, run_to_end
-from sop.player.clip import limits_of, wav_input
+from sop.media.ffmpeg import check_run, file_url, run_to_end
+from sop.player.clip import limits_of, pictures_input, wav_input
 from sop.runtime.files import replacing
 from sop.separate.video import BLOCK_SAMPLES, MAX_CHANNELS, MAX_SAMPLE_RATE
 
@@ -47,18 +47,11 @@ def write_arrays(
         for begin in range(0, sound.shape[1], BLOCK_SAMPLES):
             writer.write(_floats(sound[:, begin : begin + BLOCK_SAMPLES]).T)
     _, height, width, _ = frames.shape
-    raw = ffmpeg.input(
-        "pipe:0",
-        format="rawvideo",
-        pix_fmt="rgb24",
-        video_size=(width, height),
-        framerate=exact_rate(frame_rate),
-        protocol_whitelist="pipe",
-    )
+    raw = pictures_input(width, height, frame_rate)
     with replacing(out) as partial:
         command = ffmpeg.output(
             # FFV1 in this format is lossless.
-            raw.video.filter("format", "bgr0"),
+            raw.filter("format", "bgr0"),
             wav_input(wav),
             file_url(partial),
             format="nut",

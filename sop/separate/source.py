@@ -20,19 +20,18 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from sop.inference.recording import Recording, decoded_recording
-from sop.media.decoding import probe, sound_stream
+from sop.media.decoding import probe
 from sop.media.ffmpeg import (
     Limits,
     check_run,
     file_url,
     free_memory_limits,
-    input_file,
     probe_header,
     run_to_end,
     sound_file,
 )
 from sop.params import ExtractParams
-from sop.player.clip import CLIP_LEAD_SECONDS, limits_of, shown_height, synchronised, wav_input
+from sop.player.clip import limits_of, pictures_input, stretch, wav_input
 from sop.runtime.errors import LeftOut, UserError
 from sop.runtime.files import replacing, require_file, temporary_folder, unicode_name
 
@@ -134,31 +133,8 @@ def _write_part(source: Source, out: Path, limits: Limits) -> None:
     found = probe(source.video, limits)
     begin, end = _part(source, found.seconds)
     seconds = end - begin
-    lead = min(begin, CLIP_LEAD_SECONDS)
-    # As in `write_clip`.
-    seek = {"ss": begin - lead} if begin > lead else {}
-    streams = input_file(source.video, **seek, **{"reinit_filter:v": 0})
     rate = f"if(gte(source_fps,{PART_RATE / 4}),min(source_fps,{PART_RATE}),{PART_RATE / 2})"
-    lines = shown_height(PART_LINES)
-    pictures = (
-        streams["V:0"]
-        .filter("setpts", f"PTS-{lead}/TB")
-        .filter("fps", fps=rate, start_time=0, round="near")
-        .filter("trim", end=seconds)
-        .filter(
-            "scale",
-            w=f"max(2,2*round(iw*sar*{lines}/ih/2))",
-            h=f"max(2,2*round({lines}/2))",
-            flags="bicubic",
-        )
-        .filter("setsar", 1)
-        .filter("format", "yuv420p")
-    )
-    sound = (
-        synchronised(sound_stream(streams, found), lead + seconds)
-        .filter("atrim", start=lead, end=lead + seconds)
-        .filter("asetpts", "PTS-STARTPTS")
-    )
+    pictures, sound = stretch(source.video, found, begin, seconds, rate, PART_LINES)
     _encode(pictures, sound, out, limits_of(seconds))
 
 
@@ -187,16 +163,9 @@ def _write_still(source: Source, image: Path, out: Path, limits: Limits) -> None
         raise LeftOut("contains no sound in this part")
     seconds = length.frames / length.samplerate
     height, width, _ = picture.shape
-    raw = ffmpeg.input(
-        "pipe:0",
-        format="rawvideo",
-        pix_fmt="rgb24",
-        video_size=(width, height),
-        framerate=STILL_RATE,
-        protocol_whitelist="pipe",
-    )
+    raw = pictures_input(width, height, STILL_RATE)
     pictures = (
-        raw.video.filter("loop", loop=-1, size=1)
+        raw.filter("loop", loop=-1, size=1)
         .filter("trim", end=seconds + STILL_SPARE_SECONDS)
         .filter("format", "yuv420p")
     )

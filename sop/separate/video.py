@@ -29,7 +29,7 @@ from sop.media.ffmpeg import (
     run_ffmpeg,
     run_to_end,
 )
-from sop.player.clip import browser_output, shown_height, synchronised, wav_input
+from sop.player.clip import browser_output, pictures_input, shown_height, synchronised, wav_input
 from sop.runtime.errors import LeftOut, LeftOutForNow
 from sop.runtime.files import replacing
 
@@ -182,16 +182,9 @@ def write_video(
     if first is None:
         raise LeftOut("contains no pictures")
     height, width = (size + size % 2 for size in first.shape[:2])
-    raw = ffmpeg.input(
-        "pipe:0",
-        format="rawvideo",
-        pix_fmt="rgb24",
-        video_size=(width, height),
-        framerate=exact_rate(frame_rate),
-        protocol_whitelist="pipe",
-    )
+    raw = pictures_input(width, height, frame_rate)
     encoded = (
-        raw.video.filter("scale", out_color_matrix="bt709", out_range="tv")
+        raw.filter("scale", out_color_matrix="bt709", out_range="tv")
         .filter("format", "yuv420p")
         .filter("setparams", colorspace="bt709", color_primaries="bt709", color_trc="bt709")
     )
